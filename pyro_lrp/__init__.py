@@ -1,0 +1,32 @@
+"""Generative autoencoders whose prior is learned, written in Pyro.
+
+A prior is a module that returns a Pyro distribution; a model is a Pyro ``model``/``guide`` pair; training is
+a game of players. See the README for a tour.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_SUBMODULES = (
+    "checkpoint", "config", "data", "figures", "gradients", "likelihoods", "metrics", "models",
+    "networks", "objectives", "priors", "testing", "trainer", "transforms",
+)  # fmt: skip
+
+__all__ = ["load", *_SUBMODULES]
+
+
+def __getattr__(name: str) -> Any:
+    """Import submodules (and ``load``) on first use, so that ``import pyro_lrp`` is quick."""
+    if name == "load":
+        return importlib.import_module("pyro_lrp.config").load
+    if name in _SUBMODULES:
+        return importlib.import_module(f"pyro_lrp.{name}")
+    raise AttributeError(f"module 'pyro_lrp' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

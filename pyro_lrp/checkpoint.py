@@ -1,0 +1,108 @@
+"""Atomic, checksummed save and load of nested state: tensors in safetensors, the rest in plain JSON.
+
+Nothing is ever pickled, so a checkpoint from a stranger can be loaded without trust.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pyro_lrp.errors import UserError
+
+__all__ = ["load", "load_into", "save", "write_atomically"]
+
+_KEY = "pyro_lrp"  # one metadata entry: with several, safetensors would not write them in a fixed order
+_TENSOR = "tensor:"
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Call ``write`` on a temporary file beside ``path``, flush it to the disk, then rename it to ``path``."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    write(temporary)
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def save(path: str | Path, state: dict[str, Any]) -> None:
+    """Write ``state``, a tree of dicts and lists with tensors and JSON values at its leaves.
+
+    The same state gives the same bytes. Dictionary keys become strings.
+    """
+    tensors: dict[str, Tensor] = {}
+    tree = _take_tensors(state, "", tensors)
+    metadata = {_KEY: json.dumps({"tree": tree, "sha256": _digest(tensors)}, sort_keys=True)}
+    write_atomically(Path(path), lambda target: save_file(tensors, target, metadata))
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read what :func:`save` wrote; tensors are on the CPU.
+
+    Raises:
+        UserError: If the file is missing, truncated, changed, or not a checkpoint of this library.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            record = json.loads((file.metadata() or {})[_KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise UserError(f"checkpoint {path} is truncated or is not a checkpoint ({error})") from error
+    if record["sha256"] != _digest(tensors):
+        raise UserError(f"checkpoint {path} is damaged: its contents do not match their checksum")
+    return _put_tensors(record["tree"], tensors)
+
+
+def load_into(module: torch.nn.Module, state: dict[str, Tensor], origin: str | Path) -> None:
+    """``module.load_state_dict(state)``, with one sentence if the two are of different architectures."""
+    own = module.state_dict()
+    missing, unexpected = own.keys() - state.keys(), state.keys() - own.keys()
+    reshaped = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
+    if missing or unexpected or reshaped:
+        example = sorted([*missing, *unexpected, *reshaped])[0]
+        raise UserError(
+            f"checkpoint {origin} is of another architecture: {len(missing)} tensors are missing, "
+            f"{len(unexpected)} unknown, {len(reshaped)} of another shape (for example {example})"
+        )
+    module.load_state_dict(state)
+
+
+def _take_tensors(node: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(node, Tensor):
+        tensors[path] = node.detach().cpu().contiguous().clone()
+        return _TENSOR + path
+    if isinstance(node, dict):
+        return {str(k): _take_tensors(v, f"{path}/{k}" if path else str(k), tensors) for k, v in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [_take_tensors(v, f"{path}/{i}", tensors) for i, v in enumerate(node)]
+    return node
+
+
+def _put_tensors(node: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(node, str) and node.startswith(_TENSOR):
+        return tensors[node.removeprefix(_TENSOR)]
+    if isinstance(node, dict):
+        return {k: _put_tensors(v, tensors) for k, v in node.items()}
+    if isinstance(node, list):
+        return [_put_tensors(v, tensors) for v in node]
+    return node
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(memoryview(tensors[name].reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()

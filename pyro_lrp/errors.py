@@ -1,0 +1,11 @@
+"""The errors a user can cause, each with a message of one sentence that names the key or file."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend; commands print its message as one line and exit with code 1."""
+
+
+class TrainingDiverged(UserError):
+    """A term of the loss, or a parameter, is no longer finite; the last good checkpoint is kept."""

@@ -1,0 +1,82 @@
+r"""The bilevel objective as a rule about gradients.
+
+The upper objective F weights the latent regularization by :math:`\beta`, the lower objective f does not
+(Morrow and Chiu, Eq. 5-7). Both come out of one evaluation of the prior if whatever enters the prior from the
+autoencoder passes :func:`boundary`: forward it is the identity, backward it multiplies by :math:`\beta`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["bilevel", "boundary", "full_precision", "scale_grad"]
+
+_beta: ContextVar[float | Tensor] = ContextVar("beta", default=1.0)
+
+
+class _ScaleGrad(torch.autograd.Function):
+    @staticmethod
+    def forward(tensor: Tensor, beta: float | Tensor) -> Tensor:
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float | Tensor], output: Tensor) -> None:
+        ctx.beta = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.beta, None
+
+
+def scale_grad(tensor: Tensor, beta: float | Tensor) -> Tensor:
+    """The identity, whose gradient is multiplied by ``beta``.
+
+    A constant ``beta`` of 0.0 detaches, so that an infinite gradient behind it cannot become a NaN; a
+    0-dim tensor may change from step to step and is not differentiated.
+
+    Args:
+        tensor: Any shape.
+        beta: Factor of the gradient.
+
+    Returns:
+        A tensor equal to ``tensor``.
+
+    >>> x = torch.ones(2, requires_grad=True)
+    >>> scale_grad(x, 0.25).sum().backward()
+    >>> x.grad
+    tensor([0.2500, 0.2500])
+    """
+    if isinstance(beta, Tensor):
+        return _ScaleGrad.apply(tensor, beta)
+    if beta == 0.0:
+        return tensor.detach()
+    return tensor if beta == 1.0 else _ScaleGrad.apply(tensor, beta)
+
+
+@contextmanager
+def bilevel(beta: float | Tensor) -> Iterator[None]:
+    """Within the block every :func:`boundary` scales gradients by ``beta``."""
+    token = _beta.set(beta)
+    try:
+        yield
+    finally:
+        _beta.reset(token)
+
+
+def boundary(tensor: Tensor) -> Tensor:
+    """Mark a tensor that enters the prior from the autoencoder: a code, a context, an encoder's output.
+
+    Outside :func:`bilevel` it is the identity.
+    """
+    return scale_grad(tensor, _beta.get())
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """``tensor`` in float32 at least: densities and log-determinants lose whole nats in half precision."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -1,0 +1,10 @@
+"""Encoders and decoders: tensors in, tensors out; none knows a distribution.
+
+An encoder maps images in [0, 1], shape ``(B, C, H, W)``, to ``(loc, scale)``, each ``(B, latent_dim)``;
+``scale`` is None if the encoder is deterministic. A decoder maps codes to mean images.
+"""
+
+from pyro_lrp.networks.infogan import infogan
+from pyro_lrp.networks.mlp import mlp, perceptron
+
+__all__ = ["infogan", "mlp", "perceptron"]

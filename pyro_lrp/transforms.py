@@ -1,0 +1,300 @@
+r"""The paper's coupling and elementwise affine, as Pyro transforms (appendix A.1 of Morrow and Chiu).
+
+Direction. A transform maps base to latent, as Pyro expects of a sampler: :math:`z_T = t(z_0)`. The paper lists
+the other way, latent to base, and that is the cheap and numerically safe side: it only multiplies by numbers in
+(0, 1) and by the affine's scale. ``inverse_and_ladj`` runs it with ONE evaluation of the conditioner.
+
+Nothing here caches. The usual one-entry cache of Pyro's learnable transforms returns the density of the OLD
+parameters after an update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pyro.distributions.transforms as T
+import torch
+from pyro.distributions.conditional import ConditionalTransformModule
+from pyro.distributions.torch_transform import TransformModule
+from torch import Tensor, nn
+from torch.distributions import Transform, constraints
+from torch.nn import functional as F
+
+from pyro_lrp.networks.mlp import perceptron
+
+__all__ = [
+    "ConditionalElementwiseAffine", "ConditionalSigmoidCoupling", "ElementwiseAffine", "SigmoidCoupling",
+    "Swap", "conditional_elementwise_affine", "conditional_sigmoid_coupling", "elementwise_affine",
+    "inverse_and_ladj", "paper_flow", "sigmoid_coupling", "swap",
+]  # fmt: skip
+
+
+def inverse_and_ladj(transform: Transform, y: Tensor, event_dim: int = 1) -> tuple[Tensor, Tensor]:
+    r"""Latent to base: :math:`x = t^{-1}(y)` and :math:`\log|\det dx/dy|`, for any invertible transform.
+
+    Args:
+        transform: Ours are evaluated once; a stock transform is inverted, then asked for its log-determinant.
+        y: Shape ``(*batch, *event)``.
+        event_dim: Number of event dimensions of ``y``.
+
+    Returns:
+        ``x``, shaped as ``y`` unless the transform reshapes, and the log-determinant, shape ``batch``.
+    """
+    own = getattr(transform, "inverse_and_ladj", None)
+    if own is not None:
+        return own(y)
+    x = transform.inv(y)
+    ladj = transform.log_abs_det_jacobian(x, y)
+    extra = event_dim - transform.codomain.event_dim
+    if extra > 0:
+        ladj = ladj.reshape(ladj.shape[: ladj.dim() - extra] + (-1,)).sum(-1)
+    return x, -ladj
+
+
+class _VectorTransform(TransformModule):
+    """What the transforms of this file share: vectors, bijective, no cache."""
+
+    domain = constraints.real_vector
+    codomain = constraints.real_vector
+    bijective = True
+    sign = 1
+
+    def __init__(self) -> None:
+        super().__init__(cache_size=0)
+
+    def with_cache(self, cache_size: int = 1) -> Transform:
+        """These transforms never cache, whatever is asked for."""
+        return self
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self.inverse_and_ladj(y)[0]
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+
+class SigmoidCoupling(_VectorTransform):
+    r"""Affine coupling whose scale is a sigmoid. In the listed direction, latent to base (A.1, steps 2-6):
+
+    .. math::
+        (\mu, s) = \mathrm{NN}(z_a), \quad \sigma = \mathrm{sigmoid}(s + 2), \quad
+        z_a' = z_a, \quad z_b' = \sigma \odot (z_b + \mu), \quad \log|\det| = \sum \log \sigma.
+
+    One evaluation of the network in either direction, and for the log-determinant. Latent to base it can only
+    contract; base to latent it divides by :math:`\sigma`, which is not bounded below.
+
+    Args:
+        split_dim: Length of :math:`z_a`; the rest is :math:`z_b`.
+        conditioner: Maps ``(*, split_dim)`` to ``(*, 2 * (dim - split_dim))``: :math:`\mu`, then :math:`s`.
+
+    References:
+        Morrow and Chiu, appendix A.1; Kingma and Dhariwal (2018), Glow, for shift-then-sigmoid-scale.
+
+    >>> t = sigmoid_coupling(4, [8])
+    >>> z_T = torch.ones(3, 4)
+    >>> z_0, ladj = t.inverse_and_ladj(z_T)
+    >>> z_0[0].tolist(), round(ladj[0].item(), 5)  # sigmoid(2) = 0.88 before training
+    ([1.0, 1.0, 0.8807970285415649, 0.8807970285415649], -0.25386)
+    """
+
+    def __init__(self, split_dim: int, conditioner: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.split_dim = split_dim
+        self.conditioner = conditioner
+
+    def _shift_and_logit(self, kept: Tensor) -> tuple[Tensor, Tensor]:
+        shift, raw = self.conditioner(kept).chunk(2, dim=-1)
+        return shift, raw + 2.0
+
+    def _split(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return z[..., : self.split_dim], z[..., self.split_dim :]
+
+    def _call(self, x: Tensor) -> Tensor:
+        kept, moved = self._split(x)
+        shift, logit = self._shift_and_logit(kept)
+        return torch.cat([kept, moved / torch.sigmoid(logit) - shift], dim=-1)
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Latent to base with its log-determinant: ``(*, dim) -> (*, dim), (*)``."""
+        kept, moved = self._split(y)
+        shift, logit = self._shift_and_logit(kept)
+        x = torch.cat([kept, torch.sigmoid(logit) * (moved + shift)], dim=-1)
+        return x, F.logsigmoid(logit).sum(-1)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """Base to latent; the kept half is the same on both sides, so either will do."""
+        _, logit = self._shift_and_logit(self._split(x)[0])
+        return -F.logsigmoid(logit).sum(-1)
+
+
+class ElementwiseAffine(_VectorTransform):
+    r"""Learnable scale and shift: latent to base, :math:`z' = e^{s} \odot z + b` (A.1, step 1, "actnorm").
+
+    It starts at the identity and has no data-dependent initialisation. The scale is stored as its logarithm
+    and so stays invertible. Couplings can only contract, so this alone can stretch codes towards the base.
+
+    Args:
+        log_scale: :math:`s`, shape ``(dim,)`` (or ``(*, dim)`` when conditioned).
+        shift: :math:`b`, of the same shape.
+    """
+
+    def __init__(self, log_scale: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        self.log_scale, self.shift = log_scale, shift
+
+    def _call(self, x: Tensor) -> Tensor:
+        return (x - self.shift) * torch.exp(-self.log_scale)
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Latent to base with its log-determinant: ``(*, dim) -> (*, dim), (*)``."""
+        x = y * torch.exp(self.log_scale) + self.shift
+        return x, self.log_scale.sum(-1).expand(x.shape[:-1])
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return -self.log_scale.sum(-1).expand(x.shape[:-1])
+
+
+class Swap(_VectorTransform):
+    """Exchange the two halves of a vector, so that the next coupling moves what this one kept.
+
+    For an odd length the first half is the shorter one. Volume-preserving; no parameters.
+    """
+
+    volume_preserving = True
+
+    def _call(self, x: Tensor) -> Tensor:
+        return x.roll(x.shape[-1] // 2, dims=-1)
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Latent to base with its log-determinant, which is zero."""
+        return y.roll(-(y.shape[-1] // 2), dims=-1), y.new_zeros(y.shape[:-1])
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return x.new_zeros(x.shape[:-1])
+
+
+class ConditionalSigmoidCoupling(ConditionalTransformModule):
+    """A :class:`SigmoidCoupling` whose conditioner also sees a context.
+
+    Args:
+        split_dim: Length of the half that is kept.
+        conditioner: Maps ``(*, split_dim + context_dim)``, the kept half then the context, to
+            ``(*, 2 * (dim - split_dim))``.
+    """
+
+    def __init__(self, split_dim: int, conditioner: nn.Module) -> None:
+        super().__init__()
+        self.split_dim, self.conditioner = split_dim, conditioner
+
+    def condition(self, context: Tensor) -> SigmoidCoupling:
+        """The coupling at ``context``, shape ``(*batch, context_dim)``, which broadcasts against the codes."""
+
+        def conditioner(kept: Tensor) -> Tensor:
+            batch = torch.broadcast_shapes(kept.shape[:-1], context.shape[:-1])
+            both = [kept.expand(*batch, -1), context.expand(*batch, -1)]
+            return self.conditioner(torch.cat(both, dim=-1))
+
+        return SigmoidCoupling(self.split_dim, conditioner)
+
+
+class ConditionalElementwiseAffine(ConditionalTransformModule):
+    """An :class:`ElementwiseAffine` whose log-scale and shift are functions of a context.
+
+    Args:
+        network: Maps ``(*, context_dim)`` to ``(*, 2 * dim)``: the log-scale, then the shift.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def condition(self, context: Tensor) -> ElementwiseAffine:
+        """The affine at ``context``, shape ``(*batch, context_dim)``."""
+        return ElementwiseAffine(*self.network(context).chunk(2, dim=-1))
+
+
+def sigmoid_coupling(dim: int, hidden_dims: Sequence[int] = (1024, 1024)) -> SigmoidCoupling:
+    """A :class:`SigmoidCoupling` of vectors of length ``dim`` with the paper's conditioner (A.1).
+
+    Fully connected with ReLU, Glorot uniform kernels, zero biases, a zero last layer of
+    ``2 * (dim - dim // 2)`` outputs.
+    """
+    _check_dim(dim, minimum=2)
+    kept = dim // 2
+    return SigmoidCoupling(kept, perceptron(kept, hidden_dims, 2 * (dim - kept), zero_last=True))
+
+
+def elementwise_affine(dim: int) -> ElementwiseAffine:
+    """A learnable :class:`ElementwiseAffine` that starts at the identity."""
+    _check_dim(dim)
+    return ElementwiseAffine(nn.Parameter(torch.zeros(dim)), nn.Parameter(torch.zeros(dim)))
+
+
+def swap() -> Swap:
+    """A :class:`Swap`."""
+    return Swap()
+
+
+def conditional_sigmoid_coupling(
+    dim: int, context_dim: int, hidden_dims: Sequence[int] = (1024, 1024)
+) -> ConditionalSigmoidCoupling:
+    """The conditional twin of :func:`sigmoid_coupling`, for contexts of length ``context_dim``."""
+    _check_dim(dim, minimum=2)
+    kept = dim // 2
+    network = perceptron(kept + context_dim, hidden_dims, 2 * (dim - kept), zero_last=True)
+    return ConditionalSigmoidCoupling(kept, network)
+
+
+def conditional_elementwise_affine(
+    dim: int, context_dim: int, hidden_dims: Sequence[int] = ()
+) -> ConditionalElementwiseAffine:
+    """The conditional twin of :func:`elementwise_affine`: the identity for every context, at the start."""
+    _check_dim(dim)
+    return ConditionalElementwiseAffine(perceptron(context_dim, hidden_dims, 2 * dim, zero_last=True))
+
+
+def paper_flow(
+    dim: int, layers: int = 24, width: int = 1024, *, permute: str = "swap", seed: int = 0
+) -> list[Transform]:
+    """The flow of appendix A.1, as a list of transforms from base to latent.
+
+    Latent to base, one transformation is: an elementwise affine (before every second one: the 1st, 3rd, ...),
+    a coupling, an exchange of the halves. The list is the reverse of that order, so the transform nearest the
+    data stands last.
+
+    Args:
+        dim: Length of a code, even.
+        layers: Number of couplings, T.
+        width: Units of each of the two hidden layers of a coupling.
+        permute: ``"swap"`` alternates the halves; ``"random"`` shuffles by a fixed permutation instead.
+        seed: Of the permutations.
+
+    Raises:
+        ValueError: If ``dim`` is odd or below 2, ``layers`` or ``width`` below 1, or ``permute`` is unknown.
+
+    >>> sum(p.numel() for t in paper_flow(64, 4, 16) if isinstance(t, nn.Module) for p in t.parameters())
+    7808
+    """
+    _check_dim(dim, minimum=2)
+    if dim % 2:
+        raise ValueError(f"the paper's flow splits a code into halves: expected an even latent_dim, got {dim}")
+    if layers < 1 or width < 1:
+        raise ValueError(f"expected layers and width of at least 1, got layers={layers}, width={width}")
+    if permute not in ("swap", "random"):
+        raise ValueError(f"expected permute to be 'swap' or 'random', got {permute!r}")
+    generator = torch.Generator().manual_seed(seed)
+    listing: list[Transform] = []
+    for layer in range(layers):
+        if layer % 2 == 0:
+            listing.append(elementwise_affine(dim))
+        listing.append(sigmoid_coupling(dim, (width, width)))
+        if permute == "swap":
+            listing.append(swap())
+        else:
+            listing.append(T.Permute(torch.randperm(dim, generator=generator), cache_size=0))
+    return listing[::-1]
+
+
+def _check_dim(dim: int, minimum: int = 1) -> None:
+    if dim < minimum:
+        raise ValueError(f"expected a latent_dim of at least {minimum}, got {dim}")
