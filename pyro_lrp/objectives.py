@@ -1,7 +1,7 @@
 r"""The bilevel ELBO, and training as a game of named players.
 
-A player is a group of modules; players are disjoint and, together, all that learns. A turn computes one loss
-and moves one or more players. A game knows no optimizer, no epoch and no device.
+A player is a group of modules; players are disjoint and, together, all that learns. A turn computes one
+loss and moves one or more players. A game knows no optimizer, no epoch and no device.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class BilevelELBO(pyro.infer.ELBO):
     Encoder and decoder get the gradient of
     :math:`F = E_q[\log p(x|z) + \beta (\log p_\theta(z) - \log q(z|x))]`, the prior that of
     :math:`f = E_q[\log p_\theta(z)]`, for every number of latent sites. What a model feeds into a prior besides
-    the site's own value must pass :func:`pyro_lrp.gradients.boundary`. At β = 1 value and gradients are those of
-    ``pyro.infer.Trace_ELBO``; elsewhere the VALUE is neither -F nor -f, so read the terms of :meth:`losses`.
+    the site's own value must pass :func:`pyro_lrp.gradients.boundary`. At β = 1 value and gradients are those
+    of ``pyro.infer.Trace_ELBO``; elsewhere the VALUE is neither -F nor -f: read the terms of :meth:`losses`.
 
     Args:
         beta: Weight of the latent regularization in the upper objective, at least 0. A 0-dim tensor may change
@@ -129,7 +129,8 @@ def _samples(trace: Any) -> Iterator[dict[str, Any]]:
 
 
 def _sum(terms: Iterator[Tensor]) -> Tensor:
-    return sum(terms, start=torch.zeros(()))
+    first, *rest = [*terms] or [torch.zeros(())]
+    return sum(rest, start=first)
 
 
 def _number_of_images(model_trace: Any) -> int:

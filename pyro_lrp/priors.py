@@ -12,6 +12,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import Transform
+from torch.distributions.transforms import _InverseTransform
 from torch.distributions.utils import lazy_property
 
 from pyro_lrp.gradients import full_precision
@@ -129,7 +130,7 @@ class Flow(_NormalBase):
         self.transforms: list[Transform] = list(_flatten(transforms))
         self.parts = nn.ModuleList()
         self._held: list[tuple[object, str, str]] = []
-        for leaf in dict.fromkeys(leaf for t in self.transforms for leaf in _leaves(t)):
+        for leaf in {id(leaf): leaf for t in self.transforms for leaf in _leaves(t)}.values():
             self._own(leaf)
         self._refuse_unless_invertible()
         self.register_load_state_dict_post_hook(lambda flow, _: flow._hand_back())
@@ -158,7 +159,9 @@ class Flow(_NormalBase):
             holders = list(leaf.modules())
         for holder in holders:
             for name, value in list(vars(holder).items()):
-                held = isinstance(value, Tensor) and not name.startswith("_cache") and not _is_lazy(holder, name)
+                held = (
+                    isinstance(value, Tensor) and not name.startswith("_cache") and not _is_lazy(holder, name)
+                )
                 if held and not any(holder is h and name == n for h, n, _ in self._held):
                     self._hold(holder, name, value)
 
@@ -205,7 +208,9 @@ class Flow(_NormalBase):
             x = y
         if not torch.isfinite(self.to_base(3.0 * points)).all():
             last = _name(self.transforms[-1])
-            raise ValueError(f"the transforms do not reach all codes (the last is {last}), so some have no density")
+            raise ValueError(
+                f"the transforms do not reach all codes (the last is {last}), so some have no density"
+            )
 
 
 def _flatten(transforms: Sequence[Transform | Sequence[Transform]]) -> Iterator[Transform]:
@@ -221,11 +226,16 @@ def _flatten(transforms: Sequence[Transform | Sequence[Transform]]) -> Iterator[
 def _leaves(transform: Transform) -> Iterator[Transform]:
     """The transform, and every one inside it: inverses, compositions and independents are seen through."""
     yield transform
-    inner = [getattr(transform, "_inv", None), getattr(transform, "base_transform", None)]
-    inner += [*getattr(transform, "parts", ()), *getattr(transform, "transforms", ())]
+    inner = [*getattr(transform, "parts", ()), *getattr(transform, "transforms", ())]
+    inner += [_inverted(transform), getattr(transform, "base_transform", None)]
     for part in inner:
         if isinstance(part, Transform):
             yield from _leaves(part)
+
+
+def _inverted(transform: object) -> Transform | None:
+    """What ``transform.inv`` wraps, if it is such a wrapper."""
+    return transform._inv if isinstance(transform, _InverseTransform) else None
 
 
 def _is_lazy(holder: object, name: str) -> bool:
@@ -234,8 +244,8 @@ def _is_lazy(holder: object, name: str) -> bool:
 
 
 def _name(item: object) -> str:
-    inner = getattr(item, "_inv", None)
-    return f"inverse of {_name(inner)}" if isinstance(inner, Transform) else type(item).__name__
+    inner = _inverted(item)
+    return type(item).__name__ if inner is None else f"inverse of {_name(inner)}"
 
 
 def _line(error: Exception) -> str:
