@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pyro_lrp.errors import UserError
 
-__all__ = ["load", "load_into", "save", "write_atomically"]
+__all__ = ["latest", "load", "load_into", "rotate_and_save", "save", "write_atomically"]
 
 _KEY = "pyro_lrp"  # one metadata entry: with several, safetensors would not write them in a fixed order
 _TENSOR = "tensor:"
@@ -77,6 +77,22 @@ def load_into(module: torch.nn.Module, state: dict[str, Tensor], origin: str | P
             f"{len(unexpected)} unknown, {len(reshaped)} of another shape (for example {example})"
         )
     module.load_state_dict(state)
+
+
+def rotate_and_save(folder: Path, state: dict[str, Any]) -> None:
+    """Save as ``last``; what was ``last`` becomes ``previous``. At no moment is there neither."""
+    folder.mkdir(exist_ok=True)
+    last, previous, fresh = (folder / f"{name}.safetensors" for name in ("last", "previous", "fresh"))
+    save(fresh, state)
+    if last.exists():
+        os.replace(last, previous)
+    os.replace(fresh, last)
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest checkpoint of a folder that :func:`rotate_and_save` writes to, if there is one."""
+    names = ("last", "fresh", "previous")  # a kill between the two renames leaves a whole "fresh"
+    return next((p for name in names if (p := folder / f"{name}.safetensors").exists()), None)
 
 
 def _take_tensors(node: Any, path: str, tensors: dict[str, Tensor]) -> Any:

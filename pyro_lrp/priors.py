@@ -15,10 +15,11 @@ from torch.distributions import Transform
 from torch.distributions.transforms import _InverseTransform
 from torch.distributions.utils import lazy_property
 
+from pyro_lrp import transforms as paper_transforms
 from pyro_lrp.gradients import full_precision
 from pyro_lrp.transforms import inverse_and_ladj
 
-__all__ = ["Flow", "FlowDistribution", "Prior", "StandardNormal"]
+__all__ = ["Flow", "FlowDistribution", "Prior", "StandardNormal", "paper_flow"]
 
 
 class Prior(nn.Module):
@@ -250,3 +251,12 @@ def _name(item: object) -> str:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
+
+
+def paper_flow(dim: int, layers: int = 24, width: int = 1024, *, permute: str = "swap", seed: int = 0) -> Flow:
+    """The paper's flow prior (appendix A.1); see :func:`pyro_lrp.transforms.paper_flow`.
+
+    >>> sum(p.numel() for p in paper_flow(16, layers=8, width=256).parameters())
+    582272
+    """
+    return Flow(dim, paper_transforms.paper_flow(dim, layers, width, permute=permute, seed=seed))

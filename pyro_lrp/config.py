@@ -1,0 +1,350 @@
+"""Assembly: from a composed configuration to objects. The only module, with the commands, that knows Hydra.
+
+A run's configuration has two parts. The *identity* decides what is computed and is kept in ``config.yaml``; the
+*circumstances* (device, where data lie, logging) may change whenever a run is resumed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pyro_lrp import checkpoint, rundir
+from pyro_lrp.data import ImageData
+from pyro_lrp.errors import UserError
+from pyro_lrp.models import Autoencoder
+from pyro_lrp.objectives import Game
+from pyro_lrp.randomness import seeded
+from pyro_lrp.trainer import Phase
+
+__all__ = [
+    "Plan",
+    "build_autoencoder",
+    "build_data",
+    "build_game",
+    "command",
+    "conf_dir",
+    "load",
+    "plan",
+    "schedule",
+]
+
+ALLOWED_TARGETS = (
+    "pyro_lrp.data.", "pyro_lrp.likelihoods.", "pyro_lrp.models.", "pyro_lrp.networks.", "pyro_lrp.objectives.",
+    "pyro_lrp.priors.", "pyro_lrp.schedules.", "pyro_lrp.transforms.", "pyro.distributions.", "pyro.nn.",
+    "torch.nn.", "torch.distributions.",
+)  # fmt: skip
+CIRCUMSTANCES = ("device", "logger", "progress", "overwrite", "allow_targets")
+DATA_DEFAULTS = ("latent_dim", "lr", "flow", "epochs")  # values that other keys refer to
+PATH_KEYS = ("run", "out", "images", "data.root", "data.path")
+
+
+def conf_dir() -> str:
+    """The configuration directory: inside an installed wheel, else beside the package in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed, checkout = package / "conf", package.parent / "conf"
+    return str(installed if installed.is_dir() else checkout)
+
+
+# --------------------------------------------------------------------- commands
+
+
+def command(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Make a command of a function of a composed configuration: mistakes become one line and exit code 1."""
+
+    def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
+        run = hydra.main(version_base="1.3", config_path=conf_dir(), config_name=name)(function)
+
+        def main() -> None:
+            sys.argv[1:] = [_quoted(argument) for argument in sys.argv[1:]]
+            debugging = os.environ.get("HYDRA_FULL_ERROR") == "1"
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and we say it in one line
+            try:
+                run()
+            except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+                if debugging:
+                    raise
+                sys.exit(f"error: {_one_line(error, name)}")
+            except KeyboardInterrupt:
+                sys.exit("interrupted: the same command goes on from the last checkpoint")
+
+        return main
+
+    return decorate
+
+
+def _quoted(argument: str) -> str:
+    """Quote the value of a path key for Hydra's grammar, so that any path can be typed as it is."""
+    key, equals, value = argument.partition("=")
+    plain = key.lstrip("+")
+    is_path = plain in PATH_KEYS or plain.startswith("weights.")
+    if not equals or not is_path or not value or value[0] in "'\"" or value == "null":
+        return argument
+    # within quotes Hydra reads only \' and a run of \ before the closing quote; ${ would interpolate
+    escaped = re.sub(r"(\\*)'", r"\1\1\'", value)
+    escaped = re.sub(r"(\\+)$", r"\1\1", escaped).replace("${", "\\${")
+    return f"{key}='{escaped}'"
+
+
+def _one_line(error: BaseException, name: str) -> str:
+    text = str(error)
+    unknown_group = re.search(
+        r"Could not find '([^']+)/([^'/]+)'\s+Available options in '[^']+':([\w\s]+?)(?:Config|$)", text
+    )
+    if unknown_group:
+        group, choice, known = unknown_group.groups()
+        return f"{group}={choice} is unknown; the known ones are: {', '.join(known.split())}"
+    unknown_key = re.search(r"Could not override '([^']+)'", text) or re.search(
+        r"Key '([^']+)' is not in struct", text
+    )
+    if unknown_key:
+        return f"unknown key {unknown_key.group(1)}{_similar(unknown_key.group(1), name)}; see --help"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}"
+    return " ".join(text.split())
+
+
+def _similar(key: str, name: str) -> str:
+    keys = [str(k) for k in OmegaConf.load(Path(conf_dir()) / f"{name}.yaml")]
+    groups = [folder.name for folder in Path(conf_dir()).iterdir() if folder.is_dir()]
+    close = difflib.get_close_matches(key, keys + groups, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+# ------------------------------------------------------------------- validation
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+_COUNT = (lambda v: _is_count(v, 1), "a whole number of at least 1")
+_COUNT_OR_NULL = (lambda v: v is None or _is_count(v, 1), "a whole number of at least 1, or null")
+_EPOCHS = (lambda v: v is None or _is_count(v, 0), "a whole number of at least 0, or null")
+_RATE = (lambda v: _is_number(v) and v > 0, "a number above 0")
+_RATE_OR_NULL = (lambda v: v is None or (_is_number(v) and v > 0), "a number above 0, or null")
+_FLAG = (lambda v: isinstance(v, bool), "true or false")
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "beta": (lambda v: _is_number(v) and v >= 0, "a finite number of at least 0"),
+    "seed": (lambda v: _is_count(v, 0), "a whole number of at least 0"),
+    "latent_dim": _COUNT,
+    "batch_size": _COUNT,
+    "prior_batch_size": _COUNT_OR_NULL,
+    "epochs": _EPOCHS,
+    "prior_epochs": _EPOCHS,
+    "lr": _RATE,
+    "likelihood.lr": _RATE_OR_NULL,
+    "data.limit": _COUNT_OR_NULL,
+    "data.validation": (lambda v: _is_number(v) and 0 <= v < 1, "a share of at least 0 and below 1"),
+    "trainer.report_every": _COUNT,
+    "trainer.evaluations": _COUNT,
+    "trainer.evaluation_images": _COUNT,
+    "trainer.save_minutes": (lambda v: _is_number(v) and v >= 0, "a number of at least 0"),
+    "progress": _FLAG,
+    "overwrite": _FLAG,
+    "logger": (lambda v: v in ("none", "tensorboard"), "none or tensorboard"),
+    "name": (lambda v: v is None or isinstance(v, (str, int, float)), "text"),
+    "n": _COUNT,
+    "temperature": _RATE,
+}
+
+
+def check(tree: dict[str, Any]) -> None:
+    """Refuse values that no run can have, by the name of their key."""
+    for key, (holds, expected) in _RULES.items():
+        node: Any = tree
+        *parents, leaf = key.split(".")
+        for parent in parents:
+            node = node.get(parent) or {}
+        if leaf in node and not holds(node[leaf]):
+            raise UserError(f"{key} must be {expected}, got {node[leaf]!r}")
+
+
+# --------------------------------------------------------------------- planning
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A validated run: what it computes, under which circumstances, and where it is written."""
+
+    identity: dict[str, Any]
+    circumstances: dict[str, Any]
+    directory: Path
+
+
+def plan(cfg: DictConfig) -> Plan:
+    """Split a composed ``train`` configuration into identity and circumstances, with defaults filled in."""
+    tree = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(tree, dict)
+    groups = {k: v for k, v in HydraConfig.get().runtime.choices.items() if "/" not in k and v is not None}
+    known = set(OmegaConf.load(Path(conf_dir()) / "train.yaml")) | set(groups)
+    stray = sorted(str(key) for key in tree.keys() - known)
+    if stray:
+        raise UserError(f"unknown key {stray[0]}; see --help")
+    check(tree)
+    _fill_epochs(tree)
+    circumstances = {key: tree.pop(key) for key in CIRCUMSTANCES}
+    circumstances["data.root"] = tree["data"].pop("root", None)
+    for key in DATA_DEFAULTS:
+        tree["data"].pop(key)
+    name, seed = tree.pop("name"), tree["seed"]
+    directory = Path("runs") / str(name or _default_name(groups, tree["beta"])) / f"seed_{seed}"
+    return Plan({"presets": groups, **tree}, circumstances, directory)
+
+
+def _default_name(groups: dict[str, str], beta: float) -> str:
+    experiment = f"{groups['experiment']}-" if "experiment" in groups else ""
+    return f"{experiment}{groups['model']}-{groups['prior']}-{groups['data']}-beta_{beta:g}"
+
+
+def _fill_epochs(tree: dict[str, Any]) -> None:
+    family = tree.pop("family")
+    try:
+        usual = tree["data"]["epochs"][family]
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"data.epochs of this data set has no row {family!r}: give epochs and prior_epochs"
+        ) from error
+    joint, prior = usual["joint"], usual["prior"]
+    if tree["prior_epochs"] is None:
+        given = joint if tree["epochs"] is None else tree["epochs"]
+        tree["prior_epochs"] = round(given * prior / joint)
+    if tree["epochs"] is None:
+        tree["epochs"] = joint
+
+
+def phases(identity: dict[str, Any]) -> list[Phase]:
+    """The phases of a run."""
+    return [Phase("joint", identity["epochs"]), Phase("prior_only", identity["prior_epochs"])]
+
+
+# --------------------------------------------------------------------- building
+
+
+def build_data(
+    identity: dict[str, Any], root: str | None, path: str | None = None, allow_targets: Sequence[str] = ()
+) -> ImageData:
+    """The data set of a run, looked for at ``root`` (or, for a file of the user's, at ``path``)."""
+    node = {k: v for k, v in identity["data"].items() if k not in ("limit", "validation")}
+    if root is not None:
+        node["root"] = root
+    if path is not None:
+        node["path"] = path
+    return _instantiate(node, "data", allow_targets).limited(identity["data"]["limit"])
+
+
+def build_autoencoder(
+    identity: dict[str, Any], image_shape: Sequence[int], allow_targets: Sequence[str] = ()
+) -> Autoencoder:
+    """The untrained autoencoder of a run, initialised under its seed."""
+    likelihood = {k: v for k, v in identity["likelihood"].items() if k != "lr"}
+    with seeded(identity["seed"], "init"):
+        network = _instantiate(identity["network"], "network", allow_targets)
+        try:
+            encoder, decoder = network(image_shape=tuple(image_shape), latent_dim=identity["latent_dim"])
+        except (TypeError, ValueError) as error:
+            raise UserError(f"network: {' '.join(str(error).split())}") from error
+        prior = _instantiate(identity["prior"], "prior", allow_targets)
+        return Autoencoder(encoder, decoder, prior, _instantiate(likelihood, "likelihood", allow_targets))
+
+
+def build_game(identity: dict[str, Any], autoencoder: Autoencoder, allow_targets: Sequence[str] = ()) -> Game:
+    """The game of a run: its objective over its autoencoder."""
+    make = _instantiate(identity["objective"], "objective", allow_targets)
+    try:
+        return make(autoencoder)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"objective: {error}") from error
+
+
+def schedule(identity: dict[str, Any]) -> Callable[..., float]:
+    """The learning-rate schedule of a run."""
+    return _instantiate(identity["trainer"]["schedule"], "trainer.schedule", ())
+
+
+def load(run: str | Path, *, allow_targets: Sequence[str] = ()) -> Autoencoder:
+    """The trained autoencoder of a run directory, wherever it lies, on the CPU and in eval mode.
+
+    Args:
+        run: A run directory.
+        allow_targets: Prefixes of dotted names (such as ``"my_package."``) that its configuration may name
+            besides this library, Pyro's distributions and torch's modules. Nothing else is ever called.
+
+    Raises:
+        UserError: If there is no such run, its checkpoint is damaged, or its configuration names a target that
+            is not allowed.
+    """
+    directory = Path(run).expanduser()
+    identity = rundir.read_identity(directory)
+    path = checkpoint.latest(directory / "checkpoints")
+    if path is None:
+        raise UserError(f"run {directory} has no checkpoint yet: train it first")
+    autoencoder = build_autoencoder(identity, identity["image_shape"], allow_targets)
+    prefix = "autoencoder."
+    state = {
+        k.removeprefix(prefix): v for k, v in checkpoint.load(path)["game"].items() if k.startswith(prefix)
+    }
+    checkpoint.load_into(autoencoder, state, path)
+    return autoencoder.eval()
+
+
+def _instantiate(node: Any, name: str, allow_targets: Sequence[str]) -> Any:
+    _refuse_foreign_targets(node, name, tuple(allow_targets))
+    try:
+        return hydra.utils.instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, UserError):
+            raise cause from error
+        if isinstance(cause, (TypeError, ValueError, InstantiationException)):
+            raise UserError(f"{name}: {' '.join(str(cause).split())}") from error
+        raise
+
+
+def _refuse_foreign_targets(node: Any, name: str, allow_targets: tuple[str, ...]) -> None:
+    """A configuration can name any callable, so one from a stranger must not get to call what it likes."""
+    if isinstance(node, dict):
+        target = node.get("_target_")
+        if target is not None:
+            _check_target(str(target), name, allow_targets)
+        for key, value in node.items():
+            _refuse_foreign_targets(value, f"{name}.{key}", allow_targets)
+    elif isinstance(node, (list, tuple)):
+        for index, value in enumerate(node):
+            _refuse_foreign_targets(value, f"{name}.{index}", allow_targets)
+
+
+def _check_target(target: str, name: str, allow_targets: tuple[str, ...]) -> None:
+    allowed = ALLOWED_TARGETS + allow_targets
+    refusal = UserError(
+        f"{name}: _target_ {target} is not allowed; if you trust it, add its module to allow_targets"
+    )
+    if not target.startswith(allowed):
+        raise refusal
+    try:
+        found = hydra.utils.get_object(target)
+    except Exception as error:
+        raise UserError(
+            f"{name}: _target_ {target} cannot be imported ({' '.join(str(error).split())})"
+        ) from error
+    # a module's attribute may be another module's function: pyro_lrp.data.urllib... must not slip through
+    home = f"{getattr(found, '__module__', None) or type(found).__module__}."
+    if not callable(found) or not home.startswith(allowed):
+        raise refusal

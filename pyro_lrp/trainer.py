@@ -1,0 +1,408 @@
+"""One loop that hands out turns. It knows players, optimizers, devices and files, and not one formula.
+
+Everything random in step s is drawn after seeding with ``(seed, s)``; every schedule is a function of s and so
+is the order of the data. A checkpoint needs parameters, optimizer moments and s, and a resumed run is bit for
+bit the run that was never stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from pyro_lrp import checkpoint
+from pyro_lrp.data import Batches, ImageData, Split, chunks
+from pyro_lrp.errors import TrainingDiverged, UserError
+from pyro_lrp.history import History
+from pyro_lrp.objectives import Codes, Game, Turn
+from pyro_lrp.randomness import derive_seed, seeded
+from pyro_lrp.schedules import Constant, Progress, Schedule
+
+__all__ = ["Phase", "Report", "Trainer"]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Some epochs of ``"joint"`` or of ``"prior_only"`` training."""
+
+    name: str
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Span:
+    """A phase laid out on the global counts of steps, epochs and images."""
+
+    name: str
+    turns: tuple[Turn, ...]
+    epochs: int
+    batch_size: int
+    steps_per_epoch: int
+    start: int
+    first_epoch: int
+    first_image: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.epochs * self.steps_per_epoch
+
+    def progress(self, step: int) -> Progress:
+        done = step - self.start
+        epoch = self.first_epoch + done // self.steps_per_epoch
+        return Progress(epoch, done / (self.stop - self.start))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What callbacks are given after an evaluation; what they return is added to the row."""
+
+    game: Game
+    step: int
+    phase: str
+    picture_due: bool
+    row: Mapping[str, Any]
+
+
+Callback = Callable[[Report], "Mapping[str, float] | None"]
+
+
+class Trainer:
+    """Trains a game on a data set.
+
+    Args:
+        game: Every module that learns, and the losses.
+        data: Its training images are trained on, a share of them is held out; test images are only scored.
+        phases: In order; a phase in which the game has nothing to move is skipped.
+        batch_size: Images of a minibatch.
+        prior_batch_size: Codes of a minibatch in ``prior_only``; ``batch_size`` if None.
+        lr: Of Adam, for every player.
+        lr_of: Other rates, by prefix of a parameter's name within the game.
+        schedule: Factor of the rates over time.
+        validation: Share of the training images that is held out.
+        seed: Of data order, noise and evaluation, which are separate streams.
+        directory: Where checkpoints and ``metrics.jsonl`` go, and are resumed from; nowhere if None.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        precision: ``"32"``, or ``"bf16-mixed"``, under which densities stay in float32.
+        report_every: Steps between rows of the metrics.
+        evaluations: Evenly spaced scorings of all splits in a phase.
+        evaluation_images: Images of a split that are scored; the last scoring of a phase takes all.
+        save_minutes: Between checkpoints, which are also written at the end of a phase.
+        callbacks: Called after each evaluation; what they return joins the row.
+        on_row: Called with each row of the metrics, for loggers.
+        progress: Show a progress bar.
+        log: Receives one line of text at the few moments worth one.
+
+    >>> from pyro_lrp import data, likelihoods, models, networks, objectives, priors, transforms
+    >>> encoder, decoder = networks.mlp((1, 8, 8), latent_dim=2, hidden_dims=(16,))
+    >>> prior = priors.Flow(2, transforms.paper_flow(2, layers=2, width=8))
+    >>> ae = models.Autoencoder(encoder, decoder, prior, likelihoods.Gaussian())
+    >>> game = objectives.LatentGame(ae, objectives.BilevelELBO(beta=0.0))
+    >>> rows = Trainer(game, data.digits(), phases=[Phase("joint", 1)], progress=False).fit()
+    >>> rows[-1]["step"]
+    14
+    """
+
+    def __init__(
+        self,
+        game: Game,
+        data: ImageData,
+        *,
+        phases: Sequence[Phase],
+        batch_size: int = 100,
+        prior_batch_size: int | None = None,
+        lr: float = 1e-4,
+        lr_of: Mapping[str, float] | None = None,
+        schedule: Schedule | None = None,
+        validation: float = 0.0,
+        seed: int = 0,
+        directory: str | Path | None = None,
+        device: str = "auto",
+        precision: str = "32",
+        report_every: int = 50,
+        evaluations: int = 10,
+        evaluation_images: int = 1000,
+        save_minutes: float = 3.0,
+        callbacks: Sequence[Callback] = (),
+        on_row: Callable[[Mapping[str, Any]], None] = lambda row: None,
+        progress: bool = True,
+        log: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.fabric = _fabric(device, precision)
+        self.game = game
+        self.seed, self.lr, self.lr_of = seed, lr, dict(lr_of or {})
+        self.schedule = schedule or Constant()
+        self.report_every, self.evaluations = report_every, evaluations
+        self.evaluation_images, self.save_minutes = evaluation_images, save_minutes
+        self.callbacks, self.on_row = callbacks, on_row
+        self.show_progress, self.log = progress, log
+        self.directory = None if directory is None else Path(directory)
+
+        train, held_out = data.hold_out(validation)
+        splits = {"train": train, "validation": held_out, "test": data.test}
+        self.splits = {name: s.to(self.fabric.device) for name, s in splits.items() if len(s)}
+        self.images = Batches(
+            self.splits["train"], batch_size, seed=seed, fetch=Split.batch, device=self.fabric.device
+        )
+        self.prior_batch_size = min(prior_batch_size or batch_size, len(train))
+        self.spans = self._lay_out(phases)
+        self.step = 0
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self._last_save = time.monotonic()
+        self._window: list[tuple[list[str], Tensor]] = []
+
+    @property
+    def total_steps(self) -> int:
+        return self.spans[-1].stop if self.spans else 0
+
+    def fit(self) -> list[dict[str, Any]]:
+        """Train to the end, from the last checkpoint if there is one; returns the rows of the metrics.
+
+        Raises:
+            TrainingDiverged: If a term or a parameter stops being finite; the last checkpoint is kept.
+        """
+        with torch.random.fork_rng(), pyro.validation_enabled(False):
+            self._prepare()
+            with tqdm(
+                total=self.total_steps, initial=self.step, disable=not self.show_progress,
+                unit="step", dynamic_ncols=True, mininterval=0.5, leave=False,
+            ) as self.bar:  # fmt: skip
+                for span in self.spans:
+                    if self.step < span.stop:
+                        self._run(span)
+        return self.history.rows
+
+    # ------------------------------------------------------------------ set-up
+
+    def _lay_out(self, phases: Sequence[Phase]) -> list[Span]:
+        spans: list[Span] = []
+        start = epoch = image = 0
+        for phase in phases:
+            turns = self.game.turns(phase.name)
+            if not turns:
+                self.log(f"phase {phase.name} is skipped: this model has nothing to train in it")
+            if not turns or phase.epochs == 0:
+                continue
+            batch_size = self.prior_batch_size if phase.name == "prior_only" else self.images.batch_size
+            per_epoch = len(self.splits["train"]) // batch_size
+            spans.append(Span(phase.name, turns, phase.epochs, batch_size, per_epoch, start, epoch, image))
+            start, epoch = spans[-1].stop, epoch + phase.epochs
+            image += (spans[-1].stop - spans[-1].start) * batch_size
+        return spans
+
+    def _prepare(self) -> None:
+        self.game.to(self.fabric.device)
+        if not self.optimizers:
+            with seeded(self.seed, "initialize"):
+                self.game.initialize(self.images.at(0))
+            self.optimizers = {name: self._optimizer(player) for name, player in self.game.players().items()}
+        self.step = self._restore() if self.directory else self.step
+        self.history = History(self.directory / "metrics.jsonl" if self.directory else None, self.step)
+        self._clock = time.perf_counter()
+        self._images_since_report = 0
+
+    def _optimizer(self, player: nn.ModuleList) -> torch.optim.Optimizer:
+        own = {id(p) for p in player.parameters() if p.requires_grad}
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in self.game.named_parameters():
+            if id(parameter) in own:
+                rate = next((r for prefix, r in self.lr_of.items() if name.startswith(prefix)), self.lr)
+                groups.setdefault(rate, []).append(parameter)
+        fused = self.fabric.device.type in ("cpu", "cuda")
+        # a player without parameters (a fixed prior) still has a turn's name; it gets an idle optimizer
+        params = [{"params": ps, "lr": rate, "base_lr": rate} for rate, ps in groups.items()]
+        return torch.optim.Adam(params or [nn.Parameter(torch.zeros(()))], lr=self.lr, fused=fused)
+
+    # ---------------------------------------------------------------- the loop
+
+    def _run(self, span: Span) -> None:
+        self.game.train()
+        batches = self.images if span.name == "joint" else self._codes(span)
+        self._clock = time.perf_counter()
+        while self.step < span.stop:
+            self._train_step(span, batches)
+            self.step += 1
+            self.bar.update()
+            if self.step % self.report_every == 0 or self.step == span.stop:
+                self._report(span)
+
+    def _train_step(self, span: Span, batches: Batches) -> None:
+        factor = self.schedule(span.progress(self.step))
+        torch.manual_seed(derive_seed(self.seed, "noise", self.step))
+        memo: dict[str, Any] = {}
+        terms: dict[str, Tensor] = {}
+        for turn in span.turns:
+            inputs = [batches.at(self.step - span.start, stream) for stream in range(turn.batches)]
+            with self.fabric.autocast():
+                losses = self.game(turn.name, inputs, memo)
+            movers = [self.optimizers[player] for player in turn.moves]
+            for optimizer in movers:
+                optimizer.zero_grad(set_to_none=True)
+            self.fabric.backward(losses.loss)
+            for optimizer in movers:
+                _set_rate(optimizer, factor)
+                optimizer.step()
+            name = "loss" if len(span.turns) == 1 else f"{turn.name}_loss"
+            terms |= {name: losses.loss.detach(), **losses.terms}
+        self._images_since_report += span.batch_size
+        self._window.append((list(terms), torch.stack([t.float() for t in terms.values()])))
+
+    @torch.no_grad()
+    def _codes(self, span: Span) -> Batches:
+        """What the prior-only phase sees: (loc, scale) of all training images, the encoder being frozen."""
+        self.game.eval()
+        train = self.splits["train"]
+        with self.fabric.autocast():
+            parts = [self.game.codes(batch) for batch in chunks(train)]
+        for module in self.game.players()["prior"]:
+            module.train()
+        if any(part is None for part in parts):
+            return Batches(
+                train, span.batch_size, seed=self._seed_of(span), fetch=Split.batch, device=self.fabric.device
+            )
+        codes = Codes(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))  # type: ignore[arg-type]
+        return Batches(
+            range(len(train)), span.batch_size, seed=self._seed_of(span), device=self.fabric.device,
+            fetch=lambda _, index: Codes(codes.loc[index], codes.scale[index]),
+        )  # fmt: skip
+
+    def _seed_of(self, span: Span) -> int:
+        return derive_seed(self.seed, span.name)
+
+    # ------------------------------------------------------- reports and files
+
+    def _report(self, span: Span) -> None:
+        terms = self._read_window()
+        seconds = time.perf_counter() - self._clock
+        row: dict[str, Any] = {
+            "step": self.step,
+            "images_seen": span.first_image + (self.step - span.start) * span.batch_size,
+            "epoch": round(span.first_epoch + (self.step - span.start) / span.steps_per_epoch, 4),
+            "phase": span.name,
+            **terms,
+            "lr": self.lr * self.schedule(span.progress(self.step - 1)),
+            "images_per_second": round(self._images_since_report / max(seconds, 1e-9), 1),
+            "seconds": round(self.history.seconds + seconds, 3),
+        }
+        save_due = self.step == span.stop or time.monotonic() - self._last_save > 60 * self.save_minutes
+        if self._evaluation_due(span) or save_due:
+            self._evaluate(span, row, save_due=save_due)
+        self.history.append(row)
+        self.on_row(row)
+        shown = {k: f"{row[k]:.4g}" for k in ("log_likelihood", "log_prior") if k in row}
+        self.bar.set_description(span.name)
+        self.bar.set_postfix({**shown, "images/s": round(row["images_per_second"])})
+        if save_due and self.directory:
+            self._save()
+        self._images_since_report, self._clock = 0, time.perf_counter()
+
+    def _read_window(self) -> dict[str, float]:
+        """Means of the terms since the last report: the only moment at which the host waits for the device."""
+        names = self._window[0][0]
+        values = torch.stack([row for _, row in self._window]).double().cpu()
+        first = self.step - len(self._window)
+        self._window = []
+        if not torch.isfinite(values).all():
+            step, column = (~torch.isfinite(values)).nonzero()[0].tolist()
+            raise TrainingDiverged(
+                f"{names[column]} is {values[step, column].item()} at step {first + step + 1}: training stops, "
+                f"the last good checkpoint is kept ({self._advice()})"
+            )
+        return dict(zip(names, values.mean(0).tolist(), strict=True))
+
+    def _evaluation_due(self, span: Span) -> bool:
+        done = self.step - span.start
+        before = max(0, (self.step - 1) // self.report_every * self.report_every - span.start)
+        steps = span.stop - span.start
+        return done * self.evaluations // steps > before * self.evaluations // steps
+
+    @torch.no_grad()
+    def _evaluate(self, span: Span, row: dict[str, Any], *, save_due: bool) -> None:
+        """Score every split, and add what callbacks measure. The terms of training itself are running means."""
+        limit = None if self.step == span.stop else self.evaluation_images
+        modes = {module: module.training for module in self.game.modules()}
+        self.game.eval()
+        with seeded(self.seed, "evaluation"), self.fabric.autocast():
+            for name, split in self.splits.items():
+                # as many training images as there are others: enough to see a gap
+                most = min(limit or len(split), max(len(self.splits["test"]), 1000))
+                row |= {f"{name}/{k}": v for k, v in self._score(split[:most]).items()}
+        for callback in self.callbacks:
+            row |= callback(Report(self.game, self.step, span.name, save_due, row)) or {}
+        for module, training in modes.items():
+            module.training = training
+
+    def _score(self, split: Split) -> dict[str, float]:
+        totals: dict[str, Tensor] = {}
+        codes: list[Codes] = []
+        for batch in chunks(split):
+            for name, value in self.game.score(batch).items():
+                totals[name] = totals.get(name, torch.zeros(())).to(value) + value * len(batch.x)
+            part = self.game.codes(batch)
+            codes += [] if part is None else [part]
+        row = {name: (total / len(split)).item() for name, total in totals.items()}
+        if codes:
+            loc, scale = (torch.cat(tensors).flatten(1) for tensors in zip(*codes, strict=True))
+            deviation = (loc.var(0, correction=0) + scale.square().mean(0)).sqrt().mean().item()
+            row |= {"encoder_scale": scale.mean().item(), "code_std": deviation}
+            row["relative_scale"] = row["encoder_scale"] / max(deviation, 1e-30)
+        return row
+
+    def _save(self) -> None:
+        for name, parameter in self.game.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise TrainingDiverged(
+                    f"parameter {name} is not finite after step {self.step}: training stops, "
+                    f"the last good checkpoint is kept ({self._advice()})"
+                )
+        moments = {name: optimizer.state_dict()["state"] for name, optimizer in self.optimizers.items()}
+        state = {"step": self.step, "game": self.game.state_dict(), "optimizers": moments}
+        assert self.directory is not None
+        checkpoint.rotate_and_save(self.directory / "checkpoints", state)
+        self._last_save = time.monotonic()
+
+    def _advice(self) -> str:
+        return "a smaller lr, or another seed, may help"
+
+    def _restore(self) -> int:
+        assert self.directory is not None
+        path = checkpoint.latest(self.directory / "checkpoints")
+        if path is None:
+            return 0
+        state = checkpoint.load(path)
+        checkpoint.load_into(self.game, state["game"], path)
+        for name, optimizer in self.optimizers.items():
+            whole = optimizer.state_dict()
+            whole["state"] = {int(index): moments for index, moments in state["optimizers"][name].items()}
+            optimizer.load_state_dict(whole)
+        if state["step"] > self.total_steps:
+            raise UserError(
+                f"checkpoint {path} is at step {state['step']}, past the {self.total_steps} asked for"
+            )
+        self.log(f"resumes at step {state['step']} of {self.total_steps}, from {path.name}")
+        return state["step"]
+
+
+def _fabric(device: str, precision: str) -> Fabric:
+    if device not in ("auto", "cpu", "cuda", "mps"):
+        raise UserError(f"device must be auto, cpu, cuda or mps, got {device!r}")
+    if str(precision) not in ("32", "bf16-mixed"):
+        raise UserError(f"precision must be 32 or bf16-mixed, got {precision!r}")
+    try:
+        kind: Any = "32-true" if str(precision) == "32" else "bf16-mixed"
+        return Fabric(accelerator=device, devices=1, precision=kind)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"device={device} cannot be used here: {' '.join(str(error).split())}") from error
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = group.get("base_lr", 0.0) * factor
