@@ -47,7 +47,15 @@ ALLOWED_TARGETS = (
     "pyro_lrp.priors.", "pyro_lrp.schedules.", "pyro_lrp.transforms.", "pyro.distributions.", "pyro.nn.",
     "torch.nn.", "torch.distributions.",
 )  # fmt: skip
-CIRCUMSTANCES = ("device", "logger", "progress", "overwrite", "allow_targets")
+CIRCUMSTANCES = (
+    "device",
+    "logger",
+    "progress",
+    "overwrite",
+    "allow_targets",
+    "data.root",
+    "trainer.save_minutes",
+)
 DATA_DEFAULTS = ("latent_dim", "lr", "flow", "epochs")  # values that other keys refer to
 PATH_KEYS = ("run", "out", "images", "data.root", "data.path")
 
@@ -200,13 +208,19 @@ def plan(cfg: DictConfig) -> Plan:
         raise UserError(f"unknown key {stray[0]}; see --help")
     check(tree)
     _fill_epochs(tree)
-    circumstances = {key: tree.pop(key) for key in CIRCUMSTANCES}
-    circumstances["data.root"] = tree["data"].pop("root", None)
+    circumstances = {key: _pop(tree, key) for key in CIRCUMSTANCES}
     for key in DATA_DEFAULTS:
         tree["data"].pop(key)
     name, seed = tree.pop("name"), tree["seed"]
     directory = Path("runs") / str(name or _default_name(groups, tree["beta"])) / f"seed_{seed}"
     return Plan({"presets": groups, **tree}, circumstances, directory)
+
+
+def _pop(tree: dict[str, Any], key: str) -> Any:
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        tree = tree[parent]
+    return tree.pop(leaf, None)
 
 
 def _default_name(groups: dict[str, str], beta: float) -> str:
@@ -228,6 +242,13 @@ def _fill_epochs(tree: dict[str, Any]) -> None:
         tree["prior_epochs"] = round(given * prior / joint)
     if tree["epochs"] is None:
         tree["epochs"] = joint
+
+
+def default_data_root(identity: dict[str, Any]) -> str | None:
+    """Where ``train`` would look for a run's data set if it is not told."""
+    preset = Path(conf_dir()) / "data" / f"{identity['presets'].get('data')}.yaml"
+    node = OmegaConf.load(preset).get("data", {}) if preset.is_file() else {}
+    return node.get("root")
 
 
 def phases(identity: dict[str, Any]) -> list[Phase]:

@@ -257,6 +257,6 @@ def paper_flow(dim: int, layers: int = 24, width: int = 1024, *, permute: str = 
     """The paper's flow prior (appendix A.1); see :func:`pyro_lrp.transforms.paper_flow`.
 
     >>> sum(p.numel() for p in paper_flow(16, layers=8, width=256).parameters())
-    582272
+    577792
     """
     return Flow(dim, paper_transforms.paper_flow(dim, layers, width, permute=permute, seed=seed))

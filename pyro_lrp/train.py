@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import platform
+import sys
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -41,7 +42,8 @@ def main(cfg: DictConfig) -> None:
         batch_size=identity["batch_size"], prior_batch_size=identity["prior_batch_size"],
         validation=identity["data"]["validation"], precision=str(identity["precision"]),
         device=circumstances["device"], progress=circumstances["progress"], log=_LOG.info, on_row=on_row,
-        callbacks=[_SamplePictures(autoencoder, directory, identity["seed"])],
+        callbacks=[_SamplePictures(autoencoder, directory, identity["seed"]), _log_report],
+        save_minutes=circumstances["trainer.save_minutes"],
         **{**identity["trainer"], "schedule": config.schedule(identity)},
     )  # fmt: skip
     rundir.claim(directory, identity, overwrite=circumstances["overwrite"])
@@ -75,6 +77,16 @@ class _SamplePictures:
         return {"samples/non_finite": draw.non_finite, "samples/max_abs_z": largest}
 
 
+def _log_report(report: Report) -> None:
+    """A line for the log file; on a screen too, where the output is no terminal and so has no progress bar."""
+    row = report.row
+    shown = {
+        k: row[k] for k in ("train/log_likelihood", "train/log_prior", "test/log_likelihood", "test/log_prior")
+    }
+    text = "  ".join(f"{name} {value:.2f}" for name, value in shown.items())
+    _LOG.debug("step %d  epoch %.1f  %s  %s", row["step"], row["epoch"], row["phase"], text)
+
+
 def _logger(kind: str, directory: Path) -> tuple[Callable[[Mapping[str, Any]], None], Callable[[], None]]:
     if kind == "none":
         return lambda row: None, lambda: None
@@ -95,11 +107,12 @@ def _logger(kind: str, directory: Path) -> tuple[Callable[[Mapping[str, Any]], N
 
 
 def _log_to(directory: Path) -> None:
-    _LOG.setLevel(logging.INFO)
+    _LOG.setLevel(logging.DEBUG)
     _LOG.propagate = False
     to_file = logging.FileHandler(directory / "train.log", encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     to_screen = logging.StreamHandler()
+    to_screen.setLevel(logging.INFO if sys.stderr.isatty() else logging.DEBUG)
     _LOG.handlers = [to_file, to_screen]
 
 

@@ -27,7 +27,7 @@ from pyro_lrp.objectives import Codes, Game, Turn
 from pyro_lrp.randomness import derive_seed, seeded
 from pyro_lrp.schedules import Constant, Progress, Schedule
 
-__all__ = ["Phase", "Report", "Trainer"]
+__all__ = ["Phase", "Report", "Trainer", "choose_device"]
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class Trainer:
         with torch.random.fork_rng(), pyro.validation_enabled(False):
             self._prepare()
             with tqdm(
-                total=self.total_steps, initial=self.step, disable=not self.show_progress,
+                total=self.total_steps, initial=self.step, disable=None if self.show_progress else True,
                 unit="step", dynamic_ncols=True, mininterval=0.5, leave=False,
             ) as self.bar:  # fmt: skip
                 for span in self.spans:
@@ -389,6 +389,11 @@ class Trainer:
             )
         self.log(f"resumes at step {state['step']} of {self.total_steps}, from {path.name}")
         return state["step"]
+
+
+def choose_device(device: str) -> torch.device:
+    """The device that ``auto``, ``cpu``, ``cuda`` or ``mps`` stands for here."""
+    return _fabric(device, "32").device
 
 
 def _fabric(device: str, precision: str) -> Fabric:

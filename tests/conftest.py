@@ -1,0 +1,27 @@
+"""What all tests share: two threads, a clean parameter store, and the folders of real data, if they are there."""
+
+import os
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _fresh_state():
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    return
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Where MNIST and the rest lie: beside the checkout, or in $PYRO_LRP_DATA."""
+    root = SHARED if SHARED.is_dir() else Path(os.environ.get("PYRO_LRP_DATA", "/nonexistent"))
+    if not (root / "MNIST" / "raw").is_dir():
+        pytest.skip("needs MNIST in ../shared/data or in $PYRO_LRP_DATA")
+    return root

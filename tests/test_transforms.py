@@ -1,0 +1,172 @@
+import math
+
+import pyro.distributions.transforms as T
+import pytest
+import torch
+from torch import nn
+
+from pyro_lrp import testing
+from pyro_lrp import transforms as ours
+
+CONTEXT = torch.randn(3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def _conditioned(conditional):
+    with torch.no_grad():
+        for parameter in conditional.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return conditional.double().condition(CONTEXT)
+
+
+BIJECTIONS = {
+    "sigmoid_coupling": lambda: (ours.sigmoid_coupling(4, [8, 8]), 4),
+    "sigmoid_coupling of odd length": lambda: (ours.sigmoid_coupling(5, [8]), 5),
+    "elementwise_affine": lambda: (ours.elementwise_affine(3), 3),
+    "swap": lambda: (ours.swap(), 4),
+    "swap of odd length": lambda: (ours.swap(), 5),
+    "conditional coupling": lambda: (_conditioned(ours.conditional_sigmoid_coupling(4, 3, [8])), 4),
+    "conditional affine": lambda: (_conditioned(ours.conditional_elementwise_affine(4, 3)), 4),
+    "inverse of a coupling": lambda: (ours.sigmoid_coupling(4, [8]).inv, 4),
+}
+
+
+@pytest.mark.parametrize("name", BIJECTIONS)
+def test_laws(name):
+    testing.check_transform(*BIJECTIONS[name]())
+
+
+def test_the_kit_finds_what_is_wrong():
+    class Forgetful(ours.SigmoidCoupling):
+        def inverse_and_ladj(self, y):
+            x, ladj = super().inverse_and_ladj(y)
+            return x, 0.9 * ladj
+
+    wrong = Forgetful(2, ours.perceptron(2, [8], 4))
+    with pytest.raises(AssertionError, match="inverse log-determinant against autograd"):
+        testing.check_transform(wrong, 4)
+    with pytest.raises(AssertionError, match="rescoring after an update"):
+        testing.check_transform(T.affine_coupling(4, hidden_dims=[8]), 4)  # its cache goes stale
+
+
+def test_initialisation_is_glorot_with_a_zero_last_layer():
+    first, _, second, _, last = ours.sigmoid_coupling(64, (1024, 1024)).conditioner
+    for layer, bound in ((first, 0.07538), (second, 0.05413)):
+        assert 0.98 * bound < layer.weight.abs().max().item() <= bound + 1e-5
+        assert not layer.bias.any()
+    assert last.out_features == 64
+    assert not last.weight.any()
+    assert not last.bias.any()
+
+
+def _to_base(stack, z):
+    total = torch.zeros(z.shape[:-1], dtype=z.dtype)
+    for transform in reversed(stack):
+        z, ladj = ours.inverse_and_ladj(transform, z)
+        total = total + ladj
+    return z, total
+
+
+def _parameters(stack):
+    return sum(p.numel() for t in stack if isinstance(t, nn.Module) for p in t.parameters())
+
+
+@pytest.mark.parametrize(
+    ("layers", "width", "parameters", "factor", "logdet"),
+    [
+        (24, 1024, 27_577_344, 0.2180271, -97.48071),
+        (16, 256, 1_452_032, 0.362249, -64.98714),
+        (30, 1024, 34_471_680, 0.1489834, -121.85089),
+    ],
+)
+def test_known_values_of_the_paper_flow(layers, width, parameters, factor, logdet):
+    """Spec 5.2: parameter counts, and scale and log-determinant at initialisation, at dim 64."""
+    stack = ours.paper_flow(64, layers, width)
+    assert _parameters(stack) == parameters
+    z = torch.randn(5, 64)
+    base, ladj = _to_base(stack, z)
+    torch.testing.assert_close(base, factor * z, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ladj, torch.full((5,), logdet), rtol=0, atol=1e-4)
+
+
+def test_dim_two_has_the_known_number_of_parameters():
+    assert _parameters(ours.paper_flow(2, 24, 1024)) == 25_288_800
+
+
+def test_placement_of_affines_against_the_listing():
+    """Spec 5.2: affines with log-scale k/100, counted from the data side, against the listing written out."""
+    dim, layers = 6, 8
+    stack = ours.paper_flow(dim, layers, 4)
+    affines = [t for t in reversed(stack) if isinstance(t, ours.ElementwiseAffine)]
+    assert len(affines) == layers // 2
+    with torch.no_grad():
+        for k, affine in enumerate(affines, start=1):
+            affine.log_scale.fill_(k / 100)
+            affine.shift.fill_(k / 10)
+    z = torch.randn(3, dim)
+    expected, logdet = z.clone(), 0.0
+    for t in range(1, layers + 1):
+        if t % 2 == 1:
+            k = (t + 1) // 2
+            expected = math.exp(k / 100) * expected + k / 10
+            logdet += dim * k / 100
+        a, b = expected.chunk(2, dim=-1)
+        sigma = 1 / (1 + math.exp(-2.0))
+        expected = torch.cat([sigma * b, a], dim=-1)  # coupling, then the halves change places
+        logdet += dim / 2 * math.log(sigma)
+    base, ladj = _to_base(stack, z)
+    torch.testing.assert_close(base, expected)
+    torch.testing.assert_close(ladj, torch.full((3,), logdet))
+
+
+def test_two_transformations_change_every_coordinate():
+    stack = ours.paper_flow(6, 2, 8)
+    z = torch.randn(1, 6)
+    base, _ = _to_base(stack, z)
+    assert (base != z).all()
+
+
+def test_random_permutations_are_fixed_by_their_seed():
+    def first(seed):
+        stack = ours.paper_flow(16, 2, 4, permute="random", seed=seed)
+        return next(t.permutation for t in stack if isinstance(t, T.Permute))
+
+    assert torch.equal(first(0), first(0))
+    assert not torch.equal(first(0), first(1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dim": 3}, "even latent_dim, got 3"),
+        ({"dim": 0}, "latent_dim of at least 2, got 0"),
+        ({"dim": 4, "layers": 0}, "layers=0"),
+        ({"dim": 4, "permute": "none"}, "'none'"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ours.paper_flow(**arguments)
+
+
+def test_log_prob_evaluates_each_network_once():
+    from pyro_lrp.priors import Flow
+
+    stack = ours.paper_flow(4, 3, 8)
+    calls = []
+    for transform in stack:
+        if isinstance(transform, ours.SigmoidCoupling):
+            transform.conditioner.register_forward_hook(lambda *_: calls.append(1))
+    prior = Flow(4, stack)
+    calls.clear()
+    prior().log_prob(torch.randn(2, 4))
+    assert len(calls) == 3
+
+
+def test_conditional_coupling_broadcasts_its_context_and_reads_it():
+    conditional = ours.conditional_sigmoid_coupling(4, 3, [8])
+    nn.init.normal_(conditional.conditioner[-1].weight)
+    z = torch.randn(7, 4)
+    one = conditional.condition(torch.randn(3)).inverse_and_ladj(z)[0]
+    many = conditional.condition(torch.randn(7, 3)).inverse_and_ladj(z)[0]
+    assert one.shape == many.shape == z.shape
+    assert not torch.allclose(one, many)
