@@ -101,17 +101,15 @@ class BilevelELBO(pyro.infer.ELBO):
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         guide_trace = prune_subsample_sites(poutine.trace(guide).get_trace(*args, **kwargs))
+        for site in _samples(guide_trace):
+            if not site["fn"].has_rsample:
+                raise NotImplementedError(f"site {site['name']!r} cannot be reparametrized: it needs rsample")
         levels: AbstractContextManager = nullcontext() if self.single_level else bilevel(self.beta)
         with levels:
             replayed = poutine.replay(model, trace=guide_trace)
             model_trace = prune_subsample_sites(poutine.trace(replayed).get_trace(*args, **kwargs))
             if is_validation_enabled():
                 check_model_guide_match(model_trace, guide_trace)
-            for site in _samples(guide_trace):
-                if not site["fn"].has_rsample:
-                    raise NotImplementedError(
-                        f"site {site['name']!r} has no reparametrized sampler: BilevelELBO needs rsample"
-                    )
             for site in _samples(model_trace):
                 if not site["is_observed"]:  # the decoder has already consumed the code itself
                     site["value"] = boundary(site["value"])

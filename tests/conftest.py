@@ -1,4 +1,4 @@
-"""What all tests share: two threads, a clean parameter store, and the folders of real data, if they are there."""
+"""What all tests share: two threads, a clean parameter store, the folder of real data if there is one."""
 
 import os
 from pathlib import Path

@@ -23,6 +23,10 @@ def mixed_stack(dim):
     ]
 
 
+def autoregressive(dim):
+    return T.affine_autoregressive(dim, hidden_dims=[16])
+
+
 PRIORS = {
     "standard_normal 1": lambda: StandardNormal(1),
     "standard_normal 2": lambda: StandardNormal(2),
@@ -30,13 +34,13 @@ PRIORS = {
     "paper_flow 6, random permutations": lambda: paper_flow(6, 4, 16, permute="random"),
     "mixed stack 2": lambda: Flow(2, mixed_stack(2)),
     "mixed stack 5": lambda: Flow(5, mixed_stack(5)),
-    "inverse autoregressive 4": lambda: Flow(4, [T.affine_autoregressive(4, hidden_dims=[16]).inv, T.permute(4)]),
+    "inverse autoregressive 4": lambda: Flow(4, [autoregressive(4).inv, T.permute(4)]),
     "householder and matrix_exponential 4": lambda: Flow(4, [T.householder(4), T.matrix_exponential(4)]),
     "fixed affine 2": lambda: Flow(2, [T.AffineTransform(torch.tensor([0.5, -1.0]), torch.tensor([2.0, 0.3]))]),
-    "composed 4": lambda: Flow(4, [T.ComposeTransformModule([T.affine_coupling(4, hidden_dims=[8]), T.permute(4)])]),
+    "composed 4": lambda: Flow(4, [T.ComposeTransformModule([autoregressive(4), T.permute(4)])]),
     "composed without a module 4": lambda: Flow(4, [ComposeTransform([T.spline_coupling(4), T.permute(4)])]),
     "leaky relu 2": lambda: Flow(2, [T.LeakyReLUTransform(), paper_stack(2, 2, 8)]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", PRIORS)
