@@ -108,7 +108,10 @@ def _quoted(argument: str) -> str:
 
 
 def _one_line(error: BaseException, name: str) -> str:
-    text = str(error)
+    cause: BaseException | None = error
+    while cause is not None and not str(cause):
+        cause = cause.__cause__
+    text = str(cause or type(error).__name__)
     unknown_group = re.search(
         r"Could not find '([^']+)/([^'/]+)'\s+Available options in '[^']+':([\w\s]+?)(?:Config|$)", text
     )

@@ -377,7 +377,7 @@ class Trainer:
         path = checkpoint.latest(self.directory / "checkpoints")
         if path is None:
             return 0
-        state = checkpoint.load(path)
+        state = _load(path)
         checkpoint.load_into(self.game, state["game"], path)
         for name, optimizer in self.optimizers.items():
             whole = optimizer.state_dict()
@@ -389,6 +389,15 @@ class Trainer:
             )
         self.log(f"resumes at step {state['step']} of {self.total_steps}, from {path.name}")
         return state["step"]
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        return checkpoint.load(path)
+    except UserError as error:
+        others = [p.name for p in path.parent.glob("previous.safetensors") if p != path]
+        way_out = f"delete it to go on from {others[0]}, or start" if others else "start"
+        raise UserError(f"{error}: {way_out} anew with overwrite=true") from error
 
 
 def choose_device(device: str) -> torch.device:

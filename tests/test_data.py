@@ -1,0 +1,163 @@
+import gzip
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from pyro_lrp import data
+from pyro_lrp.errors import UserError
+
+
+def idx(array):
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    return header + array.astype(np.uint8).tobytes()
+
+
+@pytest.fixture
+def tiny_mnist(tmp_path):
+    """The layout of torchvision, unpacked, with 30 + 10 images."""
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for prefix, n in (("train", 30), ("t10k", 10)):
+        arrays[f"{prefix}-images-idx3-ubyte"] = rng.integers(0, 256, (n, 28, 28))
+        arrays[f"{prefix}-labels-idx1-ubyte"] = rng.integers(0, 10, n)
+    for name, array in arrays.items():
+        (raw / name).write_bytes(idx(array))
+    return tmp_path, arrays
+
+
+def test_mnist_reads_unpacked_files(tiny_mnist):
+    root, arrays = tiny_mnist
+    mnist = data.mnist(root)
+    assert mnist.image_shape == (1, 28, 28)
+    assert np.array_equal(mnist.train.images[:, 0].numpy(), arrays["train-images-idx3-ubyte"])
+    assert np.array_equal(mnist.test.labels.numpy(), arrays["t10k-labels-idx1-ubyte"])
+
+
+@pytest.mark.parametrize("damage", ["truncated", "not idx", "empty"])
+def test_damaged_idx_is_named(tiny_mnist, damage):
+    root, _ = tiny_mnist
+    path = root / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    path.write_bytes({"truncated": path.read_bytes()[:-5], "not idx": b"<html>" * 9, "empty": b""}[damage])
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte is truncated or is not an idx file"):
+        data.mnist(root)
+
+
+def test_a_gz_with_a_wrong_checksum_is_named(tiny_mnist):
+    root, arrays = tiny_mnist
+    path = root / "MNIST" / "raw" / "t10k-labels-idx1-ubyte.gz"
+    path.write_bytes(gzip.compress(idx(arrays["t10k-labels-idx1-ubyte"])))
+    with pytest.raises(UserError, match=r"t10k-labels-idx1-ubyte.gz is truncated or changed \(wrong MD5\)"):
+        data.mnist(root)
+
+
+def test_missing_data_say_what_to_place_where_and_give_up_in_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "_OFFLINE_AFTER", 0.2)
+    monkeypatch.setattr(data.urllib.request, "urlopen", lambda *a, **k: time.sleep(2))
+    start = time.monotonic()
+    with pytest.raises(
+        UserError, match=r"data=fashion_mnist needs train-images-idx3-ubyte.gz.*FashionMNIST/raw"
+    ):
+        data.fashion_mnist(tmp_path)
+    assert time.monotonic() - start < 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_official_files_from_a_read_only_root(real_data, name):
+    images = getattr(data, name)(real_data)
+    assert (len(images.train), len(images.test)) == (60_000, 10_000)
+    assert images.train.labels.bincount().min() > 5000
+    if name == "mnist":
+        assert images.test.labels[:5].tolist() == [7, 2, 1, 0, 4]
+        assert images.train.images.float().mean().item() / 255 == pytest.approx(0.1307, abs=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 7), (6, 5, 7, 3), (6, 3, 5, 7), (6, 5, 7, 1)])
+def test_npz_accepts_the_usual_layouts(tmp_path, shape):
+    array = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    np.savez(tmp_path / "a b=c.npz", train_images=array, test_images=array[:2], train_labels=np.arange(6))
+    images = data.npz(tmp_path / "a b=c.npz")
+    channels = 3 if 3 in shape else 1
+    assert images.image_shape == (channels, 5, 7)
+    expected = (
+        array.reshape(6, 3, 5, 7) if shape[1] == 3 else array.reshape(6, 5, 7, channels).transpose(0, 3, 1, 2)
+    )
+    assert np.array_equal(images.train.images.numpy(), expected)
+    assert images.test.labels is None
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"train_images": np.zeros((2, 4, 4), np.uint8)}, "has no array test_images"),
+        ({"train_images": np.zeros((2, 4, 4)), "test_images": np.zeros((2, 4, 4))}, "must be uint8"),
+        ({"train_images": np.zeros((2, 4, 4, 5), np.uint8)}, "1 or 3 channels"),
+        (
+            {"train_images": np.zeros((2, 4, 4), np.uint8), "train_labels": np.zeros(3)},
+            r"must have shape \(2,\)",
+        ),
+    ],
+)
+def test_npz_mistakes_are_named(tmp_path, arrays, message):
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(UserError, match=message):
+        data.npz(tmp_path / "x.npz")
+
+
+def test_npz_that_is_missing_truncated_or_not_given(tmp_path):
+    with pytest.raises(UserError, match="data.path=FILE"):
+        data.npz(None)
+    with pytest.raises(UserError, match="there is no file"):
+        data.npz(tmp_path / "none.npz")
+    np.savez(tmp_path / "x.npz", train_images=np.zeros((200, 9, 9), np.uint8))
+    (tmp_path / "x.npz").write_bytes((tmp_path / "x.npz").read_bytes()[:500])
+    with pytest.raises(UserError, match="not a readable .npz file, or is truncated"):
+        data.npz(tmp_path / "x.npz")
+
+
+def test_batches_depend_on_seed_and_step_alone():
+    source = torch.arange(23)
+    forward = [data.Batches(source, 5, seed=3).at(step) for step in range(9)]
+    backward = data.Batches(source, 5, seed=3)
+    for step in reversed(range(9)):
+        assert torch.equal(backward.at(step), forward[step])
+    epoch = torch.cat(forward[:4])
+    assert len(epoch.unique()) == 20
+    assert not torch.equal(epoch, torch.cat(forward[4:8]))
+    assert not torch.equal(data.Batches(source, 5, seed=4).at(0), forward[0])
+    assert not torch.equal(backward.at(0, stream=1), forward[0])
+
+
+@pytest.mark.parametrize("size", [0, 24])
+def test_bad_batch_sizes_are_named(size):
+    with pytest.raises(
+        UserError, match=rf"batch_size must be between 1 and the 23 images there are, got {size}"
+    ):
+        data.Batches(torch.arange(23), size)
+
+
+def test_images_become_floats_in_the_unit_interval():
+    batch = data.digits().train.batch(torch.tensor([3, 5]))
+    assert batch.x.dtype == torch.float32
+    assert batch.x.max() == 1.0
+    assert batch.label.shape == (2,)
+
+
+def test_validation_images_are_held_out_whatever_the_seed():
+    digits = data.digits()
+    train, held_out = digits.hold_out(0.1)
+    assert len(train) + len(held_out) == len(digits.train)
+    assert len(held_out) == 144
+    both = torch.cat([train.images, held_out.images]).flatten(1).unique(dim=0)
+    assert len(both) == len(digits.train.images.flatten(1).unique(dim=0))
+    assert len(digits.hold_out(0.0)[1]) == 0
+
+
+def test_limit():
+    assert len(data.digits().limited(7).train) == 7
+    with pytest.raises(UserError, match="data.limit must be between 1 and 1437, got 2000"):
+        data.digits().limited(2000)

@@ -1,0 +1,240 @@
+import json
+import math
+
+import pytest
+import torch
+from builders import jiggle, small_autoencoder, small_game
+
+from pyro_lrp import checkpoint, data
+from pyro_lrp.errors import TrainingDiverged, UserError
+from pyro_lrp.history import History, read_rows
+from pyro_lrp.objectives import BilevelELBO, LatentGame
+from pyro_lrp.priors import StandardNormal
+from pyro_lrp.schedules import Halving
+from pyro_lrp.trainer import Phase, Trainer
+
+FAKE = data.fake(64, (1, 8, 8))
+PHASES = (Phase("joint", 4), Phase("prior_only", 3))
+
+
+def trainer(game=None, directory=None, **options):
+    torch.manual_seed(1)
+    game = game or small_game()
+    defaults = {"batch_size": 10, "lr": 1e-2, "report_every": 3, "validation": 0.1, "save_minutes": 0}
+    return Trainer(
+        game, FAKE, phases=PHASES, directory=directory, device="cpu", progress=False, **{**defaults, **options}
+    )
+
+
+class StopError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_after", [1, 5, 9, 12])
+def test_resume_is_bit_for_bit(tmp_path, stop_after):
+    """Reports come every 3 steps and at the end of a phase: these stops lie in both phases."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    expected = trainer(directory=whole).fit()
+    seen = []
+
+    def stop(row):
+        seen.append(row)
+        if len(seen) == stop_after:
+            raise StopError
+
+    with pytest.raises(StopError):
+        trainer(directory=parts, on_row=stop).fit()
+    torch.rand(17)  # whatever else uses the global generator must not matter
+    actual = trainer(directory=parts).fit()
+    last = "checkpoints/last.safetensors"
+    assert (parts / last).read_bytes() == (whole / last).read_bytes()
+    timing = {"seconds", "images_per_second"}
+    assert [{k: v for k, v in row.items() if k not in timing} for row in actual] == [
+        {k: v for k, v in row.items() if k not in timing} for row in json.loads(json.dumps(expected))
+    ] or _close(actual, expected, timing)
+    steps = [row["step"] for row in read_rows(parts / "metrics.jsonl")]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 5 * 4 + 5 * 3
+
+
+def _close(actual, expected, timing):
+    """Rows read back from a file carry eight digits."""
+    assert len(actual) == len(expected)
+    for a, b in zip(actual, expected, strict=True):
+        assert a.keys() == b.keys()
+        for key in a.keys() - timing:
+            assert a[key] == b[key] or a[key] == pytest.approx(b[key], rel=1e-7), key
+    return True
+
+
+def test_a_finished_run_stays_as_it_is(tmp_path):
+    trainer(directory=tmp_path).fit()
+    before = (tmp_path / "checkpoints/last.safetensors").read_bytes()
+    rows = trainer(directory=tmp_path).fit()
+    assert rows[-1]["step"] == 35
+    assert (tmp_path / "checkpoints/last.safetensors").read_bytes() == before
+
+
+def test_the_prior_only_phase_moves_the_prior_alone():
+    torch.manual_seed(0)
+    snapshots = {}
+    game = small_game()
+
+    def remember(report):
+        snapshots[report.phase] = {k: v.clone() for k, v in report.game.state_dict().items()}
+
+    trainer(game, callbacks=[remember]).fit()
+    for name, tensor in snapshots["prior_only"].items():
+        moved = not torch.equal(tensor, snapshots["joint"][name])
+        learns = name in dict(game.named_parameters())
+        assert moved == (".prior." in name and learns), name
+
+
+def test_the_joint_phase_moves_every_parameter():
+    game = small_game(beta=0.0, learn_gamma=True)
+    before = {k: v.clone() for k, v in game.named_parameters()}
+    fitted = Trainer(
+        game, FAKE, phases=[Phase("joint", 1)], batch_size=10, lr=1e-2, device="cpu", progress=False
+    )
+    fitted.fit()
+    assert [k for k, v in game.named_parameters() if torch.equal(v, before[k])] == []
+
+
+def test_a_model_without_a_trainable_prior_skips_its_phase_with_a_note():
+    notes = []
+    game = LatentGame(small_autoencoder(prior=StandardNormal(4)), BilevelELBO(1.0))
+    rows = trainer(game, log=notes.append).fit()
+    assert {row["phase"] for row in rows} == {"joint"}
+    assert notes == ["phase prior_only is skipped: this model has nothing to train in it"]
+
+
+def test_results_do_not_depend_on_the_callers_generator_and_leave_it_alone():
+    results = []
+    for seed in (5, 6):
+        run = trainer()
+        torch.manual_seed(seed)
+        rows = run.fit()
+        after = torch.rand(1)
+        torch.manual_seed(seed)
+        assert torch.equal(after, torch.rand(1))
+        results.append(rows[-1]["log_prior"])
+    assert results[0] == results[1]
+    assert trainer(seed=1).fit()[-1]["log_prior"] != results[0]
+
+
+def test_rates_of_their_own_and_schedules(tmp_path):
+    game = small_game(learn_gamma=True)
+    run = trainer(game, lr_of={"autoencoder.likelihood": 0.5}, schedule=Halving(every=2))
+    rows = run.fit()
+    groups = {group["base_lr"]: group for group in run.optimizers["autoencoder"].param_groups}
+    assert set(groups) == {1e-2, 0.5}
+    assert [len(groups[rate]["params"]) for rate in (1e-2, 0.5)] == [8, 1]
+    by_epoch = {math.ceil(row["epoch"]): row["lr"] for row in rows if row["epoch"] == int(row["epoch"])}
+    assert by_epoch[4] == 1e-2 / 2  # the rate of the step just done: epochs 2 and 3
+    assert by_epoch[7] == 1e-2 / 8  # counted through both phases
+
+
+def test_rows_hold_what_is_promised():
+    rows = trainer(small_game(learn_gamma=True)).fit()
+    joint, last = rows[0], rows[-1]
+    assert {
+        "step",
+        "images_seen",
+        "epoch",
+        "phase",
+        "loss",
+        "log_likelihood",
+        "log_prior",
+        "entropy",
+    } <= joint.keys()
+    assert {"gamma", "images_per_second", "lr"} <= joint.keys()
+    assert last["images_seen"] == 350
+    for split in ("train", "validation", "test"):
+        for term in ("log_likelihood", "log_prior", "entropy", "relative_scale"):
+            assert math.isfinite(last[f"{split}/{term}"])
+    assert joint["loss"] == pytest.approx(-joint["log_likelihood"] - joint["log_prior"], rel=1e-5)  # beta = 0
+
+
+def test_a_term_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path):
+    game = small_game()
+
+    def break_the_prior(report):
+        if report.step == 24:
+            game.autoencoder.prior.transforms[-1].shift.data.fill_(float("inf"))
+
+    run = trainer(game, tmp_path, callbacks=[break_the_prior], evaluations=100, save_minutes=60)
+    with pytest.raises(
+        TrainingDiverged, match=r"^(loss|log_prior) is -?(inf|nan) at step 25:.*checkpoint is kept"
+    ):
+        run.fit()
+    state = checkpoint.load(tmp_path / "checkpoints/last.safetensors")
+    assert state["step"] == 20  # the end of the joint phase
+    assert all(torch.isfinite(t).all() for t in state["game"].values())
+
+
+def test_a_parameter_that_is_not_finite_is_never_saved(tmp_path):
+    game = small_game()
+
+    def poison(report):
+        if report.step == 35:
+            game.autoencoder.decoder.network[0].bias.data[0] = float("nan")
+
+    with pytest.raises(TrainingDiverged, match="parameter autoencoder.decoder.network.0.bias is not finite"):
+        trainer(game, tmp_path, callbacks=[poison]).fit()
+    assert checkpoint.load(tmp_path / "checkpoints/last.safetensors")["step"] < 35
+
+
+def test_a_damaged_checkpoint_is_not_overwritten(tmp_path):
+    trainer(directory=tmp_path).fit()
+    path = tmp_path / "checkpoints/last.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    content = path.read_bytes()
+    with pytest.raises(UserError, match=r"truncated.*previous.safetensors"):
+        trainer(directory=tmp_path).fit()
+    assert path.read_bytes() == content
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
+    trainer(directory=tmp_path).fit()
+    with pytest.raises(UserError, match="another architecture"):
+        trainer(small_game(hidden=8), tmp_path).fit()
+
+
+def test_bf16_mixed_trains_with_densities_in_float32():
+    rows = trainer(jiggle(small_game()), precision="bf16-mixed").fit()
+    assert math.isfinite(rows[-1]["log_prior"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "tpu"}, "device must be"),
+        ({"precision": "8"}, "precision must be"),
+        ({"batch_size": 65}, "batch_size"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(UserError, match=message):
+        Trainer(small_game(), FAKE, phases=PHASES, progress=False, **options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a device that is not there")
+def test_a_device_that_is_not_there_is_named():
+    with pytest.raises(UserError, match="device=cuda cannot be used here"):
+        Trainer(small_game(), FAKE, phases=PHASES, progress=False, device="cuda")
+
+
+def test_history_drops_rows_past_the_checkpoint_and_half_a_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    history = History(path)
+    for step in (3, 6, 9):
+        history.append({"step": step, "seconds": 0.5 * step, "loss": float("nan")})
+    with open(path, "a") as file:
+        file.write('{"step": 12, "se')
+    again = History(path, step=6)
+    assert [row["step"] for row in again.rows] == [3, 6]
+    assert again.seconds == 3.0
+    assert read_rows(path) == again.rows
+    assert again.rows[0]["loss"] is None
