@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pyro_lrp.errors import UserError
 
-__all__ = ["latest", "load", "load_into", "rotate_and_save", "save", "write_atomically"]
+__all__ = ["latest", "load", "load_into", "load_to_resume", "rotate_and_save", "save", "write_atomically"]
 
 _KEY = "pyro_lrp"  # one metadata entry: with several, safetensors would not write them in a fixed order
 _TENSOR = "tensor:"
@@ -63,6 +63,16 @@ def load(path: str | Path) -> dict[str, Any]:
     if record["sha256"] != _digest(tensors):
         raise UserError(f"checkpoint {path} is damaged: its contents do not match their checksum")
     return _put_tensors(record["tree"], tensors)
+
+
+def load_to_resume(path: Path) -> dict[str, Any]:
+    """:func:`load` of the newest checkpoint of a run; if it is damaged, the error says the ways out."""
+    try:
+        return load(path)
+    except UserError as error:
+        previous = path.with_name("previous.safetensors")
+        way_out = f"delete it to go on from {previous.name}, or start" if previous.exists() else "start"
+        raise UserError(f"{error}: {way_out} anew with overwrite=true") from error
 
 
 def load_into(module: torch.nn.Module, state: dict[str, Tensor], origin: str | Path) -> None:
@@ -120,5 +130,5 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(memoryview(tensors[name].reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

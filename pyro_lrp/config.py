@@ -11,7 +11,8 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,16 +32,9 @@ from pyro_lrp.randomness import seeded
 from pyro_lrp.trainer import Phase
 
 __all__ = [
-    "Plan",
-    "build_autoencoder",
-    "build_data",
-    "build_game",
-    "command",
-    "conf_dir",
-    "load",
-    "plan",
-    "schedule",
-]
+    "Plan", "build_autoencoder", "build_data", "build_game", "command", "conf_dir", "default_data_root", "load",
+    "options", "phases", "plan", "schedule",
+]  # fmt: skip
 
 ALLOWED_TARGETS = (
     "pyro_lrp.data.", "pyro_lrp.likelihoods.", "pyro_lrp.models.", "pyro_lrp.networks.", "pyro_lrp.objectives.",
@@ -74,24 +68,33 @@ def command(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], 
     """Make a command of a function of a composed configuration: mistakes become one line and exit code 1."""
 
     def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
-        run = hydra.main(version_base="1.3", config_path=conf_dir(), config_name=name)(function)
+        def job(cfg: DictConfig) -> None:
+            with _one_line_errors(name):  # before Hydra sees them: it would add lines of its own
+                function(cfg)
+
+        run = hydra.main(version_base="1.3", config_path=conf_dir(), config_name=name)(job)
 
         def main() -> None:
             sys.argv[1:] = [_quoted(argument) for argument in sys.argv[1:]]
-            debugging = os.environ.get("HYDRA_FULL_ERROR") == "1"
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and we say it in one line
-            try:
+            with _one_line_errors(name):
+                os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and we say it in one line
                 run()
-            except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-                if debugging:
-                    raise
-                sys.exit(f"error: {_one_line(error, name)}")
-            except KeyboardInterrupt:
-                sys.exit("interrupted: the same command goes on from the last checkpoint")
 
         return main
 
     return decorate
+
+
+@contextmanager
+def _one_line_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+        if os.environ.get("PYRO_LRP_TRACEBACK"):
+            raise
+        sys.exit(f"error: {_one_line(error, name)}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command goes on from the last checkpoint")
 
 
 def _quoted(argument: str) -> str:
@@ -188,6 +191,13 @@ def check(tree: dict[str, Any]) -> None:
             raise UserError(f"{key} must be {expected}, got {node[leaf]!r}")
 
 
+def options(cfg: DictConfig) -> dict[str, Any]:
+    """A composed configuration as plain Python, checked."""
+    tree: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    check(tree)
+    return tree
+
+
 # --------------------------------------------------------------------- planning
 
 
@@ -202,14 +212,12 @@ class Plan:
 
 def plan(cfg: DictConfig) -> Plan:
     """Split a composed ``train`` configuration into identity and circumstances, with defaults filled in."""
-    tree = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    assert isinstance(tree, dict)
+    tree = options(cfg)
     groups = {k: v for k, v in HydraConfig.get().runtime.choices.items() if "/" not in k and v is not None}
     known = set(OmegaConf.load(Path(conf_dir()) / "train.yaml")) | set(groups)
     stray = sorted(str(key) for key in tree.keys() - known)
     if stray:
         raise UserError(f"unknown key {stray[0]}; see --help")
-    check(tree)
     _fill_epochs(tree)
     circumstances = {key: _pop(tree, key) for key in CIRCUMSTANCES}
     for key in DATA_DEFAULTS:
@@ -250,8 +258,7 @@ def _fill_epochs(tree: dict[str, Any]) -> None:
 def default_data_root(identity: dict[str, Any]) -> str | None:
     """Where ``train`` would look for a run's data set if it is not told."""
     preset = Path(conf_dir()) / "data" / f"{identity['presets'].get('data')}.yaml"
-    node = OmegaConf.load(preset).get("data", {}) if preset.is_file() else {}
-    return node.get("root")
+    return OmegaConf.select(OmegaConf.load(preset), "data.root") if preset.is_file() else None
 
 
 def phases(identity: dict[str, Any]) -> list[Phase]:

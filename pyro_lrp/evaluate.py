@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_lrp import config, rundir
 from pyro_lrp.data import ImageData, chunks
+from pyro_lrp.devices import choose_device
 from pyro_lrp.errors import UserError
 from pyro_lrp.metrics.classifier import FEATURES, Classifier, classifier_for
 from pyro_lrp.metrics.frechet import FeatureStatistics
 from pyro_lrp.models import Autoencoder
 from pyro_lrp.randomness import seeded
-from pyro_lrp.trainer import choose_device
 
 _CHUNK = 500
 
@@ -27,9 +27,7 @@ _CHUNK = 500
 @config.command("evaluate")
 def main(cfg: DictConfig) -> None:
     """Compute the metrics asked for, keep those already there, print what is new."""
-    options = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    assert isinstance(options, dict)
-    config.check(options)
+    options = config.options(cfg)
     names = options["metrics"]
     unknown = [name for name in names if name not in METRICS] if isinstance(names, list) else [names]
     if unknown:
@@ -43,8 +41,7 @@ def main(cfg: DictConfig) -> None:
     path = run / "evaluation.json"
     results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for name in names:
-        with seeded(options["seed"], "evaluate", name):
-            new = METRICS[name](autoencoder.to(device), data, device, options)
+        new = METRICS[name](autoencoder.to(device), data, device, options)
         results |= new
         rundir.write_json(path, results)
         for key, result in new.items():
@@ -72,12 +69,18 @@ def fd_classifier(
         with torch.enable_grad():
             network = classifier_for(data, seed=0, device=device, on_step=on_step)
     test = data.test.to(device)
-    draw = autoencoder.draw(n)
-    train = data.train.to(device)[torch.randperm(len(data.train), device=device)[:n]]
+    with seeded(
+        seed, "evaluate", "fd_classifier"
+    ):  # after the classifier, which may or may not be trained first
+        draw = autoencoder.draw(n)
+        reconstructions = [autoencoder.reconstruct(batch.x) for batch in chunks(test)]
+        train = data.train[torch.randperm(len(data.train))[:n]].to(device)
+    if not len(draw.images):
+        raise UserError(f"none of {n} prior samples is finite: there is nothing to judge")
     sets: dict[str, tuple[Iterable[Tensor], int]] = {
         "fd_classifier": (draw.images.split(_CHUNK), len(draw.images)),
-        "fd_classifier_reconstructions": ((autoencoder.reconstruct(b.x) for b in chunks(test)), len(test)),
-        "fd_classifier_training": ((b.x for b in chunks(train)), len(train)),
+        "fd_classifier_reconstructions": (reconstructions, len(test)),
+        "fd_classifier_training": ((batch.x for batch in chunks(train)), len(train)),
     }
     protocol = {
         "network": f"surrogate: small CNN trained on {data.name}, {FEATURES} penultimate features, seed 0",

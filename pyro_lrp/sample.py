@@ -6,14 +6,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from pyro_lrp import config, figures
 from pyro_lrp.checkpoint import write_atomically
+from pyro_lrp.devices import choose_device
 from pyro_lrp.errors import UserError
 from pyro_lrp.models import Draw
 from pyro_lrp.randomness import seeded
-from pyro_lrp.trainer import choose_device
 
 _MODES = ("prior",)
 
@@ -21,9 +21,7 @@ _MODES = ("prior",)
 @config.command("sample")
 def main(cfg: DictConfig) -> None:
     """Draw, then write one file."""
-    options = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    assert isinstance(options, dict)
-    config.check(options)
+    options = config.options(cfg)
     if options["mode"] not in _MODES:
         raise UserError(f"mode={options['mode']} is unknown; the known ones are: {', '.join(_MODES)}")
     run = Path(str(options["run"])).expanduser()

@@ -93,7 +93,9 @@ def transform_laws(transform: Transform, dim: int) -> Iterator[Law]:
             z_0, ladj = inverse_and_ladj(transform, z)
             wrong = z_0.shape != z.shape or torch.broadcast_shapes(ladj.shape, batch) != batch
             yield Law(f"shapes for a batch of {batch}", float(wrong), 0.0)
-        yield from _gradients(module, lambda: sum(t.sum() for t in inverse_and_ladj(transform, x)))
+        yield from _gradients(
+            module, lambda: torch.cat([t.flatten() for t in inverse_and_ladj(transform, x)]).sum()
+        )
         yield from _rescoring(module, lambda: inverse_and_ladj(transform, y)[1], lambda: _slogdet(inverse, y))
 
 

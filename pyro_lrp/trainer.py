@@ -15,19 +15,19 @@ from typing import Any
 
 import pyro
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pyro_lrp import checkpoint
 from pyro_lrp.data import Batches, ImageData, Split, chunks
+from pyro_lrp.devices import make_fabric
 from pyro_lrp.errors import TrainingDiverged, UserError
 from pyro_lrp.history import History
 from pyro_lrp.objectives import Codes, Game, Turn
 from pyro_lrp.randomness import derive_seed, seeded
 from pyro_lrp.schedules import Constant, Progress, Schedule
 
-__all__ = ["Phase", "Report", "Trainer", "choose_device"]
+__all__ = ["Phase", "Report", "Trainer"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ class Report:
     row: Mapping[str, Any]
 
 
+_ADVICE = "a smaller lr, or another seed, may help"
 Callback = Callable[[Report], "Mapping[str, float] | None"]
 
 
@@ -136,7 +137,7 @@ class Trainer:
         progress: bool = True,
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.fabric = _fabric(device, precision)
+        self.fabric = make_fabric(device, precision)
         self.game = game
         self.seed, self.lr, self.lr_of = seed, lr, dict(lr_of or {})
         self.schedule = schedule or Constant()
@@ -153,6 +154,7 @@ class Trainer:
             self.splits["train"], batch_size, seed=seed, fetch=Split.batch, device=self.fabric.device
         )
         self.prior_batch_size = min(prior_batch_size or batch_size, len(train))
+        self._notes: list[str] = []
         self.spans = self._lay_out(phases)
         self.step = 0
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
@@ -171,6 +173,8 @@ class Trainer:
         """
         with torch.random.fork_rng(), pyro.validation_enabled(False):
             self._prepare()
+            for note in self._notes:
+                self.log(note)
             with tqdm(
                 total=self.total_steps, initial=self.step, disable=None if self.show_progress else True,
                 unit="step", dynamic_ncols=True, mininterval=0.5, leave=False,
@@ -188,7 +192,7 @@ class Trainer:
         for phase in phases:
             turns = self.game.turns(phase.name)
             if not turns:
-                self.log(f"phase {phase.name} is skipped: this model has nothing to train in it")
+                self._notes.append(f"phase {phase.name} is skipped: this model has nothing to train in it")
             if not turns or phase.epochs == 0:
                 continue
             batch_size = self.prior_batch_size if phase.name == "prior_only" else self.images.batch_size
@@ -268,7 +272,7 @@ class Trainer:
             return Batches(
                 train, span.batch_size, seed=self._seed_of(span), fetch=Split.batch, device=self.fabric.device
             )
-        codes = Codes(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))  # type: ignore[arg-type]
+        codes = Codes(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
         return Batches(
             range(len(train)), span.batch_size, seed=self._seed_of(span), device=self.fabric.device,
             fetch=lambda _, index: Codes(codes.loc[index], codes.scale[index]),
@@ -297,9 +301,9 @@ class Trainer:
             self._evaluate(span, row, save_due=save_due)
         self.history.append(row)
         self.on_row(row)
-        shown = {k: f"{row[k]:.4g}" for k in ("log_likelihood", "log_prior") if k in row}
+        shown: dict[str, Any] = {k: f"{row[k]:.4g}" for k in ("log_likelihood", "log_prior") if k in row}
         self.bar.set_description(span.name)
-        self.bar.set_postfix({**shown, "images/s": round(row["images_per_second"])})
+        self.bar.set_postfix(shown | {"images/s": str(round(row["images_per_second"]))})
         if save_due and self.directory:
             self._save()
         self._images_since_report, self._clock = 0, time.perf_counter()
@@ -314,7 +318,7 @@ class Trainer:
             step, column = (~torch.isfinite(values)).nonzero()[0].tolist()
             raise TrainingDiverged(
                 f"{names[column]} is {values[step, column].item()} at step {first + step + 1}: training stops, "
-                f"the last good checkpoint is kept ({self._advice()})"
+                f"the last good checkpoint is kept ({_ADVICE})"
             )
         return dict(zip(names, values.mean(0).tolist(), strict=True))
 
@@ -334,9 +338,10 @@ class Trainer:
             for name, split in self.splits.items():
                 # as many training images as there are others: enough to see a gap
                 most = min(limit or len(split), max(len(self.splits["test"]), 1000))
-                row |= {f"{name}/{k}": v for k, v in self._score(split[:most]).items()}
+                row.update({f"{name}/{k}": v for k, v in self._score(split[:most]).items()})
         for callback in self.callbacks:
-            row |= callback(Report(self.game, self.step, span.name, save_due, row)) or {}
+            added = callback(Report(self.game, self.step, span.name, save_due, row))
+            row.update(added or {})
         for module, training in modes.items():
             module.training = training
 
@@ -361,7 +366,7 @@ class Trainer:
             if not torch.isfinite(parameter).all():
                 raise TrainingDiverged(
                     f"parameter {name} is not finite after step {self.step}: training stops, "
-                    f"the last good checkpoint is kept ({self._advice()})"
+                    f"the last good checkpoint is kept ({_ADVICE})"
                 )
         moments = {name: optimizer.state_dict()["state"] for name, optimizer in self.optimizers.items()}
         state = {"step": self.step, "game": self.game.state_dict(), "optimizers": moments}
@@ -369,15 +374,12 @@ class Trainer:
         checkpoint.rotate_and_save(self.directory / "checkpoints", state)
         self._last_save = time.monotonic()
 
-    def _advice(self) -> str:
-        return "a smaller lr, or another seed, may help"
-
     def _restore(self) -> int:
         assert self.directory is not None
         path = checkpoint.latest(self.directory / "checkpoints")
         if path is None:
             return 0
-        state = _load(path)
+        state = checkpoint.load_to_resume(path)
         checkpoint.load_into(self.game, state["game"], path)
         for name, optimizer in self.optimizers.items():
             whole = optimizer.state_dict()
@@ -389,32 +391,6 @@ class Trainer:
             )
         self.log(f"resumes at step {state['step']} of {self.total_steps}, from {path.name}")
         return state["step"]
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        return checkpoint.load(path)
-    except UserError as error:
-        others = [p.name for p in path.parent.glob("previous.safetensors") if p != path]
-        way_out = f"delete it to go on from {others[0]}, or start" if others else "start"
-        raise UserError(f"{error}: {way_out} anew with overwrite=true") from error
-
-
-def choose_device(device: str) -> torch.device:
-    """The device that ``auto``, ``cpu``, ``cuda`` or ``mps`` stands for here."""
-    return _fabric(device, "32").device
-
-
-def _fabric(device: str, precision: str) -> Fabric:
-    if device not in ("auto", "cpu", "cuda", "mps"):
-        raise UserError(f"device must be auto, cpu, cuda or mps, got {device!r}")
-    if str(precision) not in ("32", "bf16-mixed"):
-        raise UserError(f"precision must be 32 or bf16-mixed, got {precision!r}")
-    try:
-        kind: Any = "32-true" if str(precision) == "32" else "bf16-mixed"
-        return Fabric(accelerator=device, devices=1, precision=kind)
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"device={device} cannot be used here: {' '.join(str(error).split())}") from error
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

@@ -27,7 +27,10 @@ _VERSION = 1  # raise it when the architecture or its training changes: cached n
 
 
 class Classifier(nn.Module):
-    """Two convolutions with pooling, then ``FEATURES`` features, then classes.
+    """Two convolutions with average pooling, then ``FEATURES`` features, then classes.
+
+    Without batch normalization and with average pooling its features react to shape more than to how crisp an
+    edge is; with the two, a slight blur weighed ten times more, and drowned the rest.
 
     Args:
         image_shape: ``(C, H, W)``.
@@ -41,13 +44,11 @@ class Classifier(nn.Module):
         channels, height, width = image_shape
         self.trunk = nn.Sequential(
             nn.Conv2d(channels, 32, 3, padding=1),
-            nn.BatchNorm2d(32),
             nn.ReLU(),
-            nn.MaxPool2d(2),
+            nn.AvgPool2d(2),
             nn.Conv2d(32, 64, 3, padding=1),
-            nn.BatchNorm2d(64),
             nn.ReLU(),
-            nn.MaxPool2d(2),
+            nn.AvgPool2d(2),
             nn.Flatten(),
             nn.Linear(64 * (height // 4) * (width // 4), FEATURES),
             nn.ReLU(),
@@ -73,7 +74,7 @@ def train_classifier(
     Args:
         data: With labels.
         seed: Of its initialisation and data order.
-        epochs: Enough for about 2,000 steps, if None.
+        epochs: Enough for about 2,400 steps if None, but at most 40.
         device: Where to train.
         on_step: Called with the number of steps done and of all steps.
 
@@ -89,7 +90,7 @@ def train_classifier(
         data.train.to(torch.device(device)), min(100, len(data.train)), seed=derive_seed(seed, "classifier"),
         fetch=Split.batch, device=device,
     )  # fmt: skip
-    steps = batches.steps_per_epoch * (epochs or max(3, round(2000 / batches.steps_per_epoch)))
+    steps = batches.steps_per_epoch * (epochs or min(40, max(3, round(2400 / batches.steps_per_epoch))))
     adam = torch.optim.Adam(network.parameters(), lr=2e-3)
     decay = torch.optim.lr_scheduler.OneCycleLR(adam, max_lr=2e-3, total_steps=steps)
     for step in range(steps):
@@ -130,9 +131,9 @@ def _fingerprint(data: ImageData) -> str:
     digest = hashlib.sha256()
     for split in (data.train, data.test):
         digest.update(repr(tuple(split.images.shape)).encode())
-        digest.update(memoryview(split.images.contiguous().numpy()))
+        digest.update(split.images.contiguous().numpy().data)
         if split.labels is not None:
-            digest.update(memoryview(split.labels.contiguous().numpy()))
+            digest.update(split.labels.contiguous().numpy().data)
     return digest.hexdigest()[:16]
 
 

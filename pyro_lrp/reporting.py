@@ -1,0 +1,141 @@
+"""What a training run tells people: pictures, log lines, TensorBoard, a summary, closing words."""
+
+from __future__ import annotations
+
+import logging
+import math
+import platform
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pyro_lrp import figures
+from pyro_lrp.errors import UserError
+from pyro_lrp.models import Autoencoder
+from pyro_lrp.randomness import seeded
+from pyro_lrp.trainer import Report, Trainer
+
+__all__ = ["LOG", "SamplePictures", "TensorBoard", "closing_words", "log_report", "log_to", "summarize"]
+
+LOG = logging.getLogger("pyro_lrp")
+_PICTURED = 64
+_VERSIONS = ("pyro_lrp", "torch", "pyro-ppl", "torchvision", "lightning-fabric", "hydra-core", "numpy")
+
+
+class SamplePictures:
+    """Draws the prior, always with the same noise: a picture when one is due, and how far samples stray."""
+
+    def __init__(self, autoencoder: Autoencoder, directory: Path, seed: int) -> None:
+        self.autoencoder, self.directory, self.seed = autoencoder, directory, seed
+
+    def __call__(self, report: Report) -> Mapping[str, float]:
+        with seeded(self.seed, "pictures"):
+            draw = self.autoencoder.draw(1000)
+        if report.picture_due and len(draw.images):
+            picture = figures.grid(draw.images[:_PICTURED])
+            figures.save_png(self.directory / "samples" / f"step_{report.step:07d}_{report.phase}.png", picture)
+            figures.save_png(self.directory / "figures" / "samples.png", picture)
+        largest = draw.latents.abs().max().item() if len(draw.latents) else math.inf
+        return {"samples/non_finite": draw.non_finite, "samples/max_abs_z": largest}
+
+
+def log_report(report: Report) -> None:
+    """A line for the log file; on a screen too, where the output is no terminal and so has no progress bar."""
+    row = report.row
+    shown = {
+        k: row[k] for k in ("train/log_likelihood", "train/log_prior", "test/log_likelihood", "test/log_prior")
+    }
+    text = "  ".join(f"{name} {value:.2f}" for name, value in shown.items())
+    LOG.debug("step %d  epoch %.1f  %s  %s", row["step"], row["epoch"], row["phase"], text)
+
+
+class TensorBoard:
+    """Writes rows of the metrics as scalars, to ``DIR/tensorboard``."""
+
+    def __init__(self, directory: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UserError(
+                "logger=tensorboard needs tensorboard: pip install 'pyro_lrp[tensorboard]'"
+            ) from error
+        self.directory, self._make = directory, SummaryWriter
+        self._writer: Any = None
+
+    def __call__(self, row: Mapping[str, Any]) -> None:
+        if self._writer is None:  # made late, so that a refused run touches nothing; later steps are purged
+            self._writer = self._make(str(self.directory / "tensorboard"), purge_step=row["step"])
+        for name, value in row.items():
+            if isinstance(value, (int, float)) and name != "step":
+                self._writer.add_scalar(name, value, row["step"])
+
+    def close(self) -> None:
+        """Flush what is not yet written."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def log_to(directory: Path) -> None:
+    """Send the log to ``train.log``, and to the screen: less of it where there is a progress bar."""
+    LOG.setLevel(logging.DEBUG)
+    LOG.propagate = False
+    to_file = logging.FileHandler(directory / "train.log", encoding="utf-8")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    to_screen = logging.StreamHandler()
+    to_screen.setLevel(logging.INFO if sys.stderr.isatty() else logging.DEBUG)
+    LOG.handlers = [to_file, to_screen]
+
+
+def summarize(trainer: Trainer, rows: list[dict[str, Any]], circumstances: dict[str, Any]) -> dict[str, Any]:
+    """What ``summary.json`` holds."""
+    players = trainer.game.players()
+    device = trainer.fabric.device
+    last = {phase: row for row in rows for phase in [row["phase"]]}
+    return {
+        "final": rows[-1] if rows else {},
+        "after_phase": last,
+        "seconds": rows[-1]["seconds"] if rows else 0.0,
+        "images_per_second": {phase: row["images_per_second"] for phase, row in last.items()},
+        "parameters": {name: sum(p.numel() for p in player.parameters()) for name, player in players.items()},
+        "circumstances": {**circumstances, "device": str(device), "device_name": _device_name(device),
+                          "threads": torch.get_num_threads(), "platform": platform.platform()},
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _VERSIONS}},
+    }  # fmt: skip
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or device.type
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def closing_words(directory: Path, summary: dict[str, Any]) -> str:
+    """The last lines on the screen: how it went, where the picture is, what to try next."""
+    final = summary["final"]
+    labels = {
+        "log p(x|z), test images": "test/log_likelihood",
+        "log p(z), test codes": "test/log_prior",
+        "log p(z), training codes": "train/log_prior",
+    }
+    lines = [
+        f"  {label:<28}{final[key]:>12.2f} nats" for label, key in labels.items() if final.get(key) is not None
+    ]
+    counts = ", ".join(f"{name} {n:,}" for name, n in summary["parameters"].items())
+    return "\n".join([
+        f"{directory}: {final.get('step', 0)} steps in {summary['seconds']:.0f} s of training",
+        *lines,
+        f"  parameters                  {counts}",
+        f"  samples of the prior        {directory / 'figures' / 'samples.png'}",
+        "try next:",
+        f"  python -m pyro_lrp.sample run={directory} n=100 temperature=0.8",
+        f"  python -m pyro_lrp.evaluate run={directory}",
+    ])  # fmt: skip

@@ -1,0 +1,40 @@
+"""Run a command as a user would, in a process of its own or, for speed, in this one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def in_process(command, *arguments, capsys, monkeypatch):
+    """``(exit code, stdout, stderr)`` of a command's ``main``, run here."""
+    import importlib
+
+    monkeypatch.setattr(sys, "argv", [f"pyro_lrp.{command}", *map(str, arguments)])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # so that what the command sets is undone
+    main = importlib.import_module(f"pyro_lrp.{command}").main
+    code: object = 0
+    try:
+        main()
+    except SystemExit as stop:
+        code = stop.code
+        if isinstance(code, str):  # the interpreter would print it and exit with 1
+            print(code, file=sys.stderr)
+            code = 1
+    out, err = capsys.readouterr()
+    return code or 0, out, err
+
+
+def start(command, *arguments, cwd, **environment):
+    """A process that runs ``python -m pyro_lrp.<command>``."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.Popen(
+        [sys.executable, "-m", f"pyro_lrp.{command}", *map(str, arguments)],
+        cwd=cwd,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )

@@ -1,0 +1,376 @@
+"""Every YAML composes, builds and trains; mistakes are one line that names the key."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from commands import ROOT, in_process
+
+import pyro_lrp
+from pyro_lrp import checkpoint, config
+from pyro_lrp.errors import UserError
+
+QUICK = ("data=fake", "epochs=1", "prior_epochs=1", "device=cpu", "progress=false", "trainer.evaluations=1")
+GROUPS = {
+    folder.name: sorted(p.stem for p in folder.iterdir())
+    for folder in (ROOT / "conf").iterdir()
+    if folder.is_dir()
+}
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYRO_LRP_CACHE", str(tmp_path / "cache"))
+
+    def run(*arguments, command="train"):
+        return in_process(command, *arguments, capsys=capsys, monkeypatch=monkeypatch)
+
+    return run
+
+
+def only_run():
+    (directory,) = Path("runs").glob("*/seed_*")
+    return directory
+
+
+SWAPS = [
+    f"{g}={n}" for g in ("network", "likelihood", "prior", "objective", "trainer", "model") for n in GROUPS[g]
+]
+
+
+@pytest.mark.parametrize("choice", SWAPS)
+def test_every_choice_trains_and_loads(train, choice):
+    code, out, err = train(*QUICK, choice)
+    assert code == 0, err
+    assert "samples of the prior" in out
+    run = only_run()
+    assert (run / "figures" / "samples.png").is_file()
+    assert pyro_lrp.load(run).sample(3).shape == (3, 1, 28, 28)
+
+
+@pytest.mark.parametrize("experiment", GROUPS["experiment"])
+def test_every_experiment_trains_two_steps_on_its_real_data(train, real_data, experiment):
+    short = ("epochs=1", "prior_epochs=1", "data.limit=250", "device=cpu", "progress=false")
+    code, out, err = train(f"experiment={experiment}", f"data.root={real_data}", *short)
+    assert code == 0, err
+    identity = yaml.safe_load((only_run() / "config.yaml").read_text())
+    assert identity["presets"]["data"] == {"mnist_small": "mnist", "fashion_small": "fashion_mnist"}[experiment]
+    assert (identity["latent_dim"], identity["prior"]["layers"], identity["prior"]["width"]) == (16, 8, 256)
+    assert identity["network"]["channels"] == [16, 32]
+
+
+def test_the_data_set_chooses_the_network_and_the_command_line_wins(train):
+    train(*QUICK, "network=infogan_small", "name=a")
+    identity = yaml.safe_load(Path("runs/a/seed_0/config.yaml").read_text())
+    assert identity["network"]["_target_"] == "pyro_lrp.networks.infogan"
+    train(*QUICK, "name=b", "prior=standard_normal", "model=vae_flow")
+    identity = yaml.safe_load(Path("runs/b/seed_0/config.yaml").read_text())
+    assert identity["network"]["_target_"] == "pyro_lrp.networks.mlp"
+    assert identity["presets"]["prior"] == "standard_normal"
+
+
+def test_paper_scale_sizes_are_the_papers():
+    """Spec, section 7."""
+    for name, joint in (("mnist", 200), ("fashion_mnist", 300)):
+        data = yaml.safe_load((ROOT / "conf" / "data" / f"{name}.yaml").read_text())["data"]
+        assert data["flow"] == {"layers": 24, "width": 1024}
+        assert data["epochs"]["flow"] == {"joint": joint, "prior": 100}
+        assert (data["latent_dim"], float(data["lr"]), data["validation"]) == (64, 1e-4, 0.0)
+
+
+def test_given_epochs_keep_the_ratio(train):
+    train("data=fake", "epochs=6", "device=cpu", "progress=false")
+    assert yaml.safe_load((only_run() / "config.yaml").read_text())["prior_epochs"] == 3
+
+
+def test_the_run_directory_holds_what_is_promised(train):
+    code, _, _ = train(*QUICK, "likelihood=gaussian_learned", "likelihood.lr=0.01", "logger=tensorboard")
+    assert code == 0
+    run = only_run()
+    assert str(run) == "runs/vae_flow-flow-fake-beta_0/seed_0"
+    names = {p.name for p in run.iterdir()}
+    assert names >= {
+        "config.yaml",
+        "metrics.jsonl",
+        "checkpoints",
+        "samples",
+        "figures",
+        "summary.json",
+        "train.log",
+    }
+    assert list((run / "tensorboard").glob("events*"))
+    assert not Path("outputs").exists()
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["final"]["step"] == 4
+    assert summary["parameters"].keys() == {"autoencoder", "prior"}
+    assert summary["versions"]["torch"] == torch.__version__.split("+")[0] or summary["versions"]["torch"]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["phase"] for row in rows] == ["joint", "prior_only"]
+    identity = yaml.safe_load((run / "config.yaml").read_text())
+    assert not {"device", "logger", "progress", "overwrite", "name"} & identity.keys()
+
+
+def test_a_finished_run_says_so_and_a_moved_one_loads(train):
+    train(*QUICK)
+    code, out, err = train(*QUICK)
+    assert code == 0
+    assert "already trained" in err
+    assert "samples of the prior" in out
+    run = only_run()
+    before = pyro_lrp.load(run)
+    moved = run.rename("a name, with = and umlauts äö")
+    z = torch.randn(5, 8)
+    assert torch.equal(pyro_lrp.load(moved).prior().log_prob(z), before.prior().log_prob(z))
+    code, out, err = train(
+        f"run={moved}", f"out={moved}/x, y=1.npz", "n=7", "temperature=0.5", command="sample"
+    )
+    assert code == 0, err
+    arrays = np.load(moved / "x, y=1.npz")
+    assert arrays["images"].shape == (7, 1, 28, 28)
+    assert arrays["images"].dtype == np.float32
+    assert 0 <= arrays["images"].min() <= arrays["images"].max() <= 1
+    assert arrays["latents"].shape == (7, 8)
+    train(f"run={moved}", "out=again.npz", "n=7", "temperature=0.5", command="sample")
+    assert np.array_equal(np.load("again.npz")["images"], arrays["images"])
+    code, out, _ = train(f"run={moved}", command="sample")
+    assert out.strip() == f"{moved}/figures/prior.png"
+    assert Path(out.strip()).is_file()
+
+
+def test_circumstances_may_change_between_resumes(train):
+    train(*QUICK)
+    code, _, err = train(*QUICK, "logger=tensorboard", "progress=true")
+    assert code == 0
+    assert "already trained" in err
+
+
+def test_another_identity_is_refused_and_nothing_is_touched(train):
+    train(*QUICK)
+    run = only_run()
+    before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in run.rglob("*")}
+    code, _, err = train(*QUICK, "lr=0.5", "batch_size=7")
+    assert code == 1
+    assert "batch_size (there 100, here 7), lr (there 0.001, here 0.5)" in err
+    assert "name=" in err
+    assert "overwrite=true" in err
+    assert {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in run.rglob("*")} == before
+    code, _, _ = train(*QUICK, "lr=0.5", "overwrite=true")
+    assert code == 0
+    assert yaml.safe_load((run / "config.yaml").read_text())["lr"] == 0.5
+
+
+def test_a_folder_of_somebodys_files_is_refused(train):
+    Path("runs/mine/seed_0").mkdir(parents=True)
+    Path("runs/mine/seed_0/thesis.tex").write_text("x")
+    code, _, err = train(*QUICK, "name=mine")
+    assert code == 1
+    assert "holds files but no run" in err
+    assert [p.name for p in Path("runs/mine/seed_0").iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_directory_that_cannot_be_written_is_named(train):
+    Path("runs").write_text("a file")
+    code, _, err = train(*QUICK)
+    assert code == 1
+    assert err.startswith("error: run directory runs/vae_flow-flow-fake-beta_0/seed_0 cannot be written")
+
+
+MISTAKES = {
+    "unknown model": (("model=vae_flaw",), "model=vae_flaw is unknown; the known ones are: vae_flow"),
+    "unknown prior": (("prior=banana",), "prior=banana is unknown; the known ones are: flow, standard_normal"),
+    "unknown data set": (
+        ("data=mnits",),
+        "data=mnits is unknown; the known ones are: digits, fake, fashion_mnist",
+    ),
+    "unknown key": (("betaa=1",), "unknown key betaa (did you mean beta?)"),
+    "unknown nested key": (("prior.depth=3",), "unknown key prior.depth"),
+    "added key": (("+colour=red",), "unknown key colour"),
+    "added argument": (("+prior.depth=3",), "unexpected keyword argument 'depth'"),
+    "not key=value": (("beta",), "beta"),
+    "negative beta": (("beta=-1",), "beta must be a finite number of at least 0, got -1"),
+    "nan beta": (("beta=nan",), "beta must be a finite number of at least 0, got nan"),
+    "beta in words": (("beta=much",), "beta must be a finite number of at least 0, got 'much'"),
+    "odd latent": (
+        ("latent_dim=3",),
+        "prior: the paper's flow splits a code into halves: expected an even latent_dim",
+    ),
+    "no latent": (("latent_dim=0",), "latent_dim must be a whole number of at least 1, got 0"),
+    "no batch": (("batch_size=0",), "batch_size must be a whole number of at least 1, got 0"),
+    "batch too large": (
+        ("batch_size=1000",),
+        "batch_size must be between 1 and the 230 images there are, got 1000",
+    ),
+    "epochs in words": (("epochs=ten",), "epochs must be a whole number of at least 0, or null, got 'ten'"),
+    "no lr": (("lr=0",), "lr must be a number above 0, got 0"),
+    "limit": (("data.limit=1000",), "data.limit must be between 1 and 256, got 1000"),
+    "image size": (("network=infogan", "data.image_shape=[1,30,30]"), "multiple of 4, got 30x30"),
+    "gamma": (("likelihood.gamma=-1",), "likelihood: expected gamma"),
+    "device": (("device=tpu",), "device must be auto, cpu, cuda or mps, got 'tpu'"),
+    "logger": (("logger=paper",), "logger must be none or tensorboard, got 'paper'"),
+    "missing data": (("data=npz", "data.path=a=b, c.npz"), "data.path: there is no file a=b, c.npz"),
+    "missing mnist": (("data=mnist", "data.root=none here"), "data=mnist needs train-images-idx3-ubyte.gz"),
+    "foreign target": (("prior._target_=os.system",), "prior: _target_ os.system is not allowed"),
+    "unknown target": (("prior._target_=pyro_lrp.priors.Flaw",), "pyro_lrp.priors.Flaw cannot be imported"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_one_line_and_leave_nothing_behind(train, monkeypatch, name):
+    arguments, message = MISTAKES[name]
+    monkeypatch.setattr("pyro_lrp.data._OFFLINE_AFTER", 0.2)
+    given = {a.partition("=")[0] for a in arguments}
+    code, out, err = train(*(a for a in QUICK if a.partition("=")[0] not in given), *arguments)
+    assert code == 1
+    assert message in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert out == ""
+    assert not Path("runs").exists()
+
+
+SAMPLE_MISTAKES = {
+    "no run": (("sample",), "run"),
+    "not a run": (("sample", "run=nowhere"), "run=nowhere is not a run directory"),
+    "mode": (("sample", "run=RUN", "mode=dream"), "mode=dream is unknown; the known ones are: prior"),
+    "ending": (("sample", "run=RUN", "out=x.jpg"), "out must end in .png or .npz, got x.jpg"),
+    "number": (("sample", "run=RUN", "n=0"), "n must be a whole number of at least 1, got 0"),
+    "metric": (
+        ("evaluate", "run=RUN", "metrics=[beauty]"),
+        "metrics: beauty is unknown; the known ones are: [fd_",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLE_MISTAKES)
+def test_mistakes_of_the_other_commands(train, name):
+    (command, *arguments), message = SAMPLE_MISTAKES[name]
+    if "run=RUN" in arguments:
+        train(*QUICK)
+        arguments = [a.replace("RUN", str(only_run())) for a in arguments]
+    code, _, err = train(*arguments, command=command)
+    assert code == 1
+    assert message in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("damage", ["truncated", "another architecture"])
+def test_a_bad_checkpoint_is_one_line(train, damage):
+    train(*QUICK)
+    path = only_run() / "checkpoints" / "last.safetensors"
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    else:
+        state = checkpoint.load(path)
+        state["game"] = {k: v for k, v in state["game"].items() if ".prior." not in k}
+        checkpoint.save(path, state)
+    (only_run() / "summary.json").unlink()
+    content = path.read_bytes()
+    for arguments, command in ((QUICK, "train"), ((f"run={only_run()}",), "sample")):
+        code, _, err = train(*arguments, command=command)
+        assert code == 1
+        assert damage in err.splitlines()[-1]
+    assert path.read_bytes() == content
+
+
+def test_divergence_is_one_line(train):
+    code, _, err = train("data=fake", "lr=1e30", "device=cpu", "progress=false")
+    assert code == 1
+    assert "at step " in err.splitlines()[-1]
+    assert "the last good checkpoint is kept" in err.splitlines()[-1]
+
+
+def test_evaluate_judges_and_keeps_what_is_there(train):
+    train("data=digits", "epochs=2", "prior_epochs=1", "device=cpu", "progress=false")
+    run = only_run()
+    (run / "evaluation.json").write_text('{"other": {"value": 1.0}}')
+    code, out, err = train(f"run={run}", "n=200", "device=cpu", command="evaluate")
+    assert code == 0, err
+    results = json.loads((run / "evaluation.json").read_text())
+    assert results["other"] == {"value": 1.0}
+    assert results["fd_classifier"]["n"] == 200
+    assert results["fd_classifier"]["protocol"]["classifier_accuracy"] > 0.9
+    values = {name: results[f"fd_classifier{name}"]["value"] for name in ("", "_training", "_reconstructions")}
+    assert 0 < 10 * values["_training"] < min(values[""], values["_reconstructions"])  # after two epochs
+    assert "fd_classifier_reconstructions" in out
+    code, _, _ = train(f"run={run}", "n=200", "device=cpu", command="evaluate")
+    assert json.loads((run / "evaluation.json").read_text()) == results
+
+
+MINE = """
+_target_: pyro_lrp.priors.Flow
+dim: ${latent_dim}
+transforms:
+  - _target_: pyro.distributions.transforms.affine_coupling
+    input_dim: ${latent_dim}
+    hidden_dims: [16]
+  - _target_: pyro.distributions.transforms.permute
+    input_dim: ${latent_dim}
+  - _target_: pyro.distributions.transforms.spline_coupling
+    input_dim: ${latent_dim}
+    hidden_dims: [16]
+  - _target_: pyro.distributions.transforms.affine_autoregressive
+    input_dim: ${latent_dim}
+    hidden_dims: [16]
+"""
+
+
+def test_a_users_own_prior_in_yaml(train):
+    """Coupling, permutation, spline coupling, autoregressive: no Python, and one density after reloads."""
+    folder = Path("my conf/prior")
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text(MINE)
+    code, _, err = train(*QUICK, "prior=mine", "--config-dir", "my conf")
+    assert code == 0, err
+    run = Path("runs/vae_flow-mine-fake-beta_0/seed_0")
+    first, second = pyro_lrp.load(run), pyro_lrp.load(run)
+    z = torch.randn(4, 8)
+    final = json.loads((run / "summary.json").read_text())["final"]
+    assert np.isfinite(final["test/log_prior"])
+    assert torch.equal(first.prior().log_prob(z), second.prior().log_prob(z))
+    saved = checkpoint.load(run / "checkpoints" / "last.safetensors")["game"]
+    permutations = [v for k, v in saved.items() if k.endswith("_permutation")]
+    assert any(
+        torch.equal(t.permutation, permutations[0]) for t in first.prior.transforms if hasattr(t, "permutation")
+    )
+
+
+def test_a_strangers_run_cannot_call_what_it_likes(train):
+    train(*QUICK)
+    run = only_run()
+    identity = yaml.safe_load((run / "config.yaml").read_text())
+    for target in ("os.system", "pyro_lrp.data.urllib.request.urlopen", "builtins.eval", "torch.hub.load"):
+        identity["prior"] = {"_target_": target, "_args_": ["echo owned > owned"]}
+        identity["allow_targets"] = ["os.", "builtins."]
+        (run / "config.yaml").write_text(yaml.safe_dump(identity))
+        with pytest.raises(UserError, match="is not allowed"):
+            pyro_lrp.load(run)
+    assert not Path("owned").exists()
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["a b", "it's", "ü,ö", "a=b", "~/x", "[1,2]", "{a: 1}", "back\\slash", "tail\\", "q\\'q", "${x}", "null2"],
+)
+def test_any_path_survives_the_shim(value):
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+
+    override = OverridesParser.create().parse_override(config._quoted(f"data.root={value}"))
+    tree = OmegaConf.create({"root": override.value()})
+    assert tree.root == value
+    assert config._quoted("beta=1") == "beta=1"
+    assert config._quoted("out=null") == "out=null"
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate"])
+def test_help_fits_a_screen(train, command):
+    code, out, _ = train("--help", command=command)
+    assert code == 0
+    assert len(out.splitlines()) <= 40
+    assert max(map(len, out.splitlines())) <= 110
+    assert f"python -m pyro_lrp.{command}" in out

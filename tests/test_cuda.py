@@ -1,0 +1,60 @@
+"""What needs a GPU: ``pytest -m cuda``."""
+
+import pytest
+import torch
+from builders import small_game
+
+from pyro_lrp import data, models, networks, objectives, priors, testing
+from pyro_lrp.likelihoods import Gaussian
+from pyro_lrp.trainer import Phase, Trainer
+
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+@pytest.mark.parametrize("permute", ["swap", "random"])
+def test_laws_and_device_moves(permute):
+    testing.check_prior(lambda: priors.paper_flow(2, 4, 16, permute=permute))
+
+
+def test_log_prob_agrees_with_the_cpu():
+    prior = priors.paper_flow(64, 24, 256)
+    z = torch.randn(100, 64)
+    on_cpu = prior().log_prob(z)
+    on_gpu = prior.cuda()().log_prob(z.cuda()).cpu()
+    torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
+def test_training_resumes_and_ends_finite(tmp_path, precision):
+    def run():
+        return Trainer(
+            small_game(),
+            data.fake(64, (1, 8, 8)),
+            phases=[Phase("joint", 2), Phase("prior_only", 2)],
+            batch_size=16,
+            directory=tmp_path,
+            device="cuda",
+            precision=precision,
+            progress=False,
+        )
+
+    first = run().fit()
+    assert first[-1]["step"] == 16
+    assert run().fit()[-1]["log_prior"] == pytest.approx(first[-1]["log_prior"], rel=1e-6)
+
+
+def test_a_step_of_the_papers_network_does_not_wait_for_the_device():
+    encoder, decoder = networks.infogan((1, 28, 28), 64)
+    ae = models.Autoencoder(encoder, decoder, priors.paper_flow(64, 4, 256), Gaussian(learn=True))
+    game = objectives.LatentGame(ae, objectives.BilevelELBO(0.5))
+    run = Trainer(game, data.fake(300), phases=[Phase("joint", 1)], device="cuda", progress=False)
+    run.fit()
+    run.step = 0
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        import pyro
+
+        with pyro.validation_enabled(False):
+            run._train_step(run.spans[0], run.images)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

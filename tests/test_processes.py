@@ -1,0 +1,72 @@
+"""What only real processes show: a kill in the middle, a run from another directory."""
+
+import json
+import signal
+import time
+
+import pytest
+from commands import start
+
+# about 1,150 tiny steps: long enough to be hit, at 5 steps a report, in either phase
+RUN = (
+    *("data=fake", "data.image_shape=[1,8,8]", "data.n=120", "latent_dim=4", "network.hidden_dims=[32]"),
+    *("batch_size=20", "epochs=150", "prior_epochs=80", "device=cpu", "progress=false", "name=killed"),
+    *("trainer.report_every=5", "trainer.evaluations=2", "trainer.save_minutes=0"),
+)
+LAST = "checkpoints/last.safetensors"
+
+
+def rows(directory):
+    path = directory / "metrics.jsonl"
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+
+
+def kill_at(step, cwd):
+    """Start the run, and kill it without warning as soon as it reports ``step``."""
+    directory = cwd / "runs/killed/seed_0"
+    process = start("train", *RUN, cwd=cwd)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        done = rows(directory)
+        if done and done[-1]["step"] >= step:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            return
+        time.sleep(0.002)
+    process.kill()
+    pytest.fail(f"the run ended before step {step}: {process.communicate()[0]}")
+
+
+def finish(cwd):
+    process = start("train", *RUN, cwd=cwd)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return cwd / "runs/killed/seed_0", output
+
+
+def test_kills_in_both_phases_change_nothing(tmp_path):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    whole, _ = finish(tmp_path / "whole")
+    total = rows(whole)[-1]["step"]
+    joint = max(row["step"] for row in rows(whole) if row["phase"] == "joint")
+    for share in (0.02, 0.4, 0.95):
+        kill_at(int(share * joint), tmp_path / "killed")
+    kill_at(joint + int(0.5 * (total - joint)), tmp_path / "killed")
+    killed, output = finish(tmp_path / "killed")
+    assert "resumes at step" in output
+    assert (killed / LAST).read_bytes() == (whole / LAST).read_bytes()
+    steps = [row["step"] for row in rows(killed)]
+    assert steps == [row["step"] for row in rows(whole)]
+    assert len(steps) == len(set(steps))
+    assert steps[-1] == total
+
+
+def test_console_module_runs_from_another_directory(tmp_path):
+    process = start("train", "--cfg", "job", cwd=tmp_path)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "beta: 0" in output
+    assert list(tmp_path.iterdir()) == []
