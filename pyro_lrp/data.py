@@ -179,7 +179,7 @@ def npz(path: str | Path | None) -> ImageData:
         raise UserError("data=npz needs data.path=FILE, an .npz with train_images and test_images")
     file = Path(path).expanduser()
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
         raise UserError(f"data.path: there is no file {file}") from error

@@ -6,7 +6,8 @@ import logging
 import math
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,8 @@ class TensorBoard:
             self._writer.close()
 
 
-def log_to(directory: Path) -> None:
+@contextmanager
+def log_to(directory: Path) -> Iterator[None]:
     """Send the log to ``train.log``, and to the screen: less of it where there is a progress bar."""
     LOG.setLevel(logging.DEBUG)
     LOG.propagate = False
@@ -88,6 +90,11 @@ def log_to(directory: Path) -> None:
     to_screen = logging.StreamHandler()
     to_screen.setLevel(logging.INFO if sys.stderr.isatty() else logging.DEBUG)
     LOG.handlers = [to_file, to_screen]
+    try:
+        yield
+    finally:
+        LOG.handlers = []
+        to_file.close()
 
 
 def summarize(trainer: Trainer, rows: list[dict[str, Any]], circumstances: dict[str, Any]) -> dict[str, Any]:

@@ -32,15 +32,15 @@ def main(cfg: DictConfig) -> None:
         **{**identity["trainer"], "schedule": config.schedule(identity)},
     )  # fmt: skip
     rundir.claim(directory, identity, overwrite=circumstances["overwrite"])
-    reporting.log_to(directory)
-    summary = rundir.read_summary(directory)
-    if summary is not None:
-        LOG.info("%s is already trained: nothing is left to do (overwrite=true starts anew)", directory)
-    else:
-        LOG.info("%s: %d steps on %s", directory, trainer.total_steps, trainer.fabric.device)
-        rows = trainer.fit()
-        summary = reporting.summarize(trainer, rows, circumstances)
-        rundir.write_json(directory / "summary.json", summary)
+    with reporting.log_to(directory):
+        summary = rundir.read_summary(directory)
+        if summary is not None:
+            LOG.info("%s is already trained: nothing is left to do (overwrite=true starts anew)", directory)
+        else:
+            LOG.info("%s: %d steps on %s", directory, trainer.total_steps, trainer.fabric.device)
+            rows = trainer.fit()
+            summary = reporting.summarize(trainer, rows, circumstances)
+            rundir.write_json(directory / "summary.json", summary)
     if board:
         board.close()
     print(reporting.closing_words(directory, summary))

@@ -74,9 +74,9 @@ def test_streamed_statistics_are_those_of_all_features():
 def test_the_classifier_learns_is_seeded_and_is_cached(tmp_path, monkeypatch):
     monkeypatch.setenv("PYRO_LRP_CACHE", str(tmp_path))
     digits = data.digits()
-    first = train_classifier(digits, epochs=4)
+    first = train_classifier(digits, epochs=25)
     assert first.accuracy > 0.9  # chance is 0.1
-    again = train_classifier(digits, epochs=4)
+    again = train_classifier(digits, epochs=25)
     x = digits.test.batch(slice(0, 50)).x
     with torch.no_grad():
         assert torch.equal(first.features(x), again.features(x))
@@ -101,7 +101,7 @@ def test_a_data_set_without_labels_is_refused():
 
 def test_the_distance_in_features_orders_worse_and_better_images():
     digits = data.digits()
-    network = train_classifier(digits, epochs=4)
+    network = train_classifier(digits, epochs=25)
 
     def statistics(x):
         with torch.no_grad():

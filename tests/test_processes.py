@@ -32,7 +32,7 @@ def kill_at(step, cwd):
         done = rows(directory)
         if done and done[-1]["step"] >= step:
             process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.communicate()
             return
         time.sleep(0.002)
     process.kill()
