@@ -6,6 +6,7 @@ surrogate: its distances compare models with each other, never with published FI
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable
@@ -116,7 +117,7 @@ def classifier_for(
     """
     folder = Path(os.environ.get("PYRO_LRP_CACHE") or "~/.cache/pyro_lrp").expanduser() / "classifiers"
     path = folder / f"{data.name}_{_fingerprint(data)}_v{_VERSION}_seed_{seed}.safetensors"
-    if path.is_file():
+    with contextlib.suppress(UserError):  # missing, or damaged: then it is trained again
         state = checkpoint.load(path)
         network = Classifier(data.image_shape, len(state["head.bias"]))
         checkpoint.load_into(network, state, path)
