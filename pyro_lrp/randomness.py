@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import torch
 
+__all__ = ["derive_seed", "seeded", "untouched_generators"]
+
 
 def derive_seed(seed: int, *labels: str | int) -> int:
     """A 63-bit seed that depends on ``seed`` and on every label.
@@ -30,6 +32,14 @@ def seeded(seed: int, *labels: str | int) -> Iterator[None]:
     >>> bool((a == b).all())
     True
     """
-    with torch.random.fork_rng():
+    with untouched_generators():
         torch.manual_seed(derive_seed(seed, *labels))
+        yield
+
+
+@contextmanager
+def untouched_generators() -> Iterator[None]:
+    """Restore torch's global generators, of the CPU and of the current GPU, when the block ends."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
         yield

@@ -24,7 +24,7 @@ from pyro_lrp.devices import make_fabric
 from pyro_lrp.errors import TrainingDiverged, UserError
 from pyro_lrp.history import History
 from pyro_lrp.objectives import Codes, Game, Turn
-from pyro_lrp.randomness import derive_seed, seeded
+from pyro_lrp.randomness import derive_seed, seeded, untouched_generators
 from pyro_lrp.schedules import Constant, Progress, Schedule
 
 __all__ = ["Phase", "Report", "Trainer"]
@@ -153,7 +153,9 @@ class Trainer:
         self.images = Batches(
             self.splits["train"], batch_size, seed=seed, fetch=Split.batch, device=self.fabric.device
         )
-        self.prior_batch_size = min(prior_batch_size or batch_size, len(train))
+        self.prior_batch_size = prior_batch_size or batch_size
+        if self.prior_batch_size > len(train):
+            raise UserError(f"prior_batch_size must be at most the {len(train)} images there are")
         self._notes: list[str] = []
         self.spans = self._lay_out(phases)
         self.step = 0
@@ -163,7 +165,7 @@ class Trainer:
 
     @property
     def total_steps(self) -> int:
-        return self.spans[-1].stop if self.spans else 0
+        return self.spans[-1].stop
 
     def fit(self) -> list[dict[str, Any]]:
         """Train to the end, from the last checkpoint if there is one; returns the rows of the metrics.
@@ -171,7 +173,7 @@ class Trainer:
         Raises:
             TrainingDiverged: If a term or a parameter stops being finite; the last checkpoint is kept.
         """
-        with torch.random.fork_rng(), pyro.validation_enabled(False):
+        with untouched_generators(), pyro.validation_enabled(False):
             self._prepare()
             for note in self._notes:
                 self.log(note)
@@ -183,8 +185,6 @@ class Trainer:
                     if self.step < span.stop:
                         self._run(span)
         return self.history.rows
-
-    # ------------------------------------------------------------------ set-up
 
     def _lay_out(self, phases: Sequence[Phase]) -> list[Span]:
         spans: list[Span] = []
@@ -200,6 +200,8 @@ class Trainer:
             spans.append(Span(phase.name, turns, phase.epochs, batch_size, per_epoch, start, epoch, image))
             start, epoch = spans[-1].stop, epoch + phase.epochs
             image += (spans[-1].stop - spans[-1].start) * batch_size
+        if not spans:
+            raise UserError("epochs and prior_epochs leave nothing to train: one of them must be above 0")
         return spans
 
     def _prepare(self) -> None:
@@ -224,8 +226,6 @@ class Trainer:
         # a player without parameters (a fixed prior) still has a turn's name; it gets an idle optimizer
         params = [{"params": ps, "lr": rate, "base_lr": rate} for rate, ps in groups.items()]
         return torch.optim.Adam(params or [nn.Parameter(torch.zeros(()))], lr=self.lr, fused=fused)
-
-    # ---------------------------------------------------------------- the loop
 
     def _run(self, span: Span) -> None:
         self.game.train()
@@ -281,8 +281,6 @@ class Trainer:
     def _seed_of(self, span: Span) -> int:
         return derive_seed(self.seed, span.name)
 
-    # ------------------------------------------------------- reports and files
-
     def _report(self, span: Span) -> None:
         terms = self._read_window()
         seconds = time.perf_counter() - self._clock
@@ -311,7 +309,7 @@ class Trainer:
     def _read_window(self) -> dict[str, float]:
         """Means of the terms since the last report: the only moment at which the host waits for the device."""
         names = self._window[0][0]
-        values = torch.stack([row for _, row in self._window]).double().cpu()
+        values = torch.stack([row for _, row in self._window]).cpu().double()
         first = self.step - len(self._window)
         self._window = []
         if not torch.isfinite(values).all():

@@ -204,6 +204,8 @@ MISTAKES = {
         ("batch_size=1000",),
         "batch_size must be between 1 and the 230 images there are, got 1000",
     ),
+    "prior batch too large": (("prior_batch_size=999",), "prior_batch_size must be at most the 230 images"),
+    "nothing to train": (("epochs=0", "prior_epochs=0"), "epochs and prior_epochs leave nothing to train"),
     "epochs in words": (("epochs=ten",), "epochs must be a whole number of at least 0, or null, got 'ten'"),
     "no lr": (("lr=0",), "lr must be a number above 0, got 0"),
     "limit": (("data.limit=1000",), "data.limit must be between 1 and 256, got 1000"),
