@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-import tomllib
 from commands import ROOT
 
 PACKAGE = ROOT / "pyro_lrp"
@@ -99,8 +98,8 @@ def test_nothing_is_unpickled():
         assert "allow_pickle=True" not in text
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")
 def test_the_wheel_holds_conf_and_the_sdist_no_runs():
+    tomllib = pytest.importorskip("tomllib", reason="tomllib came with Python 3.11")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     targets = project["tool"]["hatch"]["build"]["targets"]
     assert targets["wheel"]["force-include"] == {"conf": "pyro_lrp/conf"}
