@@ -230,6 +230,7 @@ class Trainer:
     def _run(self, span: Span) -> None:
         self.game.train()
         batches = self.images if span.name == "joint" else self._codes(span)
+        self.bar.set_description(span.name)
         self._clock = time.perf_counter()
         while self.step < span.stop:
             self._train_step(span, batches)
@@ -299,8 +300,7 @@ class Trainer:
             self._evaluate(span, row, save_due=save_due)
         self.history.append(row)
         self.on_row(row)
-        shown: dict[str, Any] = {k: f"{row[k]:.4g}" for k in ("log_likelihood", "log_prior") if k in row}
-        self.bar.set_description(span.name)
+        shown: dict[str, Any] = {k: f"{row[k]:.2f}" for k in ("log_likelihood", "log_prior") if k in row}
         self.bar.set_postfix(shown | {"images/s": str(round(row["images_per_second"]))})
         if save_due and self.directory:
             self._save()

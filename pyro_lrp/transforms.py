@@ -57,7 +57,6 @@ class _VectorTransform(TransformModule):
     domain = constraints.real_vector
     codomain = constraints.real_vector
     bijective = True
-    sign = 1
 
     def __init__(self) -> None:
         super().__init__(cache_size=0)
