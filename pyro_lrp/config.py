@@ -51,6 +51,7 @@ CIRCUMSTANCES = (
     "trainer.save_minutes",
 )
 DATA_DEFAULTS = ("latent_dim", "lr", "flow", "epochs")  # values that other keys refer to
+FLAGS_WITH_VALUES = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg", "-c")
 PATH_KEYS = ("run", "out", "images", "data.root", "data.path")
 
 
@@ -75,7 +76,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], 
         run = hydra.main(version_base="1.3", config_path=conf_dir(), config_name=name)(job)
 
         def main() -> None:
-            sys.argv[1:] = [_quoted(argument) for argument in sys.argv[1:]]
+            sys.argv[1:] = _ordered([_quoted(argument) for argument in sys.argv[1:]])
             with _one_line_errors(name):
                 os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and we say it in one line
                 run()
@@ -95,6 +96,15 @@ def _one_line_errors(name: str) -> Iterator[None]:
         sys.exit(f"error: {_one_line(error, name)}")
     except KeyboardInterrupt:
         sys.exit("interrupted: the same command goes on from the last checkpoint")
+
+
+def _ordered(arguments: list[str]) -> list[str]:
+    """``key=value`` first, flags after them: argparse refuses keys on both sides of a flag with a value."""
+    keys, flags = [], []
+    for previous, argument in zip(["", *arguments], arguments, strict=False):
+        is_key = "=" in argument and not argument.startswith("-") and previous not in FLAGS_WITH_VALUES
+        (keys if is_key else flags).append(argument)
+    return keys + flags
 
 
 def _quoted(argument: str) -> str:

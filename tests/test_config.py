@@ -326,7 +326,7 @@ def test_a_users_own_prior_in_yaml(train):
     folder = Path("my conf/prior")
     folder.mkdir(parents=True)
     (folder / "mine.yaml").write_text(MINE)
-    code, _, err = train(*QUICK, "prior=mine", "--config-dir", "my conf")
+    code, _, err = train("prior=mine", "--config-dir", "my conf", *QUICK)
     assert code == 0, err
     run = Path("runs/vae_flow-mine-fake-beta_0/seed_0")
     first, second = pyro_lrp.load(run), pyro_lrp.load(run)
