@@ -100,7 +100,8 @@ def _one_line_errors(name: str) -> Iterator[None]:
 
 def _ordered(arguments: list[str]) -> list[str]:
     """``key=value`` first, flags after them: argparse refuses keys on both sides of a flag with a value."""
-    keys, flags = [], []
+    keys: list[str] = []
+    flags: list[str] = []
     for previous, argument in zip(["", *arguments], arguments, strict=False):
         is_key = "=" in argument and not argument.startswith("-") and previous not in FLAGS_WITH_VALUES
         (keys if is_key else flags).append(argument)
