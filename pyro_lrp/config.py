@@ -6,33 +6,29 @@ A run's configuration has two parts. The *identity* decides what is computed and
 
 from __future__ import annotations
 
-import difflib
 import math
-import os
-import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from pyro_lrp import checkpoint, rundir
+from pyro_lrp.cli import conf_dir
 from pyro_lrp.data import ImageData
 from pyro_lrp.errors import UserError
 from pyro_lrp.models import Autoencoder
 from pyro_lrp.objectives import Game
+from pyro_lrp.priors import Prior
 from pyro_lrp.randomness import seeded
 from pyro_lrp.trainer import Phase
 
 __all__ = [
-    "Plan", "build_autoencoder", "build_data", "build_game", "command", "conf_dir", "default_data_root", "load",
+    "Plan", "build_autoencoder", "build_data", "build_game", "conf_dir", "default_data_root", "load",
     "options", "phases", "plan", "schedule",
 ]  # fmt: skip
 
@@ -50,103 +46,8 @@ CIRCUMSTANCES = (
     "data.root",
     "trainer.save_minutes",
 )
+GROUPS_NEEDED = ("data", "network", "likelihood", "prior", "objective", "trainer")
 DATA_DEFAULTS = ("latent_dim", "lr", "flow", "epochs")  # values that other keys refer to
-FLAGS_WITH_VALUES = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg", "-c")
-PATH_KEYS = ("run", "out", "images", "data.root", "data.path")
-
-
-def conf_dir() -> str:
-    """The configuration directory: inside an installed wheel, else beside the package in a checkout."""
-    package = Path(__file__).resolve().parent
-    installed, checkout = package / "conf", package.parent / "conf"
-    return str(installed if installed.is_dir() else checkout)
-
-
-# --------------------------------------------------------------------- commands
-
-
-def command(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Make a command of a function of a composed configuration: mistakes become one line and exit code 1."""
-
-    def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
-        def job(cfg: DictConfig) -> None:
-            with _one_line_errors(name):  # before Hydra sees them: it would add lines of its own
-                function(cfg)
-
-        run = hydra.main(version_base="1.3", config_path=conf_dir(), config_name=name)(job)
-
-        def main() -> None:
-            sys.argv[1:] = _ordered([_quoted(argument) for argument in sys.argv[1:]])
-            with _one_line_errors(name):
-                os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and we say it in one line
-                run()
-
-        return main
-
-    return decorate
-
-
-@contextmanager
-def _one_line_errors(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-        if os.environ.get("PYRO_LRP_TRACEBACK"):
-            raise
-        sys.exit(f"error: {_one_line(error, name)}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on from the last checkpoint")
-
-
-def _ordered(arguments: list[str]) -> list[str]:
-    """``key=value`` first, flags after them: argparse refuses keys on both sides of a flag with a value."""
-    keys: list[str] = []
-    flags: list[str] = []
-    for previous, argument in zip(["", *arguments], arguments, strict=False):
-        is_key = "=" in argument and not argument.startswith("-") and previous not in FLAGS_WITH_VALUES
-        (keys if is_key else flags).append(argument)
-    return keys + flags
-
-
-def _quoted(argument: str) -> str:
-    """Quote the value of a path key for Hydra's grammar, so that any path can be typed as it is."""
-    key, equals, value = argument.partition("=")
-    plain = key.lstrip("+")
-    is_path = plain in PATH_KEYS or plain.startswith("weights.")
-    if not equals or not is_path or not value or value[0] in "'\"" or value == "null":
-        return argument
-    # within quotes Hydra reads only \' and a run of \ before the closing quote; ${ would interpolate
-    escaped = re.sub(r"(\\*)'", r"\1\1\'", value)
-    escaped = re.sub(r"(\\+)$", r"\1\1", escaped).replace("${", "\\${")
-    return f"{key}='{escaped}'"
-
-
-def _one_line(error: BaseException, name: str) -> str:
-    cause: BaseException | None = error
-    while cause is not None and not str(cause):
-        cause = cause.__cause__
-    text = str(cause or type(error).__name__)
-    unknown_group = re.search(
-        r"Could not find '([^']+)/([^'/]+)'\s+Available options in '[^']+':([\w\s]+?)(?:Config|$)", text
-    )
-    if unknown_group:
-        group, choice, known = unknown_group.groups()
-        return f"{group}={choice} is unknown; the known ones are: {', '.join(known.split())}"
-    unknown_key = re.search(r"Could not override '([^']+)'", text) or re.search(
-        r"Key '([^']+)' is not in struct", text
-    )
-    if unknown_key:
-        return f"unknown key {unknown_key.group(1)}{_similar(unknown_key.group(1), name)}; see --help"
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}"
-    return " ".join(text.split())
-
-
-def _similar(key: str, name: str) -> str:
-    keys = [str(k) for k in OmegaConf.load(Path(conf_dir()) / f"{name}.yaml")]
-    groups = [folder.name for folder in Path(conf_dir()).iterdir() if folder.is_dir()]
-    close = difflib.get_close_matches(key, keys + groups, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
 
 
 # ------------------------------------------------------------------- validation
@@ -229,6 +130,9 @@ def plan(cfg: DictConfig) -> Plan:
     stray = sorted(str(key) for key in tree.keys() - known)
     if stray:
         raise UserError(f"unknown key {stray[0]}; see --help")
+    empty = [key for key in GROUPS_NEEDED if not isinstance(tree.get(key), dict)]
+    if empty:
+        raise UserError(f"{empty[0]} must be one of its files; see --help")
     _fill_epochs(tree)
     circumstances = {key: _pop(tree, key) for key in CIRCUMSTANCES}
     for key in DATA_DEFAULTS:
@@ -304,6 +208,10 @@ def build_autoencoder(
         except (TypeError, ValueError) as error:
             raise UserError(f"network: {' '.join(str(error).split())}") from error
         prior = _instantiate(identity["prior"], "prior", allow_targets)
+        expected = (identity["latent_dim"],)
+        if not isinstance(prior, Prior) or tuple(prior.event_shape) != expected:
+            found = tuple(prior.event_shape) if isinstance(prior, Prior) else type(prior).__name__
+            raise UserError(f"prior: expected a Prior over codes of shape {expected} (latent_dim), got {found}")
         return Autoencoder(encoder, decoder, prior, _instantiate(likelihood, "likelihood", allow_targets))
 
 
@@ -348,6 +256,8 @@ def load(run: str | Path, *, allow_targets: Sequence[str] = ()) -> Autoencoder:
 
 
 def _instantiate(node: Any, name: str, allow_targets: Sequence[str]) -> Any:
+    if "_target_" not in node:
+        raise UserError(f"{name}: its configuration has no _target_")
     _refuse_foreign_targets(node, name, tuple(allow_targets))
     try:
         return hydra.utils.instantiate(node, _convert_="all")

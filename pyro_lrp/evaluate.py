@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_lrp import config, rundir
+from pyro_lrp.cli import command
 from pyro_lrp.data import ImageData, chunks
 from pyro_lrp.devices import choose_device
 from pyro_lrp.errors import UserError
@@ -24,7 +25,7 @@ from pyro_lrp.randomness import seeded
 _CHUNK = 500
 
 
-@config.command("evaluate")
+@command("evaluate")
 def main(cfg: DictConfig) -> None:
     """Compute the metrics asked for, keep those already there, print what is new."""
     options = config.options(cfg)

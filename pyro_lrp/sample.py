@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from pyro_lrp import config, figures
 from pyro_lrp.checkpoint import write_atomically
+from pyro_lrp.cli import command
 from pyro_lrp.devices import choose_device
 from pyro_lrp.errors import UserError
 from pyro_lrp.models import Draw
@@ -18,7 +19,7 @@ from pyro_lrp.randomness import seeded
 _MODES = ("prior",)
 
 
-@config.command("sample")
+@command("sample")
 def main(cfg: DictConfig) -> None:
     """Draw, then write one file."""
     options = config.options(cfg)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from pyro_lrp import config, reporting, rundir
+from pyro_lrp.cli import command
 from pyro_lrp.reporting import LOG
 from pyro_lrp.trainer import Trainer
 
 
-@config.command("train")
+@command("train")
 def main(cfg: DictConfig) -> None:
     """Plan, build everything, and only then touch the run directory."""
     plan = config.plan(cfg)

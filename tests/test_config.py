@@ -10,7 +10,7 @@ import yaml
 from commands import ROOT, in_process
 
 import pyro_lrp
-from pyro_lrp import checkpoint, config
+from pyro_lrp import checkpoint, cli
 from pyro_lrp.errors import UserError
 
 QUICK = ("data=fake", "epochs=1", "prior_epochs=1", "device=cpu", "progress=false", "trainer.evaluations=1")
@@ -206,6 +206,13 @@ MISTAKES = {
     ),
     "prior batch too large": (("prior_batch_size=999",), "prior_batch_size must be at most the 230 images"),
     "nothing to train": (("epochs=0", "prior_epochs=0"), "epochs and prior_epochs leave nothing to train"),
+    "no prior": (("prior=null",), "prior must be one of its files"),
+    "no target": (("~prior._target_",), "prior: its configuration has no _target_"),
+    "not a prior": (
+        ("prior._target_=pyro_lrp.transforms.paper_flow",),
+        "prior: expected a Prior over codes of shape",
+    ),
+    "another length": (("prior.dim=6",), "of shape (8,) (latent_dim), got (6,)"),
     "epochs in words": (("epochs=ten",), "epochs must be a whole number of at least 0, or null, got 'ten'"),
     "no lr": (("lr=0",), "lr must be a number above 0, got 0"),
     "limit": (("data.limit=1000",), "data.limit must be between 1 and 256, got 1000"),
@@ -362,11 +369,11 @@ def test_any_path_survives_the_shim(value):
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
 
-    override = OverridesParser.create().parse_override(config._quoted(f"data.root={value}"))
+    override = OverridesParser.create().parse_override(cli._quoted(f"data.root={value}"))
     tree = OmegaConf.create({"root": override.value()})
     assert tree.root == value
-    assert config._quoted("beta=1") == "beta=1"
-    assert config._quoted("out=null") == "out=null"
+    assert cli._quoted("beta=1") == "beta=1"
+    assert cli._quoted("out=null") == "out=null"
 
 
 @pytest.mark.parametrize("command", ["train", "sample", "evaluate"])
