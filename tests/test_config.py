@@ -206,7 +206,8 @@ MISTAKES = {
     ),
     "prior batch too large": (("prior_batch_size=999",), "prior_batch_size must be at most the 230 images"),
     "nothing to train": (("epochs=0", "prior_epochs=0"), "epochs and prior_epochs leave nothing to train"),
-    "no prior": (("prior=null",), "prior must be one of its files"),
+    "no prior": (("prior=null",), "prior=null names nothing; the known ones are: flow, standard_normal"),
+    "removed prior": (("~prior",), "prior must be one of its files"),
     "no target": (("~prior._target_",), "prior: its configuration has no _target_"),
     "not a prior": (
         ("prior._target_=pyro_lrp.transforms.paper_flow",),
