@@ -4,8 +4,13 @@ import json
 import signal
 import time
 
+import numpy as np
 import pytest
 from commands import start
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+
+import pyro_lrp
 
 # about 1,150 tiny steps: long enough to be hit, at 5 steps a report, in either phase
 RUN = (
@@ -62,6 +67,27 @@ def test_kills_in_both_phases_change_nothing(tmp_path):
     assert steps == [row["step"] for row in rows(whole)]
     assert len(steps) == len(set(steps))
     assert steps[-1] == total
+
+
+def test_the_default_command_draws_digits(tmp_path):
+    """What the README's first command promises: 500 samples that a classifier of real digits takes for digits."""
+    process = start("train", "progress=false", "device=cpu", cwd=tmp_path, OMP_NUM_THREADS="2")
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    assert "samples.png" in output
+    assert "try next" in output
+    directory = tmp_path / "runs/vae_flow-flow-digits-beta_0/seed_0"
+    images = pyro_lrp.load(directory).sample(500).flatten(1).numpy()
+    real = load_digits()
+    judge = LogisticRegression(max_iter=5000).fit(real.data / 16, real.target)
+    probabilities = judge.predict_proba(images)
+    assert probabilities.max(1).mean() > 0.8
+    assert np.bincount(probabilities.argmax(1), minlength=10).min() >= 10  # 2 % of each class
+    joint = [row for row in rows(directory) if row["phase"] == "joint"]
+    prior = [row for row in rows(directory) if row["phase"] == "prior_only"]
+    assert joint[-1]["log_likelihood"] > joint[0]["log_likelihood"] + 1
+    assert prior[-1]["log_prior"] > prior[0]["log_prior"] + 0.3
+    assert prior[-1]["log_prior"] > joint[0]["log_prior"]
 
 
 def test_console_module_runs_from_another_directory(tmp_path):

@@ -17,7 +17,7 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
     is symmetric: exact in float64 for singular covariances too, without an iterative matrix root.
 
     Args:
-        mean1: Shape ``(d,)``.
+        mean1: Shape ``(d,)``; a tensor or an array.
         cov1: Shape ``(d, d)``, symmetric positive semi-definite.
         mean2: As ``mean1``.
         cov2: As ``cov1``.
@@ -29,7 +29,7 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
     >>> frechet_distance(zero, eye, torch.ones(3), eye)
     3.0
     """
-    mean1, cov1, mean2, cov2 = (t.detach().cpu().double() for t in (mean1, cov1, mean2, cov2))
+    mean1, cov1, mean2, cov2 = (torch.as_tensor(t).detach().cpu().double() for t in (mean1, cov1, mean2, cov2))
     if not (mean1.shape == mean2.shape and cov1.shape == cov2.shape == (len(mean1), len(mean1))):
         raise ValueError(f"expected equal sizes, got {[tuple(t.shape) for t in (mean1, cov1, mean2, cov2)]}")
     values, vectors = torch.linalg.eigh(cov1)
