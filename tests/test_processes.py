@@ -70,7 +70,7 @@ def test_kills_in_both_phases_change_nothing(tmp_path):
 
 
 def test_the_default_command_draws_digits(tmp_path):
-    """What the README's first command promises: 500 samples that a classifier of real digits takes for digits."""
+    """The README's first command: 500 samples that a classifier of real digits takes for digits."""
     process = start("train", "progress=false", "device=cpu", cwd=tmp_path, OMP_NUM_THREADS="2")
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
