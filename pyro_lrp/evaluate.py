@@ -38,14 +38,8 @@ def main(cfg: DictConfig) -> None:
                 bar.total = steps
                 bar.update(step - bar.n)
 
-            new = METRICS[name](
-                autoencoder.to(device),
-                data,
-                n=options["n"],
-                seed=options["seed"],
-                device=device,
-                on_step=on_step,
-            )
+            common = {"n": options["n"], "seed": options["seed"], "device": device, "on_step": on_step}
+            new = METRICS[name](autoencoder.to(device), data, **common)
         results |= new
         rundir.write_json(path, results)
         for key, result in new.items():

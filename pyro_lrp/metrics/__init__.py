@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyro_lrp.metrics.classifier import Classifier, train_classifier
-from pyro_lrp.metrics.fd_classifier import fd_classifier
+from pyro_lrp.metrics.classifier_distance import fd_classifier
 from pyro_lrp.metrics.frechet import FeatureStatistics, frechet_distance
 
 __all__ = [

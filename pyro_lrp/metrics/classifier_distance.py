@@ -50,9 +50,7 @@ def fd_classifier(
     """
     network = classifier_for(data, device=device, on_step=on_step)
     test = data.test.to(torch.device(device))
-    with seeded(
-        seed, "evaluate", "fd_classifier"
-    ):  # after the classifier, which may or may not be trained first
+    with seeded(seed, "evaluate", "fd_classifier"):  # after the classifier, which may be trained or cached
         draw = autoencoder.draw(n)
         reconstructions = [autoencoder.reconstruct(batch.x) for batch in chunks(test)]
         train = data.train[torch.randperm(len(data.train))[:n]].to(torch.device(device))
