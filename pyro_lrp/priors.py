@@ -63,7 +63,8 @@ class _NormalBase(Prior):
 
     def base(self, temperature: float = 1.0) -> TorchDistribution:
         """N(0, temperature^2 I)."""
-        return dist.Normal(self.zero, temperature).to_event(1)
+        # filled on the device: a Python number would be copied there, which waits for it
+        return dist.Normal(self.zero, torch.full_like(self.zero, temperature)).to_event(1)
 
 
 class StandardNormal(_NormalBase):
