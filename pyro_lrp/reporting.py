@@ -62,7 +62,7 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise UserError(
-                "logger=tensorboard needs tensorboard: pip install 'pyro_lrp[tensorboard]'"
+                "logger=tensorboard needs a package: pip install tensorboard"
             ) from error
         self.directory, self._make = directory, SummaryWriter
         self._writer: Any = None
