@@ -41,7 +41,7 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
     """
     tensors: dict[str, Tensor] = {}
     tree = _take_tensors(state, "", tensors)
-    metadata = {_KEY: json.dumps({"tree": tree, "sha256": _digest(tensors)}, sort_keys=True)}
+    metadata = {_KEY: json.dumps({"tree": tree, "sha256": _digest(tree, tensors)}, sort_keys=True)}
     write_atomically(Path(path), lambda target: save_file(tensors, target, metadata))
 
 
@@ -58,11 +58,12 @@ def load(path: str | Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             record = json.loads((file.metadata() or {})[_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        tree, checksum = record["tree"], record["sha256"]
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(f"checkpoint {path} is truncated or is not a checkpoint ({error})") from error
-    if record["sha256"] != _digest(tensors):
+    if checksum != _digest(tree, tensors):
         raise UserError(f"checkpoint {path} is damaged: its contents do not match their checksum")
-    return _put_tensors(record["tree"], tensors)
+    return _put_tensors(tree, tensors)
 
 
 def load_to_resume(path: Path) -> dict[str, Any]:
@@ -126,9 +127,9 @@ def _put_tensors(node: Any, tensors: dict[str, Tensor]) -> Any:
     return node
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _digest(tree: Any, tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode())
     for name in sorted(tensors):
-        digest.update(name.encode())
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
         digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

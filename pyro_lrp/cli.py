@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -43,6 +44,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], 
         def main() -> None:
             sys.argv[1:] = _ordered([_quoted(argument) for argument in sys.argv[1:]])
             with _one_line_errors(name):
+                _refuse_unknown_flags(sys.argv[1:])
                 _refuse_no_choice(sys.argv[1:])
                 os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and we say it in one line
                 run()
@@ -62,6 +64,20 @@ def _one_line_errors(name: str) -> Iterator[None]:
         sys.exit(f"error: {_one_line(error, name)}")
     except KeyboardInterrupt:
         sys.exit("interrupted: the same command goes on from the last checkpoint")
+    except Exception as error:  # a bug, or a mistake that nobody foresaw
+        if os.environ.get("PYRO_LRP_TRACEBACK"):
+            raise
+        text = " ".join(str(error).split())[:300]
+        sys.exit(f"error: {type(error).__name__}: {text} (PYRO_LRP_TRACEBACK=1 shows where)")
+
+
+def _refuse_unknown_flags(arguments: list[str]) -> None:
+    known = {flag for action in get_args_parser()._actions for flag in action.option_strings}
+    for argument in arguments:
+        if argument.startswith("="):
+            raise UserError(f"{argument} has no key; see --help")
+        if argument.startswith("-") and argument.partition("=")[0] not in known:
+            raise UserError(f"unknown flag {argument}; see --help")
 
 
 def _refuse_no_choice(arguments: list[str]) -> None:

@@ -83,6 +83,11 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "trainer.evaluations": _COUNT,
     "trainer.evaluation_images": _COUNT,
     "trainer.save_minutes": (lambda v: _is_number(v) and v >= 0, "a number of at least 0"),
+    "allow_targets": (
+        lambda v: isinstance(v, list) and all(isinstance(p, str) and p for p in v),
+        "a list of prefixes of dotted names, such as [my_package.]",
+    ),
+    "metrics": (lambda v: isinstance(v, list) and all(isinstance(m, str) for m in v), "a list of names"),
     "progress": _FLAG,
     "overwrite": _FLAG,
     "logger": (lambda v: v in ("none", "tensorboard"), "none or tensorboard"),
@@ -136,7 +141,9 @@ def plan(cfg: DictConfig) -> Plan:
     _fill_epochs(tree)
     circumstances = {key: _pop(tree, key) for key in CIRCUMSTANCES}
     for key in DATA_DEFAULTS:
-        tree["data"].pop(key)
+        tree["data"].pop(key, None)
+    if not isinstance(tree["trainer"].get("schedule"), dict):
+        raise UserError("trainer.schedule must be a schedule with a _target_")
     name, seed = tree.pop("name"), tree["seed"]
     directory = Path("runs") / str(name or _default_name(groups, tree["beta"])) / f"seed_{seed}"
     return Plan({"presets": groups, **tree}, circumstances, directory)
@@ -193,7 +200,7 @@ def build_data(
         node["root"] = root
     if path is not None:
         node["path"] = path
-    return _instantiate(node, "data", allow_targets).limited(identity["data"]["limit"])
+    return _instantiate(node, "data", allow_targets)
 
 
 def build_autoencoder(
@@ -205,7 +212,7 @@ def build_autoencoder(
         network = _instantiate(identity["network"], "network", allow_targets)
         try:
             encoder, decoder = network(image_shape=tuple(image_shape), latent_dim=identity["latent_dim"])
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError, IndexError) as error:
             raise UserError(f"network: {' '.join(str(error).split())}") from error
         prior = _instantiate(identity["prior"], "prior", allow_targets)
         expected = (identity["latent_dim"],)
@@ -224,9 +231,9 @@ def build_game(identity: dict[str, Any], autoencoder: Autoencoder, allow_targets
         raise UserError(f"objective: {error}") from error
 
 
-def schedule(identity: dict[str, Any]) -> Callable[..., float]:
+def schedule(identity: dict[str, Any], allow_targets: Sequence[str] = ()) -> Callable[..., float]:
     """The learning-rate schedule of a run."""
-    return _instantiate(identity["trainer"]["schedule"], "trainer.schedule", ())
+    return _instantiate(identity["trainer"]["schedule"], "trainer.schedule", allow_targets)
 
 
 def load(run: str | Path, *, allow_targets: Sequence[str] = ()) -> Autoencoder:
@@ -248,9 +255,8 @@ def load(run: str | Path, *, allow_targets: Sequence[str] = ()) -> Autoencoder:
         raise UserError(f"run {directory} has no checkpoint yet: train it first")
     autoencoder = build_autoencoder(identity, identity["image_shape"], allow_targets)
     prefix = "autoencoder."
-    state = {
-        k.removeprefix(prefix): v for k, v in checkpoint.load(path)["game"].items() if k.startswith(prefix)
-    }
+    game = checkpoint.load(path).get("game", {})
+    state = {k.removeprefix(prefix): v for k, v in game.items() if k.startswith(prefix)}
     checkpoint.load_into(autoencoder, state, path)
     return autoencoder.eval()
 
@@ -258,7 +264,8 @@ def load(run: str | Path, *, allow_targets: Sequence[str] = ()) -> Autoencoder:
 def _instantiate(node: Any, name: str, allow_targets: Sequence[str]) -> Any:
     if "_target_" not in node:
         raise UserError(f"{name}: its configuration has no _target_")
-    _refuse_foreign_targets(node, name, tuple(allow_targets))
+    prefixes = (allow_targets,) if isinstance(allow_targets, str) else tuple(allow_targets)
+    _refuse_foreign_targets(node, name, prefixes)
     try:
         return hydra.utils.instantiate(node, _convert_="all")
     except InstantiationException as error:
@@ -272,11 +279,14 @@ def _instantiate(node: Any, name: str, allow_targets: Sequence[str]) -> Any:
 
 def _refuse_foreign_targets(node: Any, name: str, allow_targets: tuple[str, ...]) -> None:
     """A configuration can name any callable, so one from a stranger must not get to call what it likes."""
+    if isinstance(node, str) and "${" in node:  # already resolved: what is left could make a node of its own
+        raise UserError(f"{name}: {node!r} is an interpolation, which a run's configuration must not hold")
     if isinstance(node, dict):
         target = node.get("_target_")
         if target is not None:
             _check_target(str(target), name, allow_targets)
         for key, value in node.items():
+            _refuse_foreign_targets(str(key), f"{name}.{key}", allow_targets)
             _refuse_foreign_targets(value, f"{name}.{key}", allow_targets)
     elif isinstance(node, (list, tuple)):
         for index, value in enumerate(node):
@@ -284,11 +294,13 @@ def _refuse_foreign_targets(node: Any, name: str, allow_targets: tuple[str, ...]
 
 
 def _check_target(target: str, name: str, allow_targets: tuple[str, ...]) -> None:
-    allowed = ALLOWED_TARGETS + allow_targets
+    data_only = () if name == "data" else ("pyro_lrp.data.",)  # its functions read files and may download
+    allowed = tuple(p for p in ALLOWED_TARGETS if p not in data_only) + allow_targets
     refusal = UserError(
         f"{name}: _target_ {target} is not allowed; if you trust it, add its module to allow_targets"
     )
-    if not target.startswith(allowed):
+    private = any(part.startswith("_") for part in target.split("."))
+    if private or not target.startswith(allowed):
         raise refusal
     try:
         found = hydra.utils.get_object(target)

@@ -185,7 +185,11 @@ def npz(path: str | Path | None) -> ImageData:
         raise UserError(f"data.path: there is no file {file}") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
         raise UserError(f"data.path: {file} is not a readable .npz file, or is truncated ({error})") from error
-    return ImageData("npz", _npz_split(arrays, "train", file), _npz_split(arrays, "test", file))
+    train, test = _npz_split(arrays, "train", file), _npz_split(arrays, "test", file)
+    if train.images.shape[1:] != test.images.shape[1:]:
+        shapes = f"{tuple(train.images.shape[1:])} and {tuple(test.images.shape[1:])}"
+        raise UserError(f"data.path: training and test images in {file} differ in shape (C, H, W): {shapes}")
+    return ImageData("npz", train, test)
 
 
 def fake(n: int = 256, image_shape: Sequence[int] = (1, 28, 28), classes: int = 10) -> ImageData:

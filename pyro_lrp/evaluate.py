@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -20,7 +19,9 @@ def main(cfg: DictConfig) -> None:
     """Compute the metrics asked for, keep those already there, print what is new."""
     options = config.options(cfg)
     names = options["metrics"]
-    unknown = [name for name in names if name not in METRICS] if isinstance(names, list) else [names]
+    unknown = [name for name in names if name not in METRICS]
+    if options["n"] < 2:
+        raise UserError("n must be at least 2: a covariance needs two samples")
     if unknown:
         raise UserError(f"metrics: {unknown[0]} is unknown; the known ones are: [{', '.join(METRICS)}]")
     run = Path(str(options["run"])).expanduser()
@@ -30,7 +31,7 @@ def main(cfg: DictConfig) -> None:
     data = config.build_data(identity, root, options["data"]["path"], options["allow_targets"])
     device = choose_device(options["device"])
     path = run / "evaluation.json"
-    results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    results = rundir.read_json(path) if path.is_file() else {}
     for name in names:
         with tqdm(desc=name, unit="step", leave=False, disable=None if options["progress"] else True) as bar:
 

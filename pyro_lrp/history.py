@@ -9,7 +9,7 @@ from typing import Any
 
 from pyro_lrp.checkpoint import write_atomically
 
-__all__ = ["History"]
+__all__ = ["History", "plain", "read_rows"]
 
 
 class History:
@@ -47,10 +47,15 @@ def read_rows(path: Path | None) -> list[dict[str, Any]]:
 
 
 def _line(row: dict[str, Any]) -> str:
-    plain = {k: _plain(v) if isinstance(v, float) else v for k, v in row.items()}
-    return json.dumps(plain) + "\n"
+    return json.dumps(plain(row), allow_nan=False) + "\n"
 
 
-def _plain(value: float) -> float | None:
-    """Eight digits; null for what JSON has no number for."""
-    return float(f"{value:.8g}") if math.isfinite(value) else None
+def plain(node: Any) -> Any:
+    """A tree for JSON: floats of eight digits, and null for what JSON has no number for."""
+    if isinstance(node, dict):
+        return {key: plain(value) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [plain(value) for value in node]
+    if isinstance(node, float):
+        return float(f"{node:.8g}") if math.isfinite(node) else None
+    return node

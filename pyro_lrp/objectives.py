@@ -199,6 +199,8 @@ class LatentGame(Game):
 
     def __init__(self, autoencoder: Autoencoder, elbo: BilevelELBO) -> None:
         super().__init__()
+        if not isinstance(elbo, BilevelELBO):
+            raise TypeError(f"expected elbo to be a BilevelELBO, got {elbo!r}")
         if not autoencoder.prior.has_log_prob:
             kind = type(autoencoder.prior).__name__
             raise TypeError(f"{type(elbo).__name__} needs log p(z), and the prior {kind} can only be sampled")

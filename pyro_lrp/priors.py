@@ -208,7 +208,9 @@ class Flow(_NormalBase):
                 error_size = (back - x).abs().max().item()
                 raise ValueError(f"{name} has no accurate inverse: a round trip is off by {error_size:.2g}")
             x = y
-        if not torch.isfinite(self.to_base(3.0 * points)).all():
+        far = 3.0 * points
+        base = self.to_base(far)
+        if not (torch.isfinite(base).all() and torch.allclose(self.to_latent(base), far, atol=1e-2)):
             last = _name(self.transforms[-1])
             raise ValueError(
                 f"the transforms do not reach all codes (the last is {last}), so some have no density"

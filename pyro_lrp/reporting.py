@@ -61,9 +61,7 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise UserError(
-                "logger=tensorboard needs a package: pip install tensorboard"
-            ) from error
+            raise UserError("logger=tensorboard needs a package: pip install tensorboard") from error
         self.directory, self._make = directory, SummaryWriter
         self._writer: Any = None
 

@@ -11,9 +11,11 @@ import yaml
 
 from pyro_lrp.checkpoint import write_atomically
 from pyro_lrp.errors import UserError
+from pyro_lrp.history import plain
 
-__all__ = ["claim", "read_identity", "read_summary", "write_json"]
+__all__ = ["claim", "read_identity", "read_json", "read_summary", "write_json"]
 
+_NEEDED = {"image_shape", "latent_dim", "seed", "network", "prior", "likelihood", "data", "presets"}
 _CONTENTS = (
     "config.yaml", "metrics.jsonl", "checkpoints", "samples", "figures", "evaluation.json", "summary.json",
     "train.log", "tensorboard",
@@ -27,8 +29,10 @@ def claim(directory: Path, identity: dict[str, Any], *, overwrite: bool) -> None
         UserError: If it holds another identity, or files of nobody's run, or cannot be written.
     """
     try:
-        if directory.exists() and not overwrite:
-            _refuse_another(directory, identity)
+        if directory.exists():
+            _refuse_foreign_files(directory)
+            if not overwrite:
+                _refuse_another(directory, identity)
         directory.mkdir(parents=True, exist_ok=True)
         if overwrite:
             _empty(directory)
@@ -50,7 +54,7 @@ def read_identity(directory: Path) -> dict[str, Any]:
         identity = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not readable YAML") from error
-    if not isinstance(identity, dict) or "image_shape" not in identity:
+    if not isinstance(identity, dict) or not identity.keys() >= _NEEDED:
         raise UserError(f"{path} is not the configuration of a run")
     return identity
 
@@ -58,19 +62,33 @@ def read_identity(directory: Path) -> dict[str, Any]:
 def read_summary(directory: Path) -> dict[str, Any] | None:
     """The summary of a finished run, or None."""
     path = directory / "summary.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, or one sentence that names the file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not readable JSON: mend it or delete it") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a JSON object: mend it or delete it")
+    return content
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON for people to read, atomically."""
-    text = json.dumps(content, indent=2, sort_keys=False) + "\n"
+    text = json.dumps(plain(content), indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda target: target.write_text(text, encoding="utf-8"))
+
+
+def _refuse_foreign_files(directory: Path) -> None:
+    if not (directory / "config.yaml").is_file() and any(directory.iterdir()):
+        raise UserError(f"{directory} holds files but no run: choose another name=…")
 
 
 def _refuse_another(directory: Path, identity: dict[str, Any]) -> None:
     if not (directory / "config.yaml").is_file():
-        if any(directory.iterdir()):
-            raise UserError(f"{directory} holds files but no run: choose another name=…")
         return
     theirs = _flat(read_identity(directory))
     ours = _flat(yaml.safe_load(_dump(identity)))

@@ -1,11 +1,19 @@
-"""Learning-rate schedules: pure functions of how far training has come."""
+"""Phases of training, and learning-rate schedules: pure functions of how far training has come."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Constant", "ConstantThenLinear", "Halving", "Progress", "Schedule"]
+__all__ = ["Constant", "ConstantThenLinear", "Halving", "Phase", "Progress", "Schedule"]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Some epochs of ``"joint"`` or of ``"prior_only"`` training."""
+
+    name: str
+    epochs: int
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,11 @@ class ConstantThenLinear:
     start: float = 0.5
     final: float = 0.02
 
+    def __post_init__(self) -> None:
+        for name, value in (("start", self.start), ("final", self.final)):
+            if not (isinstance(value, (int, float)) and 0 <= value <= 1):
+                raise ValueError(f"expected {name} to be a share between 0 and 1, got {value!r}")
+
     def __call__(self, progress: Progress) -> float:
         decayed = max(0.0, progress.fraction - self.start) / max(1.0 - self.start, 1e-9)
         return 1.0 - (1.0 - self.final) * decayed
@@ -52,6 +65,10 @@ class Halving:
     """
 
     every: int
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.every, int) and self.every >= 1):
+            raise ValueError(f"expected every to be a whole number of at least 1, got {self.every!r}")
 
     def __call__(self, progress: Progress) -> float:
         return 0.5 ** (progress.epoch // self.every)

@@ -254,14 +254,16 @@ def _jiggle(module: nn.Module, size: float = 0.1) -> None:
 def _float64(module: nn.Module) -> Iterator[None]:
     """The module in float64 within the block; afterwards its state, dtypes and mode are what they were."""
     state = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    devices = [tensor.device for tensor in state.values()]
     training = module.training
-    module.double().eval()
+    module.cpu().double().eval()
     try:
         with _default_dtype(torch.float64):
             yield
     finally:
         dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
         module.to(dtypes.pop() if len(dtypes) == 1 else torch.float32)
+        module.to(devices[0] if devices else "cpu")
         module.load_state_dict(state)
         module.train(training)
 

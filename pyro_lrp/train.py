@@ -17,6 +17,7 @@ def main(cfg: DictConfig) -> None:
     circumstances, directory = plan.circumstances, plan.directory
     allow = circumstances["allow_targets"]
     data = config.build_data(plan.identity, circumstances["data.root"], allow_targets=allow)
+    data = data.limited(plan.identity["data"].get("limit"))
     identity = {**plan.identity, "image_shape": list(data.image_shape)}
     autoencoder = config.build_autoencoder(identity, data.image_shape, allow)
     board = reporting.TensorBoard(directory) if circumstances["logger"] == "tensorboard" else None
@@ -25,12 +26,12 @@ def main(cfg: DictConfig) -> None:
         phases=config.phases(identity), lr=identity["lr"],
         lr_of={"autoencoder.likelihood": identity["likelihood"].get("lr") or identity["lr"]},
         batch_size=identity["batch_size"], prior_batch_size=identity["prior_batch_size"],
-        validation=identity["data"]["validation"], precision=str(identity["precision"]),
+        validation=identity["data"].get("validation", 0.0), precision=str(identity["precision"]),
         device=circumstances["device"], progress=circumstances["progress"], log=LOG.info,
         on_row=board or (lambda row: None),
         callbacks=[reporting.SamplePictures(autoencoder, directory, identity["seed"]), reporting.log_report],
         save_minutes=circumstances["trainer.save_minutes"],
-        **{**identity["trainer"], "schedule": config.schedule(identity)},
+        **{**identity["trainer"], "schedule": config.schedule(identity, allow)},
     )  # fmt: skip
     rundir.claim(directory, identity, overwrite=circumstances["overwrite"])
     with reporting.log_to(directory):
@@ -38,7 +39,6 @@ def main(cfg: DictConfig) -> None:
         if summary is not None:
             LOG.info("%s is already trained: nothing is left to do (overwrite=true starts anew)", directory)
         else:
-            LOG.info("%s: %d steps on %s", directory, trainer.total_steps, trainer.fabric.device)
             rows = trainer.fit()
             summary = reporting.summarize(trainer, rows, circumstances)
             rundir.write_json(directory / "summary.json", summary)

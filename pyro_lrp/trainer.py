@@ -25,17 +25,9 @@ from pyro_lrp.errors import TrainingDiverged, UserError
 from pyro_lrp.history import History
 from pyro_lrp.objectives import Codes, Game, Turn
 from pyro_lrp.randomness import derive_seed, seeded, untouched_generators
-from pyro_lrp.schedules import Constant, Progress, Schedule
+from pyro_lrp.schedules import Constant, Phase, Progress, Schedule
 
 __all__ = ["Phase", "Report", "Trainer"]
-
-
-@dataclass(frozen=True)
-class Phase:
-    """Some epochs of ``"joint"`` or of ``"prior_only"`` training."""
-
-    name: str
-    epochs: int
 
 
 @dataclass(frozen=True)
@@ -72,7 +64,6 @@ class Report:
     row: Mapping[str, Any]
 
 
-_ADVICE = "a smaller lr, or another seed, may help"
 Callback = Callable[[Report], "Mapping[str, float] | None"]
 
 
@@ -149,11 +140,16 @@ class Trainer:
 
         train, held_out = data.hold_out(validation)
         splits = {"train": train, "validation": held_out, "test": data.test}
+        if not len(train) or not len(data.test):
+            raise UserError("data: there must be training images, besides the held-out ones, and test images")
         self.splits = {name: s.to(self.fabric.device) for name, s in splits.items() if len(s)}
         self.images = Batches(
             self.splits["train"], batch_size, seed=seed, fetch=Split.batch, device=self.fabric.device
         )
         self.prior_batch_size = prior_batch_size or batch_size
+        normalized = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in game.modules())
+        if batch_size == 1 and normalized:
+            raise UserError("batch_size must be at least 2 for a network with batch normalization")
         if self.prior_batch_size > len(train):
             raise UserError(f"prior_batch_size must be at most the {len(train)} images there are")
         self._notes: list[str] = []
@@ -177,6 +173,8 @@ class Trainer:
             self._prepare()
             for note in self._notes:
                 self.log(note)
+            where = "" if self.directory is None else f"{self.directory}: "
+            self.log(f"{where}{self.total_steps} steps on {self.fabric.device}")
             with tqdm(
                 total=self.total_steps, initial=self.step, disable=None if self.show_progress else True,
                 unit="step", dynamic_ncols=True, mininterval=0.5, leave=False,
@@ -210,7 +208,9 @@ class Trainer:
             with seeded(self.seed, "initialize"):
                 self.game.initialize(self.images.at(0))
             self.optimizers = {name: self._optimizer(player) for name, player in self.game.players().items()}
-        self.step = self._restore() if self.directory else self.step
+        if self.directory:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self.step = self._restore()
         self.history = History(self.directory / "metrics.jsonl" if self.directory else None, self.step)
         self._clock = time.perf_counter()
         self._images_since_report = 0
@@ -315,8 +315,7 @@ class Trainer:
         if not torch.isfinite(values).all():
             step, column = (~torch.isfinite(values)).nonzero()[0].tolist()
             raise TrainingDiverged(
-                f"{names[column]} is {values[step, column].item()} at step {first + step + 1}: training stops, "
-                f"the last good checkpoint is kept ({_ADVICE})"
+                f"{names[column]} is {values[step, column].item()} at step {first + step + 1}: {self._kept()}"
             )
         return dict(zip(names, values.mean(0).tolist(), strict=True))
 
@@ -360,17 +359,19 @@ class Trainer:
         return row
 
     def _save(self) -> None:
-        for name, parameter in self.game.named_parameters():
-            if not torch.isfinite(parameter).all():
-                raise TrainingDiverged(
-                    f"parameter {name} is not finite after step {self.step}: training stops, "
-                    f"the last good checkpoint is kept ({_ADVICE})"
-                )
+        for name, tensor in self.game.state_dict().items():
+            if not torch.isfinite(tensor).all():
+                raise TrainingDiverged(f"{name} is not finite after step {self.step}: {self._kept()}")
         moments = {name: optimizer.state_dict()["state"] for name, optimizer in self.optimizers.items()}
         state = {"step": self.step, "game": self.game.state_dict(), "optimizers": moments}
         assert self.directory is not None
         checkpoint.rotate_and_save(self.directory / "checkpoints", state)
         self._last_save = time.monotonic()
+
+    def _kept(self) -> str:
+        path = None if self.directory is None else checkpoint.latest(self.directory / "checkpoints")
+        kept = "no checkpoint was written yet" if path is None else "the last good checkpoint is kept"
+        return f"training stops, {kept} (a smaller lr, or another seed, may help)"
 
     def _restore(self) -> int:
         assert self.directory is not None
@@ -378,7 +379,7 @@ class Trainer:
         if path is None:
             return 0
         state = checkpoint.load_to_resume(path)
-        checkpoint.load_into(self.game, state["game"], path)
+        checkpoint.load_into(self.game, state.get("game", {}), path)
         for name, optimizer in self.optimizers.items():
             whole = optimizer.state_dict()
             whole["state"] = {int(index): moments for index, moments in state["optimizers"][name].items()}

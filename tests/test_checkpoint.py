@@ -27,16 +27,21 @@ def test_round_trip_is_exact_and_bytes_are_reproducible(tmp_path):
         assert torch.equal(back["game"][name], tensor)
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "foreign"])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "header", "empty", "foreign"])
 def test_damage_is_found(tmp_path, damage):
     path = tmp_path / "last.safetensors"
     checkpoint.save(path, STATE)
-    content = bytearray(path.read_bytes())
-    if damage == "flip":
-        content[-3] ^= 1
-    path.write_bytes(
-        {"truncate": content[:-7], "flip": content, "empty": b"", "foreign": b"hello" * 20}[damage]
-    )
+    content = path.read_bytes()
+    header = content.replace(b'\\"step\\": 3', b'\\"step\\": 4')
+    assert header != content
+    damaged = {
+        "truncate": content[:-7],
+        "flip": content[:-3] + bytes([content[-3] ^ 1]) + content[-2:],
+        "header": header,
+        "empty": b"",
+        "foreign": b"hello" * 20,
+    }
+    path.write_bytes(damaged[damage])
     with pytest.raises(UserError, match="last.safetensors is (truncated|damaged)"):
         checkpoint.load(path)
 

@@ -107,7 +107,7 @@ def test_the_run_directory_holds_what_is_promised(train):
     summary = json.loads((run / "summary.json").read_text())
     assert summary["final"]["step"] == 4
     assert summary["parameters"].keys() == {"autoencoder", "prior"}
-    assert summary["versions"]["torch"] == torch.__version__.split("+")[0] or summary["versions"]["torch"]
+    assert summary["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["phase"] for row in rows] == ["joint", "prior_only"]
     identity = yaml.safe_load((run / "config.yaml").read_text())
@@ -166,9 +166,10 @@ def test_another_identity_is_refused_and_nothing_is_touched(train):
 def test_a_folder_of_somebodys_files_is_refused(train):
     Path("runs/mine/seed_0").mkdir(parents=True)
     Path("runs/mine/seed_0/thesis.tex").write_text("x")
-    code, _, err = train(*QUICK, "name=mine")
-    assert code == 1
-    assert "holds files but no run" in err
+    for more in ((), ("overwrite=true",)):
+        code, _, err = train(*QUICK, "name=mine", *more)
+        assert code == 1
+        assert "holds files but no run" in err
     assert [p.name for p in Path("runs/mine/seed_0").iterdir()] == ["thesis.tex"]
 
 
@@ -214,6 +215,17 @@ MISTAKES = {
         "prior: expected a Prior over codes of shape",
     ),
     "another length": (("prior.dim=6",), "of shape (8,) (latent_dim), got (6,)"),
+    "unknown flag": (("--bogus",), "unknown flag --bogus"),
+    "no key": (("=3",), "=3 has no key"),
+    "batch of one": (("network=infogan_small", "batch_size=1"), "batch_size must be at least 2 for a network"),
+    "nothing left": (("data.limit=3", "data.validation=0.9", "batch_size=1"), "there must be training images"),
+    "no hidden layer": (("network.hidden_dims=[]",), "network: "),
+    "negative layer": (("network.hidden_dims=[-3]",), "network: "),
+    "no schedule": (("~trainer.schedule",), "trainer.schedule must be a schedule"),
+    "schedule": (("trainer=small", "trainer.schedule.start=x"), "expected start to be a share"),
+    "trainer key": (("+trainer.colour=1",), "colour"),
+    "no elbo": (("objective.elbo=null",), "expected elbo to be a BilevelELBO"),
+    "allow_targets": (("allow_targets=3",), "allow_targets must be a list of prefixes"),
     "epochs in words": (("epochs=ten",), "epochs must be a whole number of at least 0, or null, got 'ten'"),
     "no lr": (("lr=0",), "lr must be a number above 0, got 0"),
     "limit": (("data.limit=1000",), "data.limit must be between 1 and 256, got 1000"),
@@ -243,6 +255,8 @@ def test_mistakes_are_one_line_and_leave_nothing_behind(train, monkeypatch, name
 
 
 SAMPLE_MISTAKES = {
+    "one sample": (("evaluate", "run=RUN", "n=1"), "n must be at least 2"),
+    "metrics": (("evaluate", "run=RUN", "metrics=[[a]]"), "metrics must be a list of names"),
     "no run": (("sample",), "run"),
     "not a run": (("sample", "run=nowhere"), "run=nowhere is not a run directory"),
     "mode": (("sample", "run=RUN", "mode=dream"), "mode=dream is unknown; the known ones are: prior"),
@@ -291,7 +305,7 @@ def test_divergence_is_one_line(train):
     code, _, err = train("data=fake", "lr=1e30", "device=cpu", "progress=false")
     assert code == 1
     assert "at step " in err.splitlines()[-1]
-    assert "the last good checkpoint is kept" in err.splitlines()[-1]
+    assert "no checkpoint was written yet" in err.splitlines()[-1]
 
 
 def test_evaluate_judges_and_keeps_what_is_there(train):
@@ -353,7 +367,19 @@ def test_a_strangers_run_cannot_call_what_it_likes(train):
     train(*QUICK)
     run = only_run()
     identity = yaml.safe_load((run / "config.yaml").read_text())
-    for target in ("os.system", "pyro_lrp.data.urllib.request.urlopen", "builtins.eval", "torch.hub.load"):
+    hidden = "${oc.create:{_target_: numpy.savetxt, fname: owned, X: [1]}}"
+    identity["prior"] = {"_target_": "pyro_lrp.priors.StandardNormal", "dim": hidden}
+    (run / "config.yaml").write_text(yaml.safe_dump(identity))
+    with pytest.raises(UserError, match="is an interpolation"):
+        pyro_lrp.load(run)
+    for target in (
+        "pyro_lrp.data.mnist",
+        "pyro_lrp.data._online",
+        "os.system",
+        "pyro_lrp.data.urllib.request.urlopen",
+        "builtins.eval",
+        "torch.hub.load",
+    ):
         identity["prior"] = {"_target_": target, "_args_": ["echo owned > owned"]}
         identity["allow_targets"] = ["os.", "builtins."]
         (run / "config.yaml").write_text(yaml.safe_dump(identity))

@@ -112,6 +112,16 @@ def test_npz_mistakes_are_named(tmp_path, arrays, message):
         data.npz(tmp_path / "x.npz")
 
 
+def test_npz_with_test_images_of_another_shape(tmp_path):
+    np.savez(
+        tmp_path / "x.npz",
+        train_images=np.zeros((2, 8, 8), np.uint8),
+        test_images=np.zeros((2, 9, 9), np.uint8),
+    )
+    with pytest.raises(UserError, match="differ in shape"):
+        data.npz(tmp_path / "x.npz")
+
+
 def test_npz_that_is_missing_truncated_or_not_given(tmp_path):
     with pytest.raises(UserError, match="data.path=FILE"):
         data.npz(None)

@@ -134,8 +134,9 @@ def test_submodules_are_reached_through_the_package():
 
 
 def test_no_file_of_the_checkout_is_large():
-    tracked = subprocess.run(
-        ["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=False
-    ).stdout.split("\n")
-    sizes = {name: (ROOT / name).stat().st_size for name in tracked if name and (ROOT / name).is_file()}
+    listing = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=False)
+    if listing.returncode:
+        pytest.skip("not a git checkout")
+    files = [name for name in listing.stdout.splitlines() if (ROOT / name).is_file()]
+    sizes = {name: (ROOT / name).stat().st_size for name in files}
     assert [name for name, size in sizes.items() if size > 1_000_000] == []

@@ -134,6 +134,7 @@ def test_a_transform_without_inverse_is_refused_by_name(factory):
     [
         (lambda: [T.spline(3)], r"Spline\) does not accept vectors of length 4"),
         (lambda: [T.TanhTransform()], "do not reach all codes.*TanhTransform"),
+        (lambda: [T.SigmoidTransform()], "do not reach all codes.*SigmoidTransform"),
         (lambda: [T.batchnorm(4)], "BatchNorm.*round trip is off"),
         (lambda: ["spline"], "expected Pyro transforms, got str"),
     ],

@@ -107,7 +107,7 @@ def test_a_model_without_a_trainable_prior_skips_its_phase_with_a_note():
     game = LatentGame(small_autoencoder(prior=StandardNormal(4)), BilevelELBO(1.0))
     rows = trainer(game, log=notes.append).fit()
     assert {row["phase"] for row in rows} == {"joint"}
-    assert notes == ["phase prior_only is skipped: this model has nothing to train in it"]
+    assert notes[0] == "phase prior_only is skipped: this model has nothing to train in it"
 
 
 def test_results_do_not_depend_on_the_callers_generator_and_leave_it_alone():
@@ -181,7 +181,9 @@ def test_a_parameter_that_is_not_finite_is_never_saved(tmp_path):
         if report.step == 35:
             game.autoencoder.decoder.network[0].bias.data[0] = float("nan")
 
-    with pytest.raises(TrainingDiverged, match="parameter autoencoder.decoder.network.0.bias is not finite"):
+    with pytest.raises(
+        TrainingDiverged, match="autoencoder.decoder.network.0.bias is not finite after step 35"
+    ):
         trainer(game, tmp_path, callbacks=[poison]).fit()
     assert checkpoint.load(tmp_path / "checkpoints/last.safetensors")["step"] < 35
 

@@ -48,8 +48,8 @@ def infogan(
     image_channels, side, width = check_image_shape(image_shape)
     if side != width or side % 4:
         raise ValueError(
-            f"network infogan needs square images whose side is a multiple of 4, got {side}x{width}: "
-            "set data.image_size, or use network=mlp"
+            "network infogan needs square images whose side is a multiple of 4, "
+            f"got {side}x{width}: use network=mlp"
         )
     first, second = channels
     low = side // 4
