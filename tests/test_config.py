@@ -297,7 +297,9 @@ def test_a_bad_checkpoint_is_one_line(train, damage):
     for arguments, command in ((QUICK, "train"), ((f"run={only_run()}",), "sample")):
         code, _, err = train(*arguments, command=command)
         assert code == 1
-        assert damage in err.splitlines()[-1]
+        assert damage in err
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
     assert path.read_bytes() == content
 
 
