@@ -16,9 +16,9 @@ from pyro_lrp.history import plain
 __all__ = ["claim", "read_identity", "read_json", "read_summary", "write_json"]
 
 _NEEDED = {"image_shape", "latent_dim", "seed", "network", "prior", "likelihood", "data", "presets"}
-_CONTENTS = (
-    "config.yaml", "metrics.jsonl", "checkpoints", "samples", "figures", "evaluation.json", "summary.json",
-    "train.log", "tensorboard",
+_CONTENTS = (  # the summary goes first: without a checkpoint a run must not look finished
+    "summary.json", "checkpoints", "metrics.jsonl", "samples", "figures", "evaluation.json", "train.log",
+    "tensorboard",
 )  # fmt: skip
 
 
@@ -83,7 +83,8 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def _refuse_foreign_files(directory: Path) -> None:
-    if not (directory / "config.yaml").is_file() and any(directory.iterdir()):
+    strange = [path for path in directory.iterdir() if path.name != ".config.yaml.tmp"]  # of a killed start
+    if strange and not (directory / "config.yaml").is_file():
         raise UserError(f"{directory} holds files but no run: choose another name=…")
 
 
@@ -103,7 +104,7 @@ def _refuse_another(directory: Path, identity: dict[str, Any]) -> None:
 
 
 def _empty(directory: Path) -> None:
-    """Remove what a run writes, and nothing else."""
+    """Remove what a run writes, and nothing else; its configuration stays until the new one replaces it."""
     for name in _CONTENTS:
         path = directory / name
         if path.is_dir():

@@ -267,8 +267,9 @@ class Trainer:
         train = self.splits["train"]
         with self.fabric.autocast():
             parts = [self.game.codes(batch) for batch in chunks(train)]
-        for module in self.game.players()["prior"]:
-            module.train()
+        players = self.game.players()
+        for player in {name for turn in span.turns for name in turn.moves}:
+            players[player].train()
         if any(part is None for part in parts):
             return Batches(
                 train, span.batch_size, seed=self._seed_of(span), fetch=Split.batch, device=self.fabric.device

@@ -173,6 +173,16 @@ def test_a_folder_of_somebodys_files_is_refused(train):
     assert [p.name for p in Path("runs/mine/seed_0").iterdir()] == ["thesis.tex"]
 
 
+def test_a_start_that_was_killed_does_not_block_the_next(train):
+    Path("runs/mine/seed_0").mkdir(parents=True)
+    Path("runs/mine/seed_0/.config.yaml.tmp").write_text("presets: {mod")
+    assert train(*QUICK, "name=mine")[0] == 0
+    assert train(*QUICK, "name=mine", "overwrite=true")[0] == 0
+    names = {path.name for path in Path("runs/mine/seed_0").iterdir()}
+    assert {"config.yaml", "summary.json"} <= names
+    assert ".config.yaml.tmp" not in names
+
+
 def test_a_run_directory_that_cannot_be_written_is_named(train):
     Path("runs").write_text("a file")
     code, _, err = train(*QUICK)
