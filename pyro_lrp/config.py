@@ -44,10 +44,16 @@ CIRCUMSTANCES = (
     "overwrite",
     "allow_targets",
     "data.root",
+    "weights",
     "trainer.save_minutes",
 )
+USED_BY = {  # root keys that an objective takes over: where they stand in its node, and what they mean unset
+    "free_bits": ("elbo", 0.0),
+    "gan_loss": ("gan_loss", "minimax"),
+    "beta_schedule": ("beta_schedule", {"_target_": "pyro_lrp.schedules.Constant"}),
+}
 GROUPS_NEEDED = ("data", "network", "likelihood", "prior", "objective", "trainer")
-DATA_DEFAULTS = ("latent_dim", "lr", "flow", "epochs")  # values that other keys refer to
+DATA_DEFAULTS = ("latent_dim", "lr", "flow", "epochs", "discriminator_lr")  # values that other keys refer to
 
 
 # ------------------------------------------------------------------- validation
@@ -77,7 +83,10 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "prior_epochs": _EPOCHS,
     "lr": _RATE,
     "likelihood.lr": _RATE_OR_NULL,
+    "free_bits": (lambda v: _is_number(v) and v >= 0, "a finite number of at least 0"),
+    "gan_loss": (lambda v: v in ("minimax", "nonsaturating"), "minimax or nonsaturating"),
     "data.limit": _COUNT_OR_NULL,
+    "data.image_size": _COUNT_OR_NULL,
     "data.validation": (lambda v: _is_number(v) and 0 <= v < 1, "a share of at least 0 and below 1"),
     "trainer.report_every": _COUNT,
     "trainer.evaluations": _COUNT,
@@ -139,6 +148,7 @@ def plan(cfg: DictConfig) -> Plan:
     if empty:
         raise UserError(f"{empty[0]} must be one of its files; see --help")
     _fill_epochs(tree)
+    _hand_to_objective(tree)
     circumstances = {key: _pop(tree, key) for key in CIRCUMSTANCES}
     for key in DATA_DEFAULTS:
         tree["data"].pop(key, None)
@@ -175,6 +185,13 @@ def _fill_epochs(tree: dict[str, Any]) -> None:
         tree["prior_epochs"] = round(given * prior / joint)
     if tree["epochs"] is None:
         tree["epochs"] = joint
+
+
+def _hand_to_objective(tree: dict[str, Any]) -> None:
+    """Root keys that only some objectives take into their node: one that would do nothing is refused."""
+    for key, (place, unset) in USED_BY.items():
+        if tree.pop(key) != unset and place not in tree["objective"]:
+            raise UserError(f"{key} has no effect here: {tree['objective'].get('_target_')} does not take it")
 
 
 def default_data_root(identity: dict[str, Any]) -> str | None:
@@ -224,9 +241,9 @@ def build_autoencoder(
 
 def build_game(identity: dict[str, Any], autoencoder: Autoencoder, allow_targets: Sequence[str] = ()) -> Game:
     """The game of a run: its objective over its autoencoder."""
-    make = _instantiate(identity["objective"], "objective", allow_targets)
     try:
-        return make(autoencoder)
+        with seeded(identity["seed"], "init", "game"):
+            return _instantiate(identity["objective"], "objective", allow_targets)(autoencoder)
     except (TypeError, ValueError) as error:
         raise UserError(f"objective: {error}") from error
 

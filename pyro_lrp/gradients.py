@@ -13,9 +13,9 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["bilevel", "boundary", "full_precision", "scale_grad"]
+__all__ = ["bilevel", "boundary", "frozen", "full_precision", "scale_grad"]
 
 _beta: ContextVar[float | Tensor] = ContextVar("beta", default=1.0)
 
@@ -75,6 +75,27 @@ def boundary(tensor: Tensor) -> Tensor:
     Outside :func:`bilevel` it is the identity.
     """
     return scale_grad(tensor, _beta.get())
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """What the module computes within the block passes gradients on, but leaves none in its parameters.
+
+    >>> critic = nn.Linear(1, 1)
+    >>> z = torch.ones(1, 1, requires_grad=True)
+    >>> with frozen(critic):
+    ...     critic(z).sum().backward()
+    >>> critic.weight.grad is None, z.grad is not None
+    (True, True)
+    """
+    learns = [p for p in module.parameters() if p.requires_grad]
+    for parameter in learns:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learns:
+            parameter.requires_grad_(True)
 
 
 def full_precision(tensor: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
-__all__ = ["Gaussian", "Likelihood"]
+__all__ = ["Bernoulli", "Gaussian", "Likelihood"]
 
 
 class Likelihood(nn.Module):
@@ -56,3 +56,19 @@ class Gaussian(Likelihood):
     def forward(self, mean: Tensor, event_dim: int = 3) -> TorchDistribution:
         """p(x|z) with the given mean, shape ``(*batch, *event)``, of ``event_dim`` event dimensions."""
         return dist.Normal(mean, self.log_scale.exp()).to_event(event_dim)
+
+
+class Bernoulli(Likelihood):
+    r"""Cross-entropy, :math:`\sum x \log G(z) + (1 - x) \log(1 - G(z))`, the common baseline for digits.
+
+    For pixels strictly between 0 and 1 it has no normaliser, so its values compare models, not likelihoods
+    (Loaiza-Ganem and Cunningham, 2019, The Continuous Bernoulli).
+
+    >>> x, mean = torch.ones(1, 1, 1, 2), torch.full((1, 1, 1, 2), 0.5)
+    >>> round(Bernoulli()(mean).log_prob(x).item(), 5)
+    -1.38629
+    """
+
+    def forward(self, mean: Tensor, event_dim: int = 3) -> TorchDistribution:
+        """p(x|z) with the given probabilities, shape ``(*batch, *event)``."""
+        return dist.Bernoulli(mean, validate_args=False).to_event(event_dim)

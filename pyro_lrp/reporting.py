@@ -47,10 +47,8 @@ class SamplePictures:
 def log_report(report: Report) -> None:
     """A line for the log file; on a screen too, where the output is no terminal and so has no progress bar."""
     row = report.row
-    shown = {
-        k: row[k] for k in ("train/log_likelihood", "train/log_prior", "test/log_likelihood", "test/log_prior")
-    }
-    text = "  ".join(f"{name} {value:.2f}" for name, value in shown.items())
+    names = [f"{split}/{term}" for split in ("train", "test") for term in ("log_likelihood", "log_prior")]
+    text = "  ".join(f"{name} {row[name]:.2f}" for name in names if name in row)
     LOG.debug("step %d  epoch %.1f  %s  %s", row["step"], row["epoch"], row["phase"], text)
 
 
@@ -130,6 +128,7 @@ def closing_words(directory: Path, summary: dict[str, Any]) -> str:
         "log p(x|z), test images": "test/log_likelihood",
         "log p(z), test codes": "test/log_prior",
         "log p(z), training codes": "train/log_prior",
+        "KL(q(z|x) || p(z)), test": "test/kl",
     }
     lines = [
         f"  {label:<28}{final[key]:>12.2f} nats" for label, key in labels.items() if final.get(key) is not None

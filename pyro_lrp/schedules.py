@@ -1,11 +1,11 @@
-"""Phases of training, and learning-rate schedules: pure functions of how far training has come."""
+"""Phases of training, and schedules of rates and weights: pure functions of how far training has come."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Constant", "ConstantThenLinear", "Halving", "Phase", "Progress", "Schedule"]
+__all__ = ["Constant", "ConstantThenLinear", "Halving", "Linear", "Phase", "Progress", "Schedule"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,12 @@ class Progress:
 
     epoch: int
     fraction: float
+    phase: str = "joint"
+
+    @property
+    def of_joint(self) -> float:
+        """The done fraction of the joint phase; 1 once it is over."""
+        return self.fraction if self.phase == "joint" else 1.0
 
 
 Schedule = Callable[[Progress], float]
@@ -29,7 +35,7 @@ Schedule = Callable[[Progress], float]
 
 @dataclass(frozen=True)
 class Constant:
-    """The rate as given (the paper, but for CIFAR-10)."""
+    """As given, throughout."""
 
     def __call__(self, progress: Progress) -> float:
         return 1.0
@@ -48,7 +54,7 @@ class ConstantThenLinear:
 
     def __post_init__(self) -> None:
         for name, value in (("start", self.start), ("final", self.final)):
-            if not (isinstance(value, (int, float)) and 0 <= value <= 1):
+            if not _is_share(value):
                 raise ValueError(f"expected {name} to be a share between 0 and 1, got {value!r}")
 
     def __call__(self, progress: Progress) -> float:
@@ -57,18 +63,56 @@ class ConstantThenLinear:
 
 
 @dataclass(frozen=True)
-class Halving:
-    """Half the rate after every ``every`` epochs, counted through all phases (CIFAR-10: 250; spec, section 7).
+class Linear:
+    """From ``initial`` until ``start`` of the joint phase, linearly to ``final`` at ``stop``, and then that.
 
-    >>> [Halving(every=250)(Progress(epoch, 0.0)) for epoch in (0, 249, 250, 500)]
-    [1.0, 1.0, 0.5, 0.25]
+    As a schedule of β it is a warm-up (``start=0``), or the ramp of the Variational U-Net (Esser et al., 2018):
+
+    >>> ramp = Linear(start=0.5, stop=0.75, initial=1e-6)
+    >>> [ramp(Progress(0, step / 100_000)) for step in (0, 50_000, 62_500, 75_000)]
+    [1e-06, 1e-06, 0.5000005, 1.0]
     """
 
-    every: int
+    start: float = 0.0
+    stop: float = 0.1
+    initial: float = 0.0
+    final: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.every, int) and self.every >= 1):
-            raise ValueError(f"expected every to be a whole number of at least 1, got {self.every!r}")
+        if not (_is_share(self.start) and _is_share(self.stop) and self.start < self.stop):
+            raise ValueError(
+                f"expected shares start < stop between 0 and 1, got {self.start!r} and {self.stop!r}"
+            )
 
     def __call__(self, progress: Progress) -> float:
-        return 0.5 ** (progress.epoch // self.every)
+        done = (progress.of_joint - self.start) / (self.stop - self.start)
+        return self.initial + (self.final - self.initial) * min(max(done, 0.0), 1.0)
+
+
+@dataclass(frozen=True)
+class Halving:
+    """Half the rate at each milestone, a share of the joint phase; 1 halves it for what comes after.
+
+    The paper's CIFAR-10 runs (500 joint epochs, halved every 250) have the milestones 1/2 and 1, its
+    disentanglement runs (300, every 100) 1/3 and 2/3. Shares keep the shape of a run that is made shorter.
+
+    >>> schedule = Halving(milestones=(0.5, 1.0))
+    >>> [schedule(Progress(0, fraction)) for fraction in (0.0, 0.499, 0.5, 0.999)]
+    [1.0, 1.0, 0.5, 0.5]
+    >>> schedule(Progress(500, 0.0, phase="prior_only"))
+    0.25
+    """
+
+    milestones: Sequence[float] = ()
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.milestones, (list, tuple)) and all(_is_share(m) for m in self.milestones)):
+            raise ValueError(f"expected milestones to be shares between 0 and 1, got {self.milestones!r}")
+
+    def __call__(self, progress: Progress) -> float:
+        # a hair of tolerance: 100 of 300 epochs are not below a third
+        return 0.5 ** sum(progress.of_joint >= milestone - 1e-9 for milestone in self.milestones)
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1

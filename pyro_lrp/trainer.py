@@ -24,6 +24,7 @@ from pyro_lrp.devices import make_fabric
 from pyro_lrp.errors import TrainingDiverged, UserError
 from pyro_lrp.history import History
 from pyro_lrp.objectives import Codes, Game, Turn
+from pyro_lrp.optimizers import check_options, make_optimizers, set_rate
 from pyro_lrp.randomness import derive_seed, seeded, untouched_generators
 from pyro_lrp.schedules import Constant, Phase, Progress, Schedule
 
@@ -50,7 +51,7 @@ class Span:
     def progress(self, step: int) -> Progress:
         done = step - self.start
         epoch = self.first_epoch + done // self.steps_per_epoch
-        return Progress(epoch, done / (self.stop - self.start))
+        return Progress(epoch, done / (self.stop - self.start), self.name)
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Trainer:
         prior_batch_size: Codes of a minibatch in ``prior_only``; ``batch_size`` if None.
         lr: Of Adam, for every player.
         lr_of: Other rates, by prefix of a parameter's name within the game.
+        optimizers: Options of Adam for single players, by name: ``lr``, ``betas``, ``eps``.
         schedule: Factor of the rates over time.
         validation: Share of the training images that is held out.
         seed: Of data order, noise and evaluation, which are separate streams.
@@ -113,6 +115,7 @@ class Trainer:
         prior_batch_size: int | None = None,
         lr: float = 1e-4,
         lr_of: Mapping[str, float] | None = None,
+        optimizers: Mapping[str, Mapping[str, Any]] | None = None,
         schedule: Schedule | None = None,
         validation: float = 0.0,
         seed: int = 0,
@@ -131,6 +134,8 @@ class Trainer:
         self.fabric = make_fabric(device, precision)
         self.game = game
         self.seed, self.lr, self.lr_of = seed, lr, dict(lr_of or {})
+        self.optimizer_options = dict(optimizers or {})
+        check_options(self.optimizer_options, game.players())
         self.schedule = schedule or Constant()
         self.report_every, self.evaluations = report_every, evaluations
         self.evaluation_images, self.save_minutes = evaluation_images, save_minutes
@@ -207,25 +212,16 @@ class Trainer:
         if not self.optimizers:
             with seeded(self.seed, "initialize"):
                 self.game.initialize(self.images.at(0))
-            self.optimizers = {name: self._optimizer(player) for name, player in self.game.players().items()}
+            self.optimizers = make_optimizers(
+                self.game, self.game.players(), lr=self.lr, lr_of=self.lr_of, options=self.optimizer_options,
+                fused=self.fabric.device.type in ("cpu", "cuda"),
+            )  # fmt: skip
         if self.directory:
             self.directory.mkdir(parents=True, exist_ok=True)
             self.step = self._restore()
         self.history = History(self.directory / "metrics.jsonl" if self.directory else None, self.step)
         self._clock = time.perf_counter()
         self._images_since_report = 0
-
-    def _optimizer(self, player: nn.ModuleList) -> torch.optim.Optimizer:
-        own = {id(p) for p in player.parameters() if p.requires_grad}
-        groups: dict[float, list[nn.Parameter]] = {}
-        for name, parameter in self.game.named_parameters():
-            if id(parameter) in own:
-                rate = next((r for prefix, r in self.lr_of.items() if name.startswith(prefix)), self.lr)
-                groups.setdefault(rate, []).append(parameter)
-        fused = self.fabric.device.type in ("cpu", "cuda")
-        # a player without parameters (a fixed prior) still has a turn's name; it gets an idle optimizer
-        params = [{"params": ps, "lr": rate, "base_lr": rate} for rate, ps in groups.items()]
-        return torch.optim.Adam(params or [nn.Parameter(torch.zeros(()))], lr=self.lr, fused=fused)
 
     def _run(self, span: Span) -> None:
         self.game.train()
@@ -240,7 +236,9 @@ class Trainer:
                 self._report(span)
 
     def _train_step(self, span: Span, batches: Batches) -> None:
-        factor = self.schedule(span.progress(self.step))
+        progress = span.progress(self.step)
+        factor = self.schedule(progress)
+        self.game.advance(progress)
         torch.manual_seed(derive_seed(self.seed, "noise", self.step))
         memo: dict[str, Any] = {}
         terms: dict[str, Tensor] = {}
@@ -253,7 +251,7 @@ class Trainer:
                 optimizer.zero_grad(set_to_none=True)
             self.fabric.backward(losses.loss)
             for optimizer in movers:
-                _set_rate(optimizer, factor)
+                set_rate(optimizer, factor)
                 optimizer.step()
             name = "loss" if len(span.turns) == 1 else f"{turn.name}_loss"
             terms |= {name: losses.loss.detach(), **losses.terms}
@@ -391,8 +389,3 @@ class Trainer:
             )
         self.log(f"resumes at step {state['step']} of {self.total_steps}, from {path.name}")
         return state["step"]
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = group.get("base_lr", 0.0) * factor

@@ -22,3 +22,11 @@ def jiggle(module: nn.Module, size=0.1):
 
 def small_game(beta=0.0, **kwargs):
     return objectives.LatentGame(small_autoencoder(**kwargs), objectives.BilevelELBO(beta))
+
+
+def gradients(loss, module, **options):
+    """The gradient of ``loss`` for each named parameter; zeros where none arrives."""
+    parameters = dict(module.named_parameters())
+    values = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, **options)
+    zeros = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters.values(), values, strict=True)]
+    return dict(zip(parameters, zeros, strict=True))

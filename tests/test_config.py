@@ -38,18 +38,29 @@ def only_run():
 
 
 SWAPS = [
-    f"{g}={n}" for g in ("network", "likelihood", "prior", "objective", "trainer", "model") for n in GROUPS[g]
+    f"{g}={n}"
+    for g in ("network", "likelihood", "prior", "objective", "trainer", "model", "beta_schedule")
+    for n in GROUPS[g]
 ]
+
+
+NEEDS = {  # what a choice needs beside it
+    "network=resnet": ("data.image_shape=[3,16,16]", "network.base=4"),
+    "prior=neural_sampler": ("objective=adversarial", "prior.width=16"),
+    "model=aae_learned": ("prior.width=16", "objective.discriminator.width=16"),
+    "model=factor_vae": ("objective.discriminator.width=16",),
+}
 
 
 @pytest.mark.parametrize("choice", SWAPS)
 def test_every_choice_trains_and_loads(train, choice):
-    code, out, err = train(*QUICK, choice)
+    code, out, err = train(*QUICK, choice, *NEEDS.get(choice, ()))
     assert code == 0, err
     assert "samples of the prior" in out
     run = only_run()
     assert (run / "figures" / "samples.png").is_file()
-    assert pyro_lrp.load(run).sample(3).shape == (3, 1, 28, 28)
+    shape = (3, 16, 16) if choice == "network=resnet" else (1, 28, 28)
+    assert pyro_lrp.load(run).sample(3).shape == (3, *shape)
 
 
 @pytest.mark.parametrize("experiment", GROUPS["experiment"])
@@ -191,8 +202,11 @@ def test_a_run_directory_that_cannot_be_written_is_named(train):
 
 
 MISTAKES = {
-    "unknown model": (("model=vae_flaw",), "model=vae_flaw is unknown; the known ones are: vae_flow"),
-    "unknown prior": (("prior=banana",), "prior=banana is unknown; the known ones are: flow, standard_normal"),
+    "unknown model": (("model=vae_flaw",), "model=vae_flaw is unknown; the known ones are: aae, aae_learned"),
+    "unknown prior": (
+        ("prior=banana",),
+        "prior=banana is unknown; the known ones are: flow, neural_sampler, standard_normal",
+    ),
     "unknown data set": (
         ("data=mnits",),
         "data=mnits is unknown; the known ones are: digits, fake, fashion_mnist",
@@ -217,7 +231,10 @@ MISTAKES = {
     ),
     "prior batch too large": (("prior_batch_size=999",), "prior_batch_size must be at most the 230 images"),
     "nothing to train": (("epochs=0", "prior_epochs=0"), "epochs and prior_epochs leave nothing to train"),
-    "no prior": (("prior=null",), "prior=null names nothing; the known ones are: flow, standard_normal"),
+    "no prior": (
+        ("prior=null",),
+        "prior=null names nothing; the known ones are: flow, neural_sampler, standard_normal",
+    ),
     "removed prior": (("~prior",), "prior must be one of its files"),
     "no target": (("~prior._target_",), "prior: its configuration has no _target_"),
     "not a prior": (
@@ -246,6 +263,32 @@ MISTAKES = {
     "missing data": (("data=npz", "data.path=a=b, c.npz"), "data.path: there is no file a=b, c.npz"),
     "missing mnist": (("data=mnist", "data.root=none here"), "data=mnist needs train-images-idx3-ubyte.gz"),
     "foreign target": (("prior._target_=os.system",), "prior: _target_ os.system is not allowed"),
+    "a sampler under an ELBO": (
+        ("prior=neural_sampler",),
+        "objective: BilevelELBO needs log p(z), and the prior NeuralSampler can only be sampled",
+    ),
+    "free bits without an ELBO": (("model=aae", "free_bits=1"), "free_bits has no effect here: pyro_lrp.obj"),
+    "gan_loss without a game": (("gan_loss=nonsaturating",), "gan_loss has no effect here"),
+    "gan_loss": (("model=aae", "gan_loss=hinge"), "gan_loss must be minimax or nonsaturating, got 'hinge'"),
+    "free bits": (("free_bits=-1",), "free_bits must be a finite number of at least 0, got -1"),
+    "kl": (("objective.elbo.kl=exact",), "expected kl to be sampled, analytic or auto, got 'exact'"),
+    "no closed form": (("objective.elbo.kl=analytic",), "site 'z' has no closed-form KL"),
+    "ramp": (("beta_schedule=warmup", "beta_schedule.stop=0"), "expected shares start < stop"),
+    "milestones": (("trainer.schedule.milestones=[2]",), "expected milestones to be shares"),
+    "tc weight": (("model=factor_vae", "objective.weight=-1"), "expected weight to be a finite number"),
+    "player": (
+        ("+trainer.optimizers.critic.lr=1",),
+        "trainer.optimizers.critic: there is no such player; there are autoencoder, prior",
+    ),
+    "option of a player": (
+        ("+trainer.optimizers.prior.momentum=1",),
+        "trainer.optimizers.prior.momentum is unknown; known are lr, betas, eps",
+    ),
+    "value of an option": (
+        ("+trainer.optimizers.prior.lr=-1",),
+        "trainer.optimizers.prior: Invalid learning rate",
+    ),
+    "resnet": (("network=resnet",), "network: network resnet needs square images whose side is a power of two"),
     "unknown target": (("prior._target_=pyro_lrp.priors.Flaw",), "pyro_lrp.priors.Flaw cannot be imported"),
 }
 

@@ -9,7 +9,7 @@ from commands import ROOT
 
 PACKAGE = ROOT / "pyro_lrp"
 FLOORS = [
-    {"errors", "randomness", "gradients", "checkpoint", "schedules", "devices"},
+    {"errors", "randomness", "gradients", "checkpoint", "schedules", "devices", "optimizers"},
     {"networks", "data", "history"},
     {"transforms", "likelihoods"},
     {"priors"},
@@ -23,6 +23,7 @@ FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
 WITHIN_A_FLOOR = {
     ("checkpoint", "errors"),
     ("devices", "errors"),
+    ("optimizers", "errors"),
     ("config", "rundir"),
     ("config", "cli"),
 }  # ground and assembly lean on their own

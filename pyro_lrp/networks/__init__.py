@@ -4,7 +4,9 @@ An encoder maps images in [0, 1], shape ``(B, C, H, W)``, to ``(loc, scale)``, e
 ``scale`` is None if the encoder is deterministic. A decoder maps codes to mean images.
 """
 
+from pyro_lrp.networks.discriminators import discriminator, factor_discriminator
 from pyro_lrp.networks.infogan import infogan
 from pyro_lrp.networks.mlp import mlp, perceptron
+from pyro_lrp.networks.resnet import resnet
 
-__all__ = ["infogan", "mlp", "perceptron"]
+__all__ = ["discriminator", "factor_discriminator", "infogan", "mlp", "perceptron", "resnet"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from pyro_lrp.networks.heads import GaussianHead, check_image_shape
+from pyro_lrp.networks.heads import check_image_shape, head
 
 __all__ = ["infogan"]
 
@@ -20,6 +20,7 @@ def infogan(
     *,
     encoder_spectral_norm: bool = False,
     bn_momentum: float = 0.1,
+    stochastic: bool = True,
 ) -> tuple[nn.Module, nn.Module]:
     """The encoder and decoder with two strided convolutions and two fully connected layers each.
 
@@ -33,6 +34,7 @@ def infogan(
         bn_momentum: Weight of a new batch in the running statistics. The reference has 0.001. Activations
             start a hundred times smaller than the variance of 1 that the statistics start from, so that
             needs many thousands of steps before a sample is a picture; torch's 0.1 needs a hundred.
+        stochastic: Whether the encoder has a scale; without, its ``scale`` is None.
 
     Returns:
         An encoder ``(B, C, S, S) -> loc, scale``, each ``(B, latent_dim)``, and a decoder
@@ -66,7 +68,7 @@ def infogan(
         nn.BatchNorm1d(hidden, momentum=bn_momentum),
         nn.LeakyReLU(0.2),
     )
-    encoder = GaussianHead(trunk, hidden, latent_dim)
+    encoder = head(trunk, hidden, latent_dim, stochastic=stochastic)
     decoder = nn.Sequential(
         nn.Linear(latent_dim, hidden),
         nn.BatchNorm1d(hidden, momentum=bn_momentum),

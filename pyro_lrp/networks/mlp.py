@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from pyro_lrp.networks.heads import GaussianHead, check_image_shape
+from pyro_lrp.networks.heads import check_image_shape, head
 
 __all__ = ["mlp", "perceptron"]
 
@@ -37,7 +37,11 @@ def perceptron(
 
 
 def mlp(
-    image_shape: Sequence[int], latent_dim: int, hidden_dims: Sequence[int] = (512, 512)
+    image_shape: Sequence[int],
+    latent_dim: int,
+    hidden_dims: Sequence[int] = (512, 512),
+    *,
+    stochastic: bool = True,
 ) -> tuple[nn.Module, nn.Module]:
     """A fully connected encoder and decoder for images of any size.
 
@@ -45,6 +49,7 @@ def mlp(
         image_shape: ``(C, H, W)``.
         latent_dim: Length of a code.
         hidden_dims: Widths of the encoder's hidden layers; the decoder has them in reverse.
+        stochastic: Whether the encoder has a scale; without, its ``scale`` is None.
 
     Returns:
         An encoder ``(B, C, H, W) -> loc, scale``, each ``(B, latent_dim)``, and a decoder
@@ -53,7 +58,8 @@ def mlp(
     shape = check_image_shape(image_shape)
     pixels = math.prod(shape)
     trunk = perceptron(pixels, hidden_dims[:-1], hidden_dims[-1])
-    encoder = GaussianHead(nn.Sequential(nn.Flatten(), trunk, nn.ReLU()), hidden_dims[-1], latent_dim)
+    trunk = nn.Sequential(nn.Flatten(), trunk, nn.ReLU())
+    encoder = head(trunk, hidden_dims[-1], latent_dim, stochastic=stochastic)
     nn.init.xavier_uniform_(encoder.output.weight)
     decoder = _MlpDecoder(perceptron(latent_dim, hidden_dims[::-1], pixels), shape)
     return encoder, decoder

@@ -1,0 +1,144 @@
+"""The adversarial autoencoder with a fixed or a learned prior, in three turns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from pyro_lrp.gradients import frozen, full_precision
+from pyro_lrp.models import Autoencoder
+from pyro_lrp.objectives.elbo import Losses
+from pyro_lrp.objectives.games import Codes, Game, Turn, Weight, codes_of, gamma_of, players_of, prior_learns
+from pyro_lrp.schedules import Progress, Schedule
+
+__all__ = ["Adversarial"]
+
+
+class Adversarial(Game):
+    r"""The bilevel AAE (Morrow and Chiu, Eq. 14-16), in three turns.
+
+    With D the probability that a code came from the prior, each turn descends the negative of
+
+    - :math:`F = E_q[\log p(x|z) - \beta \log(1 - D(z))]`, for encoder and decoder;
+    - :math:`g = E_{p_\theta}[\log D(z)] + E_q[\log(1 - D(z))]`, for the discriminator;
+    - :math:`f = E_{p_\theta}[-\log D(z)]`, for the prior, if it learns.
+
+    In a prior-only phase the last two go on with the encoder's codes frozen.
+
+    Args:
+        autoencoder: With any prior whose samples are differentiable (``rsample``); no density is needed.
+        discriminator: Maps codes ``(B, *event_shape)`` to one logit of D, ``(B, 1)``.
+        beta: Weight of the adversarial term for the encoder, at least 0; a constant 0.0 leaves it out.
+        gan_loss: ``"minimax"``, which is what the equations say; or ``"nonsaturating"``, which gives encoder
+            and prior the usual stand-ins -log D(z) and -log(1 - D(z)).
+        beta_schedule: Factor of β over the joint phase.
+
+    Raises:
+        TypeError: If the prior's samples are not differentiable.
+        ValueError: If ``beta`` is negative or not finite, or ``gan_loss`` is unknown.
+
+    References:
+        Makhzani et al. (2015), Adversarial Autoencoders; Goodfellow et al. (2014) for the two losses.
+
+    >>> from pyro_lrp import likelihoods, networks, priors
+    >>> encoder, decoder = networks.mlp((1, 8, 8), latent_dim=2, hidden_dims=(16,), stochastic=False)
+    >>> ae = Autoencoder(encoder, decoder, priors.NeuralSampler(2, width=8), likelihoods.Gaussian())
+    >>> game = Adversarial(ae, networks.discriminator(2, width=8), beta=0.0)
+    >>> [turn.name for turn in game.turns("joint")]
+    ['autoencoder', 'discriminator', 'prior']
+    """
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        discriminator: nn.Module,
+        beta: float = 0.0,
+        gan_loss: str = "minimax",
+        beta_schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__()
+        if not (isinstance(beta, (int, float)) and math.isfinite(beta) and beta >= 0):
+            raise ValueError(f"expected beta to be a finite number of at least 0, got {beta!r}")
+        if gan_loss not in ("minimax", "nonsaturating"):
+            raise ValueError(f"expected gan_loss to be minimax or nonsaturating, got {gan_loss!r}")
+        if prior_learns(autoencoder) and not autoencoder.prior.has_rsample:
+            kind = type(autoencoder.prior).__name__
+            raise TypeError(f"Adversarial needs differentiable samples, and those of the prior {kind} are not")
+        self.autoencoder, self.discriminator = autoencoder, discriminator
+        self.beta, self.gan_loss = Weight(float(beta), beta_schedule), gan_loss
+
+    def players(self) -> dict[str, nn.ModuleList]:
+        return {**players_of(self.autoencoder), "discriminator": nn.ModuleList([self.discriminator])}
+
+    def turns(self, phase: str) -> tuple[Turn, ...]:
+        prior = (Turn("prior", ("prior",)),) if prior_learns(self.autoencoder) else ()
+        if phase == "prior_only" and not prior:
+            return ()
+        first = (Turn("autoencoder", ("autoencoder",)),) if phase == "joint" else ()
+        return (*first, Turn("discriminator", ("discriminator",)), *prior)
+
+    def advance(self, progress: Progress) -> None:
+        self.beta.advance(progress)
+
+    def codes(self, batch: Any) -> Codes:
+        return codes_of(self.autoencoder, batch)
+
+    def score(self, batch: Any) -> dict[str, Tensor]:
+        z, log_likelihood = self._reconstruct(batch.x)
+        share = (self._logits(z) < 0).float().mean()
+        return {"log_likelihood": log_likelihood, "codes_recognised": share}
+
+    def forward(self, turn: str, batches: Sequence[Any], memo: dict[str, Any]) -> Losses:
+        if turn == "autoencoder":
+            return self._autoencode(batches[0].x, memo)
+        if turn == "discriminator":
+            z = memo["z"] if "z" in memo else batches[0].sample()
+            return self._discriminate(z, memo)
+        return self._move_prior(memo)
+
+    def _autoencode(self, x: Tensor, memo: dict[str, Any]) -> Losses:
+        z, log_likelihood = self._reconstruct(x)
+        memo["z"] = z.detach()
+        terms = {
+            "log_likelihood": log_likelihood.detach(),
+            **gamma_of(self.autoencoder),
+            **self.beta.terms("beta"),
+        }
+        beta = self.beta()
+        if not isinstance(beta, Tensor) and beta == 0.0:
+            return Losses(-log_likelihood, terms)
+        with frozen(self.discriminator):
+            logits = self._logits(z)
+        # beta log(1 - D) descended, or its stand-in -log D
+        adversarial = (-softplus(logits) if self.gan_loss == "minimax" else softplus(-logits)).mean()
+        return Losses(-log_likelihood + beta * adversarial, {**terms, "adversarial": adversarial.detach()})
+
+    def _discriminate(self, z: Tensor, memo: dict[str, Any]) -> Losses:
+        memo["prior_samples"] = self.autoencoder.prior().rsample((len(z),))
+        of_codes, of_prior = self._logits(z), self._logits(memo["prior_samples"].detach())
+        loss = softplus(-of_prior).mean() + softplus(of_codes).mean()
+        right = torch.cat([of_codes < 0, of_prior > 0]).float().mean()
+        return Losses(loss, {"discriminator_accuracy": right})
+
+    def _move_prior(self, memo: dict[str, Any]) -> Losses:
+        with frozen(self.discriminator):
+            logits = self._logits(memo["prior_samples"])
+        # log D descended, or its stand-in -log(1 - D)
+        return Losses((-softplus(-logits) if self.gan_loss == "minimax" else softplus(logits)).mean(), {})
+
+    def _logits(self, z: Tensor) -> Tensor:
+        return full_precision(self.discriminator(z))
+
+    def _reconstruct(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes of a batch, and the mean of log p(x|z) over it."""
+        guide = poutine.trace(self.autoencoder.guide).get_trace(x)
+        model = poutine.trace(poutine.replay(self.autoencoder.model, guide)).get_trace(x)
+        model.compute_log_prob(lambda name, site: site["is_observed"])
+        z: Any = guide.nodes["z"]["value"]
+        return z, model.nodes["x"]["log_prob_sum"] / len(x)
