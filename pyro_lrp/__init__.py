@@ -12,7 +12,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _SUBMODULES = (
-    "checkpoint", "config", "data", "figures", "gradients", "likelihoods", "metrics", "models",
+    "checkpoint", "config", "data", "features", "figures", "gradients", "likelihoods", "metrics", "models",
     "networks", "objectives", "priors", "testing", "trainer", "transforms",
 )  # fmt: skip
 

@@ -21,7 +21,7 @@ from pyro_lrp.errors import UserError
 __all__ = ["command", "conf_dir"]
 
 FLAGS_WITH_VALUES = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg", "-c")
-PATH_KEYS = ("run", "out", "images", "data.root", "data.path")
+PATH_KEYS = ("run", "out", "images", "data.root", "data.path", "data.images", "data.attributes")
 
 
 def conf_dir() -> str:

@@ -9,8 +9,6 @@ import contextlib
 import gzip
 import hashlib
 import io
-import threading
-import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,12 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_lrp.downloads import online
 from pyro_lrp.errors import UserError
 from pyro_lrp.randomness import derive_seed
 
 __all__ = ["Batch", "Batches", "ImageData", "Split", "digits", "fake", "fashion_mnist", "mnist", "npz"]
-
-_OFFLINE_AFTER = 15.0  # seconds
 
 
 class Batch(NamedTuple):
@@ -268,25 +265,10 @@ def _download(official: Any, name: str, raw: Path) -> None:
     """Let torchvision fetch the files, unless the network does not answer within some seconds."""
     files = ", ".join(file for file, _ in official.resources)
     advice = f"data={name} needs {files} in {raw}: place them there, or set data.root"
-    if not _online(official.mirrors[-1] + official.resources[-1][0]):
+    if not online(official.mirrors[-1] + official.resources[-1][0]):
         raise UserError(f"{advice} (there is no network to download them)")
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             official(raw.parent.parent, download=True)
     except (OSError, RuntimeError) as error:
         raise UserError(f"{advice} (the download failed: {' '.join(str(error).split())})") from error
-
-
-def _online(url: str) -> bool:
-    """Whether the address answers in time; a thread, since a name lookup alone can hang for a minute."""
-    answered = threading.Event()
-
-    def ask() -> None:
-        with contextlib.suppress(OSError, ValueError):
-            urllib.request.urlopen(url, timeout=_OFFLINE_AFTER).close()
-            answered.set()
-
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(_OFFLINE_AFTER)
-    return answered.is_set()

@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
-__all__ = ["Bernoulli", "Gaussian", "Likelihood"]
+from pyro_lrp.errors import UserError
+from pyro_lrp.features import Features
+from pyro_lrp.gradients import full_precision
+
+__all__ = ["Bernoulli", "Gaussian", "Likelihood", "Perceptual", "PerceptualDistribution"]
 
 
 class Likelihood(nn.Module):
-    """p(x|z): calling it with the decoder's mean image returns a distribution over images."""
+    """p(x|z): calling it with the decoder's mean image returns a distribution over images.
+
+    Attributes:
+        unit: Of its logarithm.
+    """
+
+    unit: str = "nats"
 
     def forward(self, mean: Tensor, event_dim: int = 3) -> TorchDistribution:
         raise NotImplementedError
+
+    def prepare(self, weights: Mapping[str, str | Path | None]) -> dict[str, Any]:
+        """Read what it needs from files, before any training.
+
+        Args:
+            weights: Files of pretrained networks, by the network's name; None for the official download.
+
+        Returns:
+            What the files settled, in terms of the constructor's arguments.
+        """
+        return {}
 
 
 class Gaussian(Likelihood):
@@ -72,3 +96,94 @@ class Bernoulli(Likelihood):
     def forward(self, mean: Tensor, event_dim: int = 3) -> TorchDistribution:
         """p(x|z) with the given probabilities, shape ``(*batch, *event)``."""
         return dist.Bernoulli(mean, validate_args=False).to_event(event_dim)
+
+
+class PerceptualDistribution(TorchDistribution):
+    """What :class:`Perceptual` returns: it scores an image by features, and "samples" its mean.
+
+    Args:
+        mean: Mean images, shape ``(*batch, C, H, W)``.
+        features: Maps images ``(B, C, H, W)`` to a list of activations.
+        weight: Of the squared differences.
+    """
+
+    arg_constraints: ClassVar = {}
+    has_rsample = True
+
+    def __init__(self, mean: Tensor, features: Callable[[Tensor], list[Tensor]], weight: float) -> None:
+        self._mean, self.features, self.weight = mean, features, weight
+        super().__init__(mean.shape[:-3], mean.shape[-3:], validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return self._mean
+
+    def expand(self, batch_shape: Any, _instance: object = None) -> PerceptualDistribution:
+        mean = self._mean.expand(torch.Size(batch_shape) + self.event_shape)
+        return PerceptualDistribution(mean, self.features, self.weight)
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """The mean: without a normaliser there is no noise to draw."""
+        return self._mean.expand(torch.Size(sample_shape) + self._mean.shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Minus the weighted sum over layers of mean squared differences; not normalised."""
+        value, mean = torch.broadcast_tensors(value, self._mean)
+        with torch.no_grad():
+            targets = self.features(value.flatten(0, -4))
+        pairs = zip(self.features(mean.flatten(0, -4)), targets, strict=True)
+        distances = [full_precision(a - b).square().flatten(1).mean(1) for a, b in pairs]
+        return -self.weight * torch.stack(distances).sum(0).reshape(value.shape[:-3])
+
+
+class Perceptual(Likelihood):
+    r"""Minus a distance of frozen features, :math:`-\sum_l \overline{(\phi_l(x) - \phi_l(G(z)))^2}`.
+
+    Each layer's squared differences are averaged over its channels and positions, and the layers summed (Morrow
+    and Chiu, section 6; spec 10.4). This is no density: it has no normaliser, is not in nats, and ``weight``
+    sets its scale against a β above 0.
+
+    The network's weights are neither trained nor saved. They are read by :meth:`prepare`, or at first use.
+
+    Args:
+        network: A network of :mod:`pyro_lrp.features`.
+        layers: Its layers, such as ``relu_1_1``.
+        weight: Factor of the whole, above 0.
+        sha256: Of the weights' file, if it must be a certain one.
+
+    References:
+        Hou et al. (2017), Deep Feature Consistent VAE.
+    """
+
+    unit = "(no density: features' distance)"
+
+    def __init__(
+        self,
+        network: str = "vgg19",
+        layers: Sequence[str] = ("relu_1_1", "relu_2_1", "relu_3_1", "relu_4_1"),
+        weight: float = 1.0,
+        sha256: str | None = None,
+    ) -> None:
+        super().__init__()
+        if not (weight > 0 and math.isfinite(weight)):
+            raise ValueError(f"expected weight to be a positive number, got {weight}")
+        self.network, self.layers, self.weight, self.sha256 = network, tuple(layers), weight, sha256
+        self._features: list[Features] = []  # in a list, so that its weights are not this module's
+
+    def prepare(self, weights: Mapping[str, str | Path | None]) -> dict[str, Any]:
+        """Read the weights; layers that the file lacks are left out, and the answer says which are used."""
+        features = Features(self.network, self.layers, weights.get(self.network))
+        if self.sha256 not in (None, features.sha256):
+            raise UserError(
+                f"weights.{self.network} are others than those this run began with: their SHA-256 is "
+                f"{features.sha256}, expected {self.sha256}"
+            )
+        self._features = [features]
+        self.layers, self.sha256 = features.layers, features.sha256
+        return {"layers": list(self.layers), "sha256": self.sha256}
+
+    def forward(self, mean: Tensor, event_dim: int = 3) -> TorchDistribution:
+        """The score of images given their mean, shape ``(*batch, C, H, W)``."""
+        if not self._features:
+            self.prepare({})
+        return PerceptualDistribution(mean, self._features[0].to(mean), self.weight)

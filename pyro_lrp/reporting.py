@@ -93,7 +93,9 @@ def log_to(directory: Path) -> Iterator[None]:
         to_file.close()
 
 
-def summarize(trainer: Trainer, rows: list[dict[str, Any]], circumstances: dict[str, Any]) -> dict[str, Any]:
+def summarize(
+    trainer: Trainer, autoencoder: Autoencoder, rows: list[dict[str, Any]], circumstances: dict[str, Any]
+) -> dict[str, Any]:
     """What ``summary.json`` holds."""
     players = trainer.game.players()
     device = trainer.fabric.device
@@ -101,6 +103,7 @@ def summarize(trainer: Trainer, rows: list[dict[str, Any]], circumstances: dict[
     return {
         "final": rows[-1] if rows else {},
         "after_phase": last,
+        "log_likelihood_unit": autoencoder.likelihood.unit,
         "seconds": rows[-1]["seconds"] if rows else 0.0,
         "images_per_second": {phase: row["images_per_second"] for phase, row in last.items()},
         "parameters": {name: sum(p.numel() for p in player.parameters()) for name, player in players.items()},
@@ -131,7 +134,9 @@ def closing_words(directory: Path, summary: dict[str, Any]) -> str:
         "KL(q(z|x) || p(z)), test": "test/kl",
     }
     lines = [
-        f"  {label:<28}{final[key]:>12.2f} nats" for label, key in labels.items() if final.get(key) is not None
+        f"  {label:<28}{final[key]:>12.2f} {summary['log_likelihood_unit'] if 'p(x|z)' in label else 'nats'}"
+        for label, key in labels.items()
+        if final.get(key) is not None
     ]
     counts = ", ".join(f"{name} {n:,}" for name, n in summary["parameters"].items())
     return "\n".join([

@@ -20,6 +20,8 @@ def main(cfg: DictConfig) -> None:
     data = data.limited(plan.identity["data"].get("limit"))
     identity = {**plan.identity, "image_shape": list(data.image_shape)}
     autoencoder = config.build_autoencoder(identity, data.image_shape, allow)
+    settled = autoencoder.likelihood.prepare(circumstances["weights"])
+    identity["likelihood"] |= settled
     board = reporting.TensorBoard(directory) if circumstances["logger"] == "tensorboard" else None
     trainer = Trainer(
         config.build_game(identity, autoencoder, allow), data, directory=directory, seed=identity["seed"],
@@ -35,12 +37,14 @@ def main(cfg: DictConfig) -> None:
     )  # fmt: skip
     rundir.claim(directory, identity, overwrite=circumstances["overwrite"])
     with reporting.log_to(directory):
+        if settled:
+            LOG.info("likelihood: %s", ", ".join(f"{key} {value}" for key, value in settled.items()))
         summary = rundir.read_summary(directory)
         if summary is not None:
             LOG.info("%s is already trained: nothing is left to do (overwrite=true starts anew)", directory)
         else:
             rows = trainer.fit()
-            summary = reporting.summarize(trainer, rows, circumstances)
+            summary = reporting.summarize(trainer, autoencoder, rows, circumstances)
             rundir.write_json(directory / "summary.json", summary)
     if board:
         board.close()

@@ -1,6 +1,8 @@
 """Small models that several test files build."""
 
+import numpy as np
 import torch
+import torchvision
 from torch import nn
 
 from pyro_lrp import likelihoods, models, networks, objectives, priors
@@ -30,3 +32,16 @@ def gradients(loss, module, **options):
     values = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, **options)
     zeros = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters.values(), values, strict=True)]
     return dict(zip(parameters, zeros, strict=True))
+
+
+def random_vgg19(path, convolutions=5, seed=0):
+    """A file of random weights for the lower convolutions of VGG19, in the names of torchvision."""
+    with torch.device("meta"):
+        shapes = torchvision.models.vgg19(weights=None).features.state_dict()
+    generator = torch.Generator().manual_seed(seed)
+    arrays = {}
+    for name, meta in [*shapes.items()][: 2 * convolutions]:
+        scale = (2.0 / max(1, meta[0].numel())) ** 0.5 if name.endswith("weight") else 0.1
+        arrays[f"features.{name}"] = (scale * torch.randn(meta.shape, generator=generator)).numpy()
+    np.savez(path, **arrays)
+    return path

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from builders import random_vgg19
 from commands import ROOT, in_process
 
 import pyro_lrp
@@ -45,6 +46,8 @@ SWAPS = [
 
 
 NEEDS = {  # what a choice needs beside it
+    "model=vae_perceptual": ("weights.vgg19=random vgg19.npz",),
+    "likelihood=perceptual": ("weights.vgg19=random vgg19.npz",),
     "network=resnet": ("data.image_shape=[3,16,16]", "network.base=4"),
     "prior=neural_sampler": ("objective=adversarial", "prior.width=16"),
     "model=aae_learned": ("prior.width=16", "objective.discriminator.width=16"),
@@ -54,6 +57,8 @@ NEEDS = {  # what a choice needs beside it
 
 @pytest.mark.parametrize("choice", SWAPS)
 def test_every_choice_trains_and_loads(train, choice):
+    if "perceptual" in choice:
+        random_vgg19("random vgg19.npz")
     code, out, err = train(*QUICK, choice, *NEEDS.get(choice, ()))
     assert code == 0, err
     assert "samples of the prior" in out
@@ -174,6 +179,26 @@ def test_another_identity_is_refused_and_nothing_is_touched(train):
     assert yaml.safe_load((run / "config.yaml").read_text())["lr"] == 0.5
 
 
+def test_perceptual_weights_are_recorded_and_checked(train):
+    random_vgg19("a.npz", convolutions=3)
+    random_vgg19("b.npz", convolutions=3, seed=1)
+    code, _, err = train(*QUICK, "model=vae_perceptual", "weights.vgg19=a.npz")
+    assert code == 0
+    assert "likelihood: layers ['relu_1_1', 'relu_2_1'], sha256 " in err
+    run = only_run()
+    likelihood = yaml.safe_load((run / "config.yaml").read_text())["likelihood"]
+    assert likelihood["layers"] == ["relu_1_1", "relu_2_1"]
+    assert json.loads((run / "summary.json").read_text())["log_likelihood_unit"].startswith("(no density")
+    Path("a.npz").rename("moved.npz")  # where they lie may change
+    code, _, err = train(*QUICK, "model=vae_perceptual", "weights.vgg19=moved.npz")
+    assert (code, "already trained" in err) == (0, True)
+    code, _, err = train(*QUICK, "model=vae_perceptual", "weights.vgg19=b.npz")
+    assert code == 1
+    assert "which differs in likelihood.sha256" in err
+    Path("moved.npz").unlink()  # a trained run needs them no longer
+    assert train(f"run={run}", "n=4", command="sample")[0] == 0
+
+
 def test_a_folder_of_somebodys_files_is_refused(train):
     Path("runs/mine/seed_0").mkdir(parents=True)
     Path("runs/mine/seed_0/thesis.tex").write_text("x")
@@ -270,9 +295,17 @@ MISTAKES = {
     "free bits without an ELBO": (("model=aae", "free_bits=1"), "free_bits has no effect here: pyro_lrp.obj"),
     "gan_loss without a game": (("gan_loss=nonsaturating",), "gan_loss has no effect here"),
     "gan_loss": (("model=aae", "gan_loss=hinge"), "gan_loss must be minimax or nonsaturating, got 'hinge'"),
+    "no weights": (
+        ("model=vae_perceptual", "weights.vgg19=none.npz"),
+        "weights.vgg19: there is no file none.npz",
+    ),
+    "layer": (("model=vae_perceptual", "likelihood.layers=[conv_1]"), "layers: expected some of relu_1_1, rel"),
     "free bits": (("free_bits=-1",), "free_bits must be a finite number of at least 0, got -1"),
     "kl": (("objective.elbo.kl=exact",), "expected kl to be sampled, analytic or auto, got 'exact'"),
-    "no closed form": (("objective.elbo.kl=analytic",), "site 'z' has no closed-form KL"),
+    "no closed form": (
+        ("objective.elbo.kl=analytic",),
+        "kl=analytic needs a diagonal normal p(z), which Flow is not",
+    ),
     "ramp": (("beta_schedule=warmup", "beta_schedule.stop=0"), "expected shares start < stop"),
     "milestones": (("trainer.schedule.milestones=[2]",), "expected milestones to be shares"),
     "tc weight": (("model=factor_vae", "objective.weight=-1"), "expected weight to be a finite number"),
@@ -296,7 +329,7 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes_are_one_line_and_leave_nothing_behind(train, monkeypatch, name):
     arguments, message = MISTAKES[name]
-    monkeypatch.setattr("pyro_lrp.data._OFFLINE_AFTER", 0.2)
+    monkeypatch.setattr("pyro_lrp.downloads.OFFLINE_AFTER", 0.2)
     given = {a.partition("=")[0] for a in arguments}
     code, out, err = train(*(a for a in QUICK if a.partition("=")[0] not in given), *arguments)
     assert code == 1
@@ -429,9 +462,9 @@ def test_a_strangers_run_cannot_call_what_it_likes(train):
         pyro_lrp.load(run)
     for target in (
         "pyro_lrp.data.mnist",
-        "pyro_lrp.data._online",
+        "pyro_lrp.data._download",
         "os.system",
-        "pyro_lrp.data.urllib.request.urlopen",
+        "pyro_lrp.data.hashlib.md5",
         "builtins.eval",
         "torch.hub.load",
     ):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_lrp import data
+from pyro_lrp import data, downloads
 from pyro_lrp.errors import UserError
 
 
@@ -59,8 +59,8 @@ def test_missing_data_say_what_to_place_where_and_give_up_in_time(tmp_path, monk
         time.sleep(1)
         raise OSError("no answer")
 
-    monkeypatch.setattr(data, "_OFFLINE_AFTER", 0.2)
-    monkeypatch.setattr(data.urllib.request, "urlopen", slow)
+    monkeypatch.setattr(downloads, "OFFLINE_AFTER", 0.2)
+    monkeypatch.setattr(downloads.urllib.request, "urlopen", slow)
     start = time.monotonic()
     with pytest.raises(
         UserError, match=r"data=fashion_mnist needs train-images-idx3-ubyte.gz.*FashionMNIST/raw"

@@ -20,7 +20,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from pyro_lrp.gradients import bilevel, scale_grad
 
-__all__ = ["BilevelELBO", "Losses"]
+__all__ = ["BilevelELBO", "Losses", "is_diagonal"]
 
 _LOG_2PI = math.log(2.0 * math.pi)
 
@@ -137,7 +137,7 @@ class BilevelELBO(pyro.infer.ELBO):
 
     def _regularization(self, p: dict, q: dict, images: int) -> tuple[Tensor, Tensor, float | Tensor]:
         """The site's log p and log q, summed over the batch, by group; and the weight of each group."""
-        closed = self.kl != "sampled" and _is_diagonal(p["fn"]) and _is_diagonal(q["fn"])
+        closed = self.kl != "sampled" and is_diagonal(p["fn"]) and is_diagonal(q["fn"])
         if self.kl == "analytic" and not closed:
             kinds = f"{type(q['fn']).__name__} and {type(p['fn']).__name__}"
             raise ValueError(f"site {p['name']!r} has no closed-form KL ({kinds}): use kl=sampled or kl=auto")
@@ -184,7 +184,8 @@ def _normal(fn: Distribution) -> Distribution:
     return fn
 
 
-def _is_diagonal(fn: Distribution) -> bool:
+def is_diagonal(fn: Distribution) -> bool:
+    """Whether a distribution is a normal with independent dimensions."""
     return isinstance(_normal(fn), Normal)
 
 

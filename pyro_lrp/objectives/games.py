@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_lrp.models import Autoencoder
-from pyro_lrp.objectives.elbo import BilevelELBO, Losses
+from pyro_lrp.objectives.elbo import BilevelELBO, Losses, is_diagonal
 from pyro_lrp.schedules import Constant, Progress, Schedule
 
 __all__ = ["Codes", "Game", "LatentGame", "Turn", "Weight"]
@@ -118,7 +118,7 @@ class LatentGame(Game):
         beta_schedule: Factor of the ELBO's β over the joint phase.
 
     Raises:
-        TypeError: If the prior has no density.
+        TypeError: If the prior has no density, or no closed form that the ELBO insists on.
     """
 
     def __init__(
@@ -130,6 +130,11 @@ class LatentGame(Game):
         if not autoencoder.prior.has_log_prob:
             kind = type(autoencoder.prior).__name__
             raise TypeError(f"{type(elbo).__name__} needs log p(z), and the prior {kind} can only be sampled")
+        if elbo.kl == "analytic" and not is_diagonal(autoencoder.prior()):
+            kind = type(autoencoder.prior).__name__
+            raise TypeError(
+                f"kl=analytic needs a diagonal normal p(z), which {kind} is not: use sampled or auto"
+            )
         self.autoencoder, self.elbo = autoencoder, elbo
         self.beta = Weight(elbo.beta, beta_schedule)
 
