@@ -9,10 +9,12 @@ import torch
 import yaml
 from builders import random_vgg19
 from commands import ROOT, in_process
+from omegaconf import open_dict
 
 import pyro_lrp
-from pyro_lrp import checkpoint, cli
+from pyro_lrp import checkpoint, cli, config
 from pyro_lrp.errors import UserError
+from pyro_lrp.schedules import Progress
 
 QUICK = ("data=fake", "epochs=1", "prior_epochs=1", "device=cpu", "progress=false", "trainer.evaluations=1")
 GROUPS = {
@@ -68,15 +70,36 @@ def test_every_choice_trains_and_loads(train, choice):
     assert pyro_lrp.load(run).sample(3).shape == (3, *shape)
 
 
+EXPERIMENTS = {
+    "mnist_small": ("mnist", 16, {"channels": [16, 32]}),
+    "fashion_small": ("fashion_mnist", 16, {"channels": [16, 32]}),
+    "disentanglement": ("celeba", 64, {"num_scale": 4, "blocks_per_scale": 1, "pool": "average"}),
+    "faces_small": ("celeba", 32, {"base": 16}),
+}
+
+
 @pytest.mark.parametrize("experiment", GROUPS["experiment"])
 def test_every_experiment_trains_two_steps_on_its_real_data(train, real_data, experiment):
     short = ("epochs=1", "prior_epochs=1", "data.limit=250", "device=cpu", "progress=false")
+    if EXPERIMENTS[experiment][0] == "celeba":
+        split = "data.split=[250,50]"
+        short = (
+            "epochs=1",
+            "prior_epochs=1",
+            "data.limit=20",
+            "batch_size=10",
+            "prior_batch_size=10",
+            split,
+            *short[3:],
+        )
+        short += () if experiment == "faces_small" else ("network.base=4", "prior.layers=2", "prior.width=8")
     code, out, err = train(f"experiment={experiment}", f"data.root={real_data}", *short)
     assert code == 0, err
     identity = yaml.safe_load((only_run() / "config.yaml").read_text())
-    assert identity["presets"]["data"] == {"mnist_small": "mnist", "fashion_small": "fashion_mnist"}[experiment]
-    assert (identity["latent_dim"], identity["prior"]["layers"], identity["prior"]["width"]) == (16, 8, 256)
-    assert identity["network"]["channels"] == [16, 32]
+    dataset, latent_dim, network = EXPERIMENTS[experiment]
+    assert identity["presets"]["data"] == dataset
+    assert identity["latent_dim"] == latent_dim
+    assert identity["network"].items() >= network.items()
 
 
 def test_the_data_set_chooses_the_network_and_the_command_line_wins(train):
@@ -90,12 +113,50 @@ def test_the_data_set_chooses_the_network_and_the_command_line_wins(train):
 
 
 def test_paper_scale_sizes_are_the_papers():
-    """Spec, section 7."""
-    for name, joint in (("mnist", 200), ("fashion_mnist", 300)):
+    """Spec, section 7: the flow's layers and width; epochs of the VAE, joint and prior-only, and of the AAE."""
+    papers = {
+        "mnist": (24, 1024, 200, 100, 200),
+        "fashion_mnist": (24, 1024, 300, 100, 300),
+        "cifar10": (16, 256, 500, 100, 300),
+        "celeba": (30, 1024, 200, 50, 200),
+    }
+    for name, (layers, width, joint, prior, adversarial) in papers.items():
         data = yaml.safe_load((ROOT / "conf" / "data" / f"{name}.yaml").read_text())["data"]
-        assert data["flow"] == {"layers": 24, "width": 1024}
-        assert data["epochs"]["flow"] == {"joint": joint, "prior": 100}
+        assert data["flow"] == {"layers": layers, "width": width}
+        flow = data["epochs"]["flow"]
+        assert (flow["joint"], flow["prior"]) == (joint, prior)
+        assert data["epochs"]["adversarial"] == {"joint": adversarial, "prior": 0}
         assert (data["latent_dim"], float(data["lr"]), data["validation"]) == (64, 1e-4, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "joint", "prior", "halved_at"),
+    [
+        (("data=cifar10", "model=vae_flow"), 500, 100, (250, 500)),
+        (("data=cifar10", "model=aae_learned"), 300, 0, ()),
+        (("data=celeba", "model=vae_flow"), 200, 50, ()),
+        (("experiment=disentanglement", "model=beta_vae"), 300, 50, (100, 200)),
+        (("experiment=disentanglement", "model=vae_flow", "epochs=30"), 30, 5, (10, 20)),
+        (("data=mnist", "model=vae"), 200, 100, ()),
+    ],
+)
+def test_rates_are_halved_where_the_paper_says(arguments, joint, prior, halved_at):
+    """Spec, section 7; a run made shorter keeps the shape."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
+
+    with initialize_config_dir(cli.conf_dir(), version_base="1.3"):
+        cfg = compose("train", list(arguments), return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        with open_dict(cfg):
+            del cfg.hydra
+        identity = config.plan(cfg).identity
+    assert (identity["epochs"], identity["prior_epochs"]) == (joint, prior)
+    schedule = config.schedule(identity)
+    rates = [schedule(Progress(epoch, epoch / joint)) for epoch in range(joint)]
+    rates += [schedule(Progress(joint + epoch, epoch / prior, "prior_only")) for epoch in range(prior)]
+    assert [epoch for epoch in range(1, joint + prior) if rates[epoch] == rates[epoch - 1] / 2] == [*halved_at]
+    assert len(set(rates)) == len(halved_at) + 1
 
 
 def test_given_epochs_keep_the_ratio(train):
@@ -234,7 +295,7 @@ MISTAKES = {
     ),
     "unknown data set": (
         ("data=mnits",),
-        "data=mnits is unknown; the known ones are: digits, fake, fashion_mnist",
+        "data=mnits is unknown; the known ones are: celeba, cifar10, digits, fake, fashion_mnist",
     ),
     "unknown key": (("betaa=1",), "unknown key betaa (did you mean beta?)"),
     "unknown nested key": (("prior.depth=3",), "unknown key prior.depth"),
@@ -286,6 +347,15 @@ MISTAKES = {
     "device": (("device=tpu",), "device must be auto, cpu, cuda or mps, got 'tpu'"),
     "logger": (("logger=paper",), "logger must be none or tensorboard, got 'paper'"),
     "missing data": (("data=npz", "data.path=a=b, c.npz"), "data.path: there is no file a=b, c.npz"),
+    "no folder": (("data=folder",), "data=folder needs data.path=DIR"),
+    "no cifar": (
+        ("data=cifar10", "data.variant=jpg"),
+        "data.variant must be one of official, lossless_subset, jp",
+    ),
+    "no celeba": (
+        ("data=celeba", "data.root=none here"),
+        "data=celeba needs img_align_celeba (a folder or .zip)",
+    ),
     "missing mnist": (("data=mnist", "data.root=none here"), "data=mnist needs train-images-idx3-ubyte.gz"),
     "foreign target": (("prior._target_=os.system",), "prior: _target_ os.system is not allowed"),
     "a sampler under an ELBO": (
@@ -462,9 +532,9 @@ def test_a_strangers_run_cannot_call_what_it_likes(train):
         pyro_lrp.load(run)
     for target in (
         "pyro_lrp.data.mnist",
-        "pyro_lrp.data._download",
+        "pyro_lrp.data.idx._download",
         "os.system",
-        "pyro_lrp.data.hashlib.md5",
+        "pyro_lrp.data.idx.hashlib.md5",
         "builtins.eval",
         "torch.hub.load",
     ):

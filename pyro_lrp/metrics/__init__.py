@@ -9,6 +9,7 @@ from typing import Any
 from pyro_lrp.metrics.classifier import Classifier, train_classifier
 from pyro_lrp.metrics.classifier_distance import fd_classifier
 from pyro_lrp.metrics.frechet import FeatureStatistics, frechet_distance
+from pyro_lrp.metrics.reconstruction import reconstruction_mse
 
 __all__ = [
     "METRICS",
@@ -16,7 +17,11 @@ __all__ = [
     "FeatureStatistics",
     "fd_classifier",
     "frechet_distance",
+    "reconstruction_mse",
     "train_classifier",
 ]
 
-METRICS: dict[str, Callable[..., dict[str, dict[str, Any]]]] = {"fd_classifier": fd_classifier}
+METRICS: dict[str, Callable[..., dict[str, dict[str, Any]]]] = {
+    "fd_classifier": fd_classifier,
+    "reconstruction_mse": reconstruction_mse,
+}

@@ -1,0 +1,13 @@
+"""Image data sets as uint8 tensors, and batches of them in an order that is a function of seed and step."""
+
+from pyro_lrp.data.celeb import celeba
+from pyro_lrp.data.cifar import cifar10
+from pyro_lrp.data.core import Batch, Batches, ImageData, Split, chunks, divide
+from pyro_lrp.data.folders import folder
+from pyro_lrp.data.idx import fashion_mnist, mnist
+from pyro_lrp.data.small import digits, fake, npz
+
+__all__ = [
+    "Batch", "Batches", "ImageData", "Split", "celeba", "chunks", "cifar10", "digits", "divide",
+    "fake", "fashion_mnist", "folder", "mnist", "npz",
+]  # fmt: skip
