@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
-from pyro_lrp import likelihoods, models, networks, objectives, priors
+from pyro_lrp import likelihoods, models, networks, objectives, priors, schedules
 
 
 def small_autoencoder(latent_dim=4, *, prior=None, learn_gamma=False, hidden=16):
@@ -45,3 +45,25 @@ def random_vgg19(path, convolutions=5, seed=0):
         arrays[f"features.{name}"] = (scale * torch.randn(meta.shape, generator=generator)).numpy()
     np.savez(path, **arrays)
     return path
+
+
+def _sampler_game(beta, **options):
+    ae = small_autoencoder(prior=priors.NeuralSampler(4, 1, 8), hidden=options.pop("hidden", 16))
+    return objectives.Adversarial(ae, networks.discriminator(4, 1, 8), beta, **options)
+
+
+def _factor_game():
+    ae = small_autoencoder(prior=priors.StandardNormal(4))
+    elbo = objectives.BilevelELBO(1.0, kl="auto", free_bits=0.01)
+    return objectives.TotalCorrelation(ae, elbo, networks.factor_discriminator(4, 1, 8))
+
+
+GAMES = {
+    "bilevel": small_game,
+    "learned gamma, beta on a ramp": lambda: objectives.LatentGame(
+        small_autoencoder(learn_gamma=True), objectives.BilevelELBO(2.0), schedules.Linear(0.0, 0.5)
+    ),
+    "total correlation": _factor_game,
+    "adversarial": lambda: _sampler_game(0.0),
+    "adversarial, beta on a ramp": lambda: _sampler_game(1.0, beta_schedule=schedules.Linear(0.0, 0.5)),
+}

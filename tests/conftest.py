@@ -7,7 +7,7 @@ import pyro
 import pytest
 import torch
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+torch.set_num_threads(min(2, os.cpu_count() or 1, int(os.environ.get("OMP_NUM_THREADS", "2"))))
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from builders import small_game
+from builders import GAMES, small_game
 
 from pyro_lrp import data, models, networks, objectives, priors, testing
 from pyro_lrp.likelihoods import Gaussian
@@ -22,6 +22,22 @@ def test_log_prob_agrees_with_the_cpu():
     on_cpu = prior().log_prob(z)
     on_gpu = prior.cuda()().log_prob(z.cuda()).cpu()
     torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
+@pytest.mark.parametrize("name", GAMES)
+def test_every_game_trains(name, precision):
+    run = Trainer(
+        GAMES[name](),
+        data.fake(64, (1, 8, 8)),
+        phases=[Phase("joint", 2), Phase("prior_only", 2)],
+        batch_size=16,
+        device="cuda",
+        precision=precision,
+        progress=False,
+    )
+    row = run.fit()[-1]
+    assert all(torch.isfinite(torch.tensor(v)) for v in row.values() if isinstance(v, float))
 
 
 @pytest.mark.parametrize("precision", ["32", "bf16-mixed"])

@@ -2,10 +2,11 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
-from pyro_lrp import data
+from pyro_lrp import data, likelihoods, models, priors
 from pyro_lrp.errors import UserError
-from pyro_lrp.metrics import FeatureStatistics, frechet_distance, train_classifier
+from pyro_lrp.metrics import FeatureStatistics, frechet_distance, reconstruction_mse, train_classifier
 from pyro_lrp.metrics.classifier import classifier_for
 
 EYE, ZERO = torch.eye(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
@@ -116,3 +117,22 @@ def test_the_distance_in_features_orders_worse_and_better_images():
     distances = [statistics(x).distance(reference) for x in (train, noise, torch.rand_like(train))]
     assert distances == sorted(distances)
     assert distances[1] > 2 * distances[0]
+
+
+def test_reconstruction_error_beside_that_of_the_best_constant_image():
+    images = data.fake(600, (1, 8, 8))
+
+    class Identity(models.Autoencoder):
+        def reconstruct(self, x):
+            return x + 0.1
+
+    ae = Identity(nn.Identity(), nn.Identity(), priors.StandardNormal(4), likelihoods.Gaussian())
+    steps = []
+    found = reconstruction_mse(ae, images, n=550, on_step=lambda *step: steps.append(step))
+    x = images.test.images[:550].double() / 255
+    assert found["reconstruction_mse"]["value"] == pytest.approx(0.01, rel=1e-5)
+    assert found["constant_image_mse"]["value"] == pytest.approx(
+        (x - x.mean(0)).square().mean().item(), rel=1e-6
+    )
+    assert found["reconstruction_mse"]["n"] == 550
+    assert steps == [(500, 550), (550, 550)]

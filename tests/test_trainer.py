@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from builders import jiggle, small_autoencoder, small_game
+from builders import GAMES, jiggle, small_autoencoder, small_game
 
 from pyro_lrp import checkpoint, data
 from pyro_lrp.errors import TrainingDiverged, UserError
@@ -57,6 +57,49 @@ def test_resume_is_bit_for_bit(tmp_path, stop_after):
     steps = [row["step"] for row in read_rows(parts / "metrics.jsonl")]
     assert steps == sorted(set(steps))
     assert steps[-1] == 5 * 4 + 5 * 3
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_every_game_resumes_bit_for_bit(tmp_path, name):
+    def run(folder, on_row=lambda row: None):
+        folder.mkdir(exist_ok=True)
+        torch.manual_seed(3)
+        options = {"optimizers": {"prior": {"lr": 1e-3, "betas": (0.5, 0.9)}}, "on_row": on_row}
+        return trainer(GAMES[name](), folder, **options)
+
+    def stop(row):
+        if row["step"] == 12:
+            raise StopError
+
+    run(tmp_path / "whole").fit()
+    with pytest.raises(StopError):
+        run(tmp_path / "parts", stop).fit()
+    rows = run(tmp_path / "parts").fit()
+    last = "checkpoints/last.safetensors"
+    assert (tmp_path / "parts" / last).read_bytes() == (tmp_path / "whole" / last).read_bytes()
+    assert all(math.isfinite(v) for row in rows for v in row.values() if isinstance(v, float))
+    if "ramp" in name:
+        assert rows[-1].get("beta", rows[-1].get("phase")) == "prior_only"
+        assert rows[1]["beta"] < rows[2]["beta"]
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_every_game_moves_all_it_owns(name):
+    game = GAMES[name]()
+    before = {k: v.clone() for k, v in game.named_parameters()}
+    trainer(game).fit()
+    assert [k for k, v in game.named_parameters() if torch.equal(v, before[k])] == []
+
+
+def test_options_of_one_player_are_its_alone():
+    game = GAMES["total correlation"]()
+    run = trainer(game, optimizers={"discriminator": {"lr": 1e-5, "betas": [0.5, 0.9]}})
+    run.fit()
+    own = run.optimizers["discriminator"].param_groups[0]
+    assert (own["base_lr"], own["betas"]) == (1e-5, (0.5, 0.9))
+    assert run.optimizers["autoencoder"].param_groups[0]["betas"] == (0.9, 0.999)
+    with pytest.raises(UserError, match="trainer.optimizers.critic: there is no such player"):
+        trainer(GAMES["bilevel"](), optimizers={"critic": {}})
 
 
 def _close(actual, expected, timing):

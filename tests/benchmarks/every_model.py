@@ -1,6 +1,6 @@
 """Train every preset on MNIST at small steps, and hold each against no model at all.
 
-    python tests/benchmarks/every_model.py [--root DIR] [--models vae aae ...] [--seed 0]
+    python tests/benchmarks/every_model.py [--root DIR] [--models vae aae ...] [--seed 0] [weights.vgg19=FILE]
 
 Prints, for each: mean squared error of reconstructions, and of the best constant image; Frechet distance of
 10,000 samples in the features of a small classifier trained here (a surrogate: not comparable with published
