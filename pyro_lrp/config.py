@@ -85,7 +85,12 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "likelihood.lr": _RATE_OR_NULL,
     "free_bits": (lambda v: _is_number(v) and v >= 0, "a finite number of at least 0"),
     "gan_loss": (lambda v: v in ("minimax", "nonsaturating"), "minimax or nonsaturating"),
+    "weights": (
+        lambda v: isinstance(v, dict) and all(path is None or isinstance(path, str) for path in v.values()),
+        "files by network, such as weights.vgg19=FILE",
+    ),
     "data.limit": _COUNT_OR_NULL,
+    "data.crop": _COUNT_OR_NULL,
     "data.image_size": _COUNT_OR_NULL,
     "data.validation": (lambda v: _is_number(v) and 0 <= v < 1, "a share of at least 0 and below 1"),
     "trainer.report_every": _COUNT,

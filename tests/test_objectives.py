@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from builders import gradients, jiggle, small_autoencoder
+from builders import GAMES, gradients, jiggle, small_autoencoder
 from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 from torch.distributions import kl_divergence
@@ -257,20 +257,26 @@ def test_a_fixed_prior_has_no_turn_of_its_own():
     assert game.turns("joint")[0].moves == ("autoencoder",)
 
 
-def test_nothing_in_a_step_waits_for_the_device(ae, x, monkeypatch):
+@pytest.mark.parametrize("name", GAMES)
+def test_nothing_in_a_step_waits_for_the_device(name, monkeypatch):
     """With validation off, no tensor is turned into a number: on a GPU each such call would stall the step."""
 
     def refuse(self, *args):
         raise AssertionError("a host synchronisation")
 
-    game = LatentGame(ae, BilevelELBO(0.5))
+    game = GAMES[name]()
     with pyro.validation_enabled(False):
         for name in ("item", "__bool__", "__float__", "tolist", "cpu", "numpy"):
             monkeypatch.setattr(torch.Tensor, name, refuse)
         from pyro_lrp.data import Batch
+        from pyro_lrp.schedules import Progress
 
-        losses = game("joint", [Batch(x)], {})
-        losses.loss.backward()
+        memo = {}
+        for step in range(2):
+            game.advance(Progress(0, step / 2))
+            for turn in game.turns("joint"):
+                batches = [Batch(torch.rand(6, 1, 8, 8)) for _ in range(turn.batches)]
+                game(turn.name, batches, memo).loss.backward()
 
 
 class DiagonalPrior(Prior):

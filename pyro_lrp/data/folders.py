@@ -50,8 +50,10 @@ def folder(
         raise UserError("data=folder needs data.path=DIR, a folder or .zip of images")
     if channels not in (None, 1, 3):
         raise UserError(f"data.channels must be 1, 3 or null, got {channels}")
-    if not (isinstance(image_size, int) and image_size >= 1) or (crop is not None and crop < 1):
-        raise UserError("data.image_size and data.crop must be at least 1 pixel")
+    if not all(
+        isinstance(side, int) and side >= 1 for side in (image_size, image_size if crop is None else crop)
+    ):
+        raise UserError(f"data.image_size and data.crop must be whole numbers, got {image_size!r} and {crop!r}")
     place = Path(path).expanduser()
     source = Source(place, "data.path", leave_out=[_ATTRIBUTES])
     mode = {1: "L", 3: "RGB"}[channels] if channels else _mode(source)

@@ -3,9 +3,9 @@
     python tests/benchmarks/every_model.py mnist_small [KEY=VALUE ...] [--only LABEL ...]
     python tests/benchmarks/every_model.py faces_small data.split=[9000,1000] weights.vgg19=FILE
 
-Prints, for each: mean squared error of reconstructions, and of the best constant image; where the data have
-classes, Frechet distance of 10,000 samples to the test images, in the features of a small classifier trained here
-(a surrogate: not comparable with published FIDs), trained and untrained; KL; seconds of training. KEY=VALUE go to
+Prints, for each: mean squared error of reconstructions, and of the best constant image; where there are classes,
+Frechet distance of 10,000 samples to the test images in the features of a small classifier trained here (a
+surrogate, not comparable with published FIDs), trained and untrained; KL; seconds of training. KEY=VALUE go to
 every training (data.root, weights.vgg19). A run that was finished before is only judged.
 """
 
@@ -31,6 +31,7 @@ MODELS = {
         "aae_learned": ["model=aae_learned"],
         "vae_perceptual": [
             "model=vae_perceptual", "data.limit=20000", "batch_size=50", "epochs=3", "prior_epochs=12",
+            "trainer.evaluations=1",
         ],
     },
     "faces_small": {
@@ -39,7 +40,7 @@ MODELS = {
         "factor_vae": ["model=factor_vae"],
         "vae_flow_beta_1": ["model=vae_flow", "beta=1"],
         "vae_flow_beta_0": ["model=vae_flow", "beta=0"],
-        "vae_perceptual": ["model=vae_perceptual", "epochs=10", "prior_epochs=40"],
+        "vae_perceptual": ["model=vae_perceptual", "epochs=6", "prior_epochs=20", "trainer.evaluations=1"],
     },
 }  # fmt: skip
 HEADER = (
