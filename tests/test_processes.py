@@ -28,10 +28,10 @@ def rows(directory):
     return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
 
 
-def kill_at(step, cwd):
+def kill_at(step, cwd, model):
     """Start the run, and kill it without warning as soon as it reports ``step``."""
     directory = cwd / "runs/killed/seed_0"
-    process = start("train", *RUN, cwd=cwd)
+    process = start("train", *RUN, *model, cwd=cwd)
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
         done = rows(directory)
@@ -44,23 +44,42 @@ def kill_at(step, cwd):
     pytest.fail(f"the run ended before step {step}: {process.communicate()[0]}")
 
 
-def finish(cwd):
-    process = start("train", *RUN, cwd=cwd)
+def finish(cwd, model):
+    process = start("train", *RUN, *model, cwd=cwd)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     return cwd / "runs/killed/seed_0", output
 
 
-def test_kills_in_both_phases_change_nothing(tmp_path):
+KILLS = {  # shares of the joint phase and of the prior-only phase at which a run is killed
+    ("model=vae_flow",): ((0.02, 0.4, 0.95), (0.5,)),
+    (
+        "model=aae_learned",
+        "prior.width=16",
+        "objective.discriminator.width=16",
+        "epochs=60",
+        "prior_epochs=30",
+    ): (
+        (0.5,),
+        (0.5,),
+    ),
+    ("model=factor_vae", "objective.discriminator.width=16", "epochs=60", "beta_schedule=warmup"): ((0.3,), ()),
+}
+
+
+@pytest.mark.parametrize("model", KILLS, ids=lambda model: model[0])
+def test_kills_in_both_phases_change_nothing(tmp_path, model):
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
-    whole, _ = finish(tmp_path / "whole")
+    whole, _ = finish(tmp_path / "whole", model)
     total = rows(whole)[-1]["step"]
     joint = max(row["step"] for row in rows(whole) if row["phase"] == "joint")
-    for share in (0.02, 0.4, 0.95):
-        kill_at(int(share * joint), tmp_path / "killed")
-    kill_at(joint + int(0.5 * (total - joint)), tmp_path / "killed")
-    killed, output = finish(tmp_path / "killed")
+    in_joint, in_prior = KILLS[model]
+    for share in in_joint:
+        kill_at(int(share * joint), tmp_path / "killed", model)
+    for share in in_prior:
+        kill_at(joint + int(share * (total - joint)), tmp_path / "killed", model)
+    killed, output = finish(tmp_path / "killed", model)
     assert "resumes at step" in output
     assert (killed / LAST).read_bytes() == (whole / LAST).read_bytes()
     steps = [row["step"] for row in rows(killed)]

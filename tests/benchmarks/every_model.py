@@ -3,10 +3,10 @@
     python tests/benchmarks/every_model.py mnist_small [KEY=VALUE ...] [--only LABEL ...]
     python tests/benchmarks/every_model.py faces_small data.split=[9000,1000] weights.vgg19=FILE
 
-Prints, for each: mean squared error of reconstructions, and of the best constant image; where there are classes,
-Frechet distance of 10,000 samples to the test images in the features of a small classifier trained here (a
-surrogate, not comparable with published FIDs), trained and untrained; KL; seconds of training. KEY=VALUE go to
-every training (data.root, weights.vgg19). A run that was finished before is only judged.
+Prints, for each: mean squared error of reconstructions, and of the best constant image; where there are
+classes, Frechet distance of 10,000 samples to the test images in the features of a small classifier trained
+here, trained and untrained (a surrogate, not comparable with published FIDs); KL; seconds of training.
+KEY=VALUE go to every training (data.root, weights.vgg19). A run that was finished before is only judged.
 """
 
 import argparse
