@@ -53,7 +53,7 @@ USED_BY = {  # root keys that an objective takes over: where they stand in its n
     "beta_schedule": ("beta_schedule", {"_target_": "pyro_lrp.schedules.Constant"}),
 }
 GROUPS_NEEDED = ("data", "network", "likelihood", "prior", "objective", "trainer")
-DATA_DEFAULTS = ("latent_dim", "lr", "flow", "epochs", "discriminator_lr")  # values that other keys refer to
+DATA_DEFAULTS = ("latent_dim", "lr", "flow", "epochs")  # values that other keys refer to
 
 
 # ------------------------------------------------------------------- validation

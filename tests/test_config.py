@@ -93,7 +93,7 @@ def test_every_preset_has_the_papers_weights(model):
         assert identity["objective"]["gan_loss"] == "minimax"
     if model == "factor_vae":
         assert identity["objective"]["weight"] == 40
-        assert identity["trainer"]["optimizers"]["discriminator"] == {"lr": 1e-4, "betas": [0.5, 0.9]}
+        assert identity["trainer"]["optimizers"]["discriminator"] == {"lr": 1e-5, "betas": [0.5, 0.9]}
 
 
 NEEDS = {  # what a choice needs beside it
