@@ -281,6 +281,27 @@ def test_another_identity_is_refused_and_nothing_is_touched(train):
     assert yaml.safe_load((run / "config.yaml").read_text())["lr"] == 0.5
 
 
+COMBINATIONS = [
+    "model=aae prior=flow beta=0",
+    "model=aae_learned gan_loss=nonsaturating network.stochastic=true likelihood=gaussian_learned",
+    "model=aae_learned beta=1 beta_schedule=warmup likelihood=bernoulli prior.width=16",
+    "model=factor_vae prior=flow beta=0 objective.discriminator.width=16",
+    "model=vae free_bits=0.1 beta_schedule=unet_ramp objective.elbo.kl=sampled",
+    "model=beta_vae objective=elbo prior=flow free_bits=0.1",
+    "model=vae_flow objective=total_correlation objective.discriminator.width=16",
+    "model=vae_flow objective=adversarial objective.discriminator.width=16",
+]
+
+
+@pytest.mark.parametrize("choice", COMBINATIONS)
+def test_parts_combine(train, choice):
+    code, _, err = train(*QUICK, *choice.split(" "))
+    assert code == 0, err
+    rows = [json.loads(line) for line in (only_run() / "metrics.jsonl").read_text().splitlines()]
+    assert ("prior_only" in {row["phase"] for row in rows}) == ("model=vae free" not in choice)
+    assert pyro_lrp.load(only_run()).sample(3).shape == (3, 1, 28, 28)
+
+
 def test_perceptual_weights_are_recorded_and_checked(train):
     random_vgg19("a.npz", convolutions=3)
     random_vgg19("b.npz", convolutions=3, seed=1)

@@ -30,7 +30,7 @@ MODELS = {
         "aae": ["model=aae"],
         "aae_learned": ["model=aae_learned"],
         "vae_perceptual": [
-            "model=vae_perceptual", "data.limit=20000", "batch_size=50", "epochs=3", "prior_epochs=12",
+            "model=vae_perceptual", "data.limit=20000", "batch_size=50", "epochs=2", "prior_epochs=12",
             "trainer.evaluations=1",
         ],
     },
