@@ -40,7 +40,7 @@ MODELS = {
         "factor_vae": ["model=factor_vae"],
         "vae_flow_beta_1": ["model=vae_flow", "beta=1"],
         "vae_flow_beta_0": ["model=vae_flow", "beta=0"],
-        "vae_perceptual": ["model=vae_perceptual", "epochs=6", "prior_epochs=20", "trainer.evaluations=1"],
+        "vae_perceptual": ["model=vae_perceptual", "epochs=16", "prior_epochs=20", "trainer.evaluations=1"],
     },
 }  # fmt: skip
 HEADER = (
