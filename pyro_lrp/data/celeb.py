@@ -56,14 +56,13 @@ def celeba(
         raise UserError(f"data.image_size must be a whole number of at least 1, got {image_size!r}")
     place = _images(base) if images is None else base / Path(images).expanduser()
     source = Source(place, "data.images")
-    table = _attribute_table(base, attributes)
+    columns, rows, origin = _attribute_table(base, attributes)
     partition = _partition(base, len(source.names)) if split is None else {}
     names, pixels = decode(
         source, lambda image: _crop(image, crop, image_size), (3, image_size, image_size), {"celeba": crop},
         key="data.images",
     )  # fmt: skip
     plain = [name.rsplit("/", 1)[-1] for name in names]
-    columns, rows, origin = table
     everything = Split(pixels, attributes=matched(rows, plain, origin) if columns else None)
     parts = _rows_of_partition(partition, plain, base) if split is None else divide(split, len(plain))
     train, validation, test = (None if part is None else everything[part] for part in parts)
