@@ -7,6 +7,7 @@ from torch import nn
 
 from pyro_lrp import testing
 from pyro_lrp import transforms as ours
+from pyro_lrp.networks import perceptron
 
 CONTEXT = torch.randn(3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
@@ -18,6 +19,15 @@ def _conditioned(conditional):
     return conditional.double().condition(CONTEXT)
 
 
+def _fitted(kind):
+    whitening = ours.Whitening(3, kind)
+    whitening.fit(CODES)
+    return whitening
+
+
+CODES = torch.randn(500, 3, generator=torch.Generator().manual_seed(2)) @ torch.tensor(
+    [[2.0, 0.1, 0.0], [0.0, 0.5, 0.3], [0.0, 0.0, 0.01]]
+)
 BIJECTIONS = {
     "sigmoid_coupling": lambda: (ours.sigmoid_coupling(4, [8, 8]), 4),
     "sigmoid_coupling of odd length": lambda: (ours.sigmoid_coupling(5, [8]), 5),
@@ -26,6 +36,11 @@ BIJECTIONS = {
     "swap of odd length": lambda: (ours.swap(), 5),
     "conditional coupling": lambda: (_conditioned(ours.conditional_sigmoid_coupling(4, 3, [8])), 4),
     "conditional affine": lambda: (_conditioned(ours.conditional_elementwise_affine(4, 3)), 4),
+    "spline coupling": lambda: (ours.spline_coupling(4, [8]), 4),
+    "spline coupling of odd length": lambda: (ours.spline_coupling(5, [8], bins=4, bound=2.0), 5),
+    "invertible linear": lambda: (ours.invertible_linear(5), 5),
+    "standardizing": lambda: (_fitted("standardize"), 3),
+    "pca": lambda: (_fitted("pca"), 3),
     "inverse of a coupling": lambda: (ours.sigmoid_coupling(4, [8]).inv, 4),
 }
 
@@ -41,7 +56,7 @@ def test_the_kit_finds_what_is_wrong():
             x, ladj = super().inverse_and_ladj(y)
             return x, 0.9 * ladj
 
-    wrong = Forgetful(2, ours.perceptron(2, [8], 4))
+    wrong = Forgetful(2, perceptron(2, [8], 4))
     with pytest.raises(AssertionError, match="inverse log-determinant against autograd"):
         testing.check_transform(wrong, 4)
     with pytest.raises(AssertionError, match="rescoring after an update"):
@@ -170,3 +185,49 @@ def test_conditional_coupling_broadcasts_its_context_and_reads_it():
     many = conditional.condition(torch.randn(7, 3)).inverse_and_ladj(z)[0]
     assert one.shape == many.shape == z.shape
     assert not torch.allclose(one, many)
+
+
+def test_fitted_codes_are_white():
+    for kind, off_diagonal in (("standardize", False), ("pca", True)):
+        x = _fitted(kind).inverse_and_ladj(CODES)[0].double()
+        covariance = torch.cov(x.T, correction=0)
+        torch.testing.assert_close(x.mean(0), torch.zeros(3).double(), rtol=0, atol=1e-5)
+        torch.testing.assert_close(covariance.diagonal(), torch.ones(3).double(), rtol=1e-4, atol=0)
+        assert (covariance.tril(-1).abs().max() < 1e-4) == off_diagonal
+
+
+def test_an_invertible_linear_map_starts_as_its_matrix():
+    weight = torch.randn(4, 4, dtype=torch.float64)
+    linear, y = ours.InvertibleLinear(weight), torch.randn(3, 4, dtype=torch.float64)
+    x, ladj = linear.inverse_and_ladj(y)
+    torch.testing.assert_close(x, y @ weight.T)
+    torch.testing.assert_close(ladj, torch.linalg.slogdet(weight).logabsdet.expand(3))
+
+
+def test_a_spline_coupling_equals_pyros_and_keeps_no_graph():
+    import copy
+
+    ours_, z = ours.spline_coupling(4, [8]), torch.randn(6, 4)
+    stock = T.SplineCoupling(4, 2, ours_.upper_spline.nn, 8, 5.0, order="quadratic")
+    stock.load_state_dict(ours_.state_dict())
+    torch.testing.assert_close(ours_.inverse_and_ladj(z)[0], stock._inverse(z))
+    torch.testing.assert_close(ours_.inverse_and_ladj(z)[1], -stock.log_abs_det_jacobian(stock._inverse(z), z))
+    assert torch.equal(copy.deepcopy(ours_)(z), ours_(z))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_dropout_is_a_share(share):
+    with pytest.raises(ValueError, match="dropout to be a share"):
+        ours.paper_flow(4, 2, 8, dropout=share)
+
+
+def test_dropout_is_off_outside_training():
+    from pyro_lrp.priors import paper_flow
+
+    prior, z = paper_flow(4, 2, 64, dropout=0.5), torch.randn(8, 4)
+    for parameter in prior.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    assert not torch.equal(prior().log_prob(z), prior().log_prob(z))
+    prior.eval()
+    assert torch.equal(prior().log_prob(z), prior().log_prob(z))
+    testing.check_prior(prior)

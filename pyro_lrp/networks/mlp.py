@@ -13,7 +13,12 @@ __all__ = ["mlp", "perceptron"]
 
 
 def perceptron(
-    input_dim: int, hidden_dims: Sequence[int], output_dim: int, *, zero_last: bool = False
+    input_dim: int,
+    hidden_dims: Sequence[int],
+    output_dim: int,
+    *,
+    zero_last: bool = False,
+    dropout: float = 0.0,
 ) -> nn.Sequential:
     """Linear layers with ReLU between them; Glorot uniform kernels and zero biases.
 
@@ -22,17 +27,24 @@ def perceptron(
         hidden_dims: Widths of the hidden layers; may be empty.
         output_dim: Length of an output.
         zero_last: Start the last layer at zero, so that a coupling starts with shift 0 and one fixed scale.
+        dropout: Share of hidden units dropped in training, at least 0 and below 1.
+
+    Raises:
+        ValueError: If ``dropout`` is none such.
     """
+    if not 0 <= dropout < 1:
+        raise ValueError(f"expected dropout to be a share of at least 0 and below 1, got {dropout}")
     sizes = [input_dim, *hidden_dims, output_dim]
     layers: list[nn.Module] = []
     for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
         linear = nn.Linear(fan_in, fan_out)
         nn.init.xavier_uniform_(linear.weight)
         nn.init.zeros_(linear.bias)
-        layers += [linear, nn.ReLU()]
-    layers.pop()
+        layers += [linear, nn.ReLU(), *([nn.Dropout(dropout)] if dropout else [])]
+    while layers[-1] is not linear:
+        layers.pop()
     if zero_last:
-        nn.init.zeros_(layers[-1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(linear.weight)
     return nn.Sequential(*layers)
 
 

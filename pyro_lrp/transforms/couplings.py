@@ -11,68 +11,26 @@ parameters after an update.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pyro.distributions.transforms as T
 import torch
 from pyro.distributions.conditional import ConditionalTransformModule
-from pyro.distributions.torch_transform import TransformModule
 from torch import Tensor, nn
-from torch.distributions import Transform, constraints
+from torch.distributions import Transform
 from torch.nn import functional as F
 
 from pyro_lrp.networks.mlp import perceptron
+from pyro_lrp.transforms.core import VectorTransform, check_dim
 
 __all__ = [
     "ConditionalElementwiseAffine", "ConditionalSigmoidCoupling", "ElementwiseAffine", "SigmoidCoupling",
-    "Swap", "conditional_elementwise_affine", "conditional_sigmoid_coupling", "elementwise_affine",
-    "inverse_and_ladj", "paper_flow", "sigmoid_coupling", "swap",
+    "Swap", "conditional_elementwise_affine", "conditional_paper_flow", "conditional_sigmoid_coupling",
+    "elementwise_affine", "paper_flow", "sigmoid_coupling", "swap",
 ]  # fmt: skip
 
 
-def inverse_and_ladj(transform: Transform, y: Tensor, event_dim: int = 1) -> tuple[Tensor, Tensor]:
-    r"""Latent to base: :math:`x = t^{-1}(y)` and :math:`\log|\det dx/dy|`, for any invertible transform.
-
-    Args:
-        transform: Ours are evaluated once; a stock transform is inverted, then asked for its log-determinant.
-        y: Shape ``(*batch, *event)``.
-        event_dim: Number of event dimensions of ``y``.
-
-    Returns:
-        ``x``, shaped as ``y`` unless the transform reshapes, and the log-determinant, shape ``batch``.
-    """
-    own = getattr(transform, "inverse_and_ladj", None)
-    if own is not None:
-        return own(y)
-    x = transform.inv(y)
-    ladj = transform.log_abs_det_jacobian(x, y)
-    extra = event_dim - transform.codomain.event_dim
-    if extra > 0:
-        ladj = ladj.reshape(ladj.shape[: ladj.dim() - extra] + (-1,)).sum(-1)
-    return x, -ladj
-
-
-class _VectorTransform(TransformModule):
-    """What the transforms of this file share: vectors, bijective, no cache."""
-
-    domain = constraints.real_vector
-    codomain = constraints.real_vector
-    bijective = True
-
-    def __init__(self) -> None:
-        super().__init__(cache_size=0)
-
-    def with_cache(self, cache_size: int = 1) -> Transform:
-        """These transforms never cache, whatever is asked for."""
-        return self
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        return self.inverse_and_ladj(y)[0]
-
-    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
-
-
-class SigmoidCoupling(_VectorTransform):
+class SigmoidCoupling(VectorTransform):
     r"""Affine coupling whose scale is a sigmoid. In the listed direction, latent to base (A.1, steps 2-6):
 
     .. math::
@@ -126,7 +84,7 @@ class SigmoidCoupling(_VectorTransform):
         return -F.logsigmoid(logit).sum(-1)
 
 
-class ElementwiseAffine(_VectorTransform):
+class ElementwiseAffine(VectorTransform):
     r"""Learnable scale and shift: latent to base, :math:`z' = e^{s} \odot z + b` (A.1, step 1, "actnorm").
 
     It starts at the identity and has no data-dependent initialisation. The scale is stored as its logarithm
@@ -153,7 +111,7 @@ class ElementwiseAffine(_VectorTransform):
         return -self.log_scale.sum(-1).expand(x.shape[:-1])
 
 
-class Swap(_VectorTransform):
+class Swap(VectorTransform):
     """Exchange the two halves of a vector, so that the next coupling moves what this one kept.
 
     For an odd length the first half is the shorter one. Volume-preserving; no parameters.
@@ -212,20 +170,23 @@ class ConditionalElementwiseAffine(ConditionalTransformModule):
         return ElementwiseAffine(*self.network(context).chunk(2, dim=-1))
 
 
-def sigmoid_coupling(dim: int, hidden_dims: Sequence[int] = (1024, 1024)) -> SigmoidCoupling:
+def sigmoid_coupling(
+    dim: int, hidden_dims: Sequence[int] = (1024, 1024), *, dropout: float = 0.0
+) -> SigmoidCoupling:
     """A :class:`SigmoidCoupling` of vectors of length ``dim`` with the paper's conditioner (A.1).
 
     Fully connected with ReLU, Glorot uniform kernels, zero biases, a zero last layer of
-    ``2 * (dim - dim // 2)`` outputs.
+    ``2 * (dim - dim // 2)`` outputs; ``dropout`` of hidden units while training.
     """
-    _check_dim(dim, minimum=2)
+    check_dim(dim, minimum=2)
     kept = dim // 2
-    return SigmoidCoupling(kept, perceptron(kept, hidden_dims, 2 * (dim - kept), zero_last=True))
+    network = perceptron(kept, hidden_dims, 2 * (dim - kept), zero_last=True, dropout=dropout)
+    return SigmoidCoupling(kept, network)
 
 
 def elementwise_affine(dim: int) -> ElementwiseAffine:
     """A learnable :class:`ElementwiseAffine` that starts at the identity."""
-    _check_dim(dim)
+    check_dim(dim)
     return ElementwiseAffine(nn.Parameter(torch.zeros(dim)), nn.Parameter(torch.zeros(dim)))
 
 
@@ -235,12 +196,12 @@ def swap() -> Swap:
 
 
 def conditional_sigmoid_coupling(
-    dim: int, context_dim: int, hidden_dims: Sequence[int] = (1024, 1024)
+    dim: int, context_dim: int, hidden_dims: Sequence[int] = (1024, 1024), *, dropout: float = 0.0
 ) -> ConditionalSigmoidCoupling:
     """The conditional twin of :func:`sigmoid_coupling`, for contexts of length ``context_dim``."""
-    _check_dim(dim, minimum=2)
+    check_dim(dim, minimum=2)
     kept = dim // 2
-    network = perceptron(kept + context_dim, hidden_dims, 2 * (dim - kept), zero_last=True)
+    network = perceptron(kept + context_dim, hidden_dims, 2 * (dim - kept), zero_last=True, dropout=dropout)
     return ConditionalSigmoidCoupling(kept, network)
 
 
@@ -248,12 +209,12 @@ def conditional_elementwise_affine(
     dim: int, context_dim: int, hidden_dims: Sequence[int] = ()
 ) -> ConditionalElementwiseAffine:
     """The conditional twin of :func:`elementwise_affine`: the identity for every context, at the start."""
-    _check_dim(dim)
+    check_dim(dim)
     return ConditionalElementwiseAffine(perceptron(context_dim, hidden_dims, 2 * dim, zero_last=True))
 
 
 def paper_flow(
-    dim: int, layers: int = 24, width: int = 1024, *, permute: str = "swap", seed: int = 0
+    dim: int, layers: int = 24, width: int = 1024, *, permute: str = "swap", seed: int = 0, dropout: float = 0.0
 ) -> list[Transform]:
     """The flow of appendix A.1, as a list of transforms from base to latent.
 
@@ -267,6 +228,7 @@ def paper_flow(
         width: Units of each of the two hidden layers of a coupling.
         permute: ``"swap"`` alternates the halves; ``"random"`` shuffles by a fixed permutation instead.
         seed: Of the permutations.
+        dropout: Share of the couplings' hidden units that is dropped while training; the paper has none.
 
     Raises:
         ValueError: If ``dim`` is odd or below 2, ``layers`` or ``width`` below 1, or ``permute`` is unknown.
@@ -274,7 +236,34 @@ def paper_flow(
     >>> sum(p.numel() for t in paper_flow(64, 4, 16) if isinstance(t, nn.Module) for p in t.parameters())
     7808
     """
-    _check_dim(dim, minimum=2)
+    hidden = (width, width)
+    return _listing(
+        dim, layers, width, permute, seed, lambda: elementwise_affine(dim),
+        lambda: sigmoid_coupling(dim, hidden, dropout=dropout),
+    )  # fmt: skip
+
+
+def conditional_paper_flow(
+    dim: int, context_dim: int, layers: int = 24, width: int = 1024, *, permute: str = "swap", seed: int = 0,
+    dropout: float = 0.0,
+) -> list[Any]:  # fmt: skip
+    """The conditional twin of :func:`paper_flow`: every affine and every coupling sees the context.
+
+    >>> [type(t).__name__ for t in conditional_paper_flow(4, 3, layers=1, width=8)]
+    ['Swap', 'ConditionalSigmoidCoupling', 'ConditionalElementwiseAffine']
+    """
+    hidden = (width, width)
+    return _listing(
+        dim, layers, width, permute, seed, lambda: conditional_elementwise_affine(dim, context_dim),
+        lambda: conditional_sigmoid_coupling(dim, context_dim, hidden, dropout=dropout),
+    )  # fmt: skip
+
+
+def _listing(
+    dim: int, layers: int, width: int, permute: str, seed: int, affine: Callable[[], Any],
+    coupling: Callable[[], Any],
+) -> list[Any]:  # fmt: skip
+    check_dim(dim, minimum=2)
     if dim % 2:
         raise ValueError(f"the paper's flow splits a code into halves: expected an even latent_dim, got {dim}")
     if layers < 1 or width < 1:
@@ -282,18 +271,13 @@ def paper_flow(
     if permute not in ("swap", "random"):
         raise ValueError(f"expected permute to be 'swap' or 'random', got {permute!r}")
     generator = torch.Generator().manual_seed(seed)
-    listing: list[Transform] = []
+    listing: list[Any] = []
     for layer in range(layers):
         if layer % 2 == 0:
-            listing.append(elementwise_affine(dim))
-        listing.append(sigmoid_coupling(dim, (width, width)))
+            listing.append(affine())
+        listing.append(coupling())
         if permute == "swap":
             listing.append(swap())
         else:
             listing.append(T.Permute(torch.randperm(dim, generator=generator), cache_size=0))
     return listing[::-1]
-
-
-def _check_dim(dim: int, minimum: int = 1) -> None:
-    if dim < minimum:
-        raise ValueError(f"expected a latent_dim of at least {minimum}, got {dim}")

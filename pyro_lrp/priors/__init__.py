@@ -1,0 +1,20 @@
+"""Priors: modules which, called with a context or with none, return a Pyro distribution over codes z.
+
+The two ends of a flow are its base, z_0, and its latent space, z_T; ``to_base`` and ``to_latent`` go between.
+"""
+
+from pyro_lrp.priors.core import Prior, StandardNormal
+from pyro_lrp.priors.flow import (
+    ConditionalFlow,
+    ConditionalFlowDistribution,
+    Flow,
+    FlowDistribution,
+    conditional_paper_flow,
+    paper_flow,
+)
+from pyro_lrp.priors.sampler import NeuralSampler, SamplerDistribution
+
+__all__ = [
+    "ConditionalFlow", "ConditionalFlowDistribution", "Flow", "FlowDistribution", "NeuralSampler", "Prior",
+    "SamplerDistribution", "StandardNormal", "conditional_paper_flow", "paper_flow",
+]  # fmt: skip

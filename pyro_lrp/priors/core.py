@@ -1,0 +1,109 @@
+"""What every prior is, and the fixed one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor, nn
+
+__all__ = ["NormalBase", "Prior", "StandardNormal"]
+
+
+class Prior(nn.Module):
+    """A learnable density over codes.
+
+    A distribution that a prior returns may bring a loss of its own, ``fit_loss(z) -> (B,)`` (flow matching),
+    and then says in ``fitted`` which module that trains: the lower objective descends it, not -log p(z).
+
+    Attributes:
+        event_shape: Shape of one code; ``(d,)`` for a vector.
+        context_dim: Length of the context that it must be called with; None for a prior without.
+        has_log_prob: Whether its distributions have a density. Objectives that need one refuse it otherwise.
+        has_rsample: Whether samples pass gradients to its parameters.
+        has_base: Whether ``to_base`` and ``to_latent`` are a bijection from and to the space of :meth:`base`.
+        tolerance: Error that its density and maps may have, in nats and relative to a code; 0 where they are
+            exact but for rounding.
+        bound: The module that it was bound to and does not own, if it computes with one.
+    """
+
+    event_shape: torch.Size
+    context_dim: int | None = None
+    has_log_prob: bool = True
+    has_rsample: bool = True
+    has_base: bool = False
+    tolerance: float = 0.0
+
+    @property
+    def bound(self) -> nn.Module | None:
+        return None
+
+    def bind(self, autoencoder: nn.Module) -> None:
+        """Called once with the autoencoder that the prior belongs to. It must not register it."""
+
+    def initialize(self, x: Tensor) -> None:
+        """Called once with a batch of training images, before optimizers exist."""
+
+    def fit(self, codes: Tensor, context: Tensor | None = None) -> dict[str, Any] | None:
+        """An estimator of its own, which a prior-only phase calls first.
+
+        Args:
+            codes: All training codes, drawn once from q(z|x), shape ``(N, *event_shape)``.
+            context: Their contexts, shape ``(N, context_dim)``, of a conditional prior.
+
+        Returns:
+            What is worth a line in the log; None if it did nothing.
+        """
+        return None
+
+    def record(self) -> dict[str, Any]:
+        """How its figures come about, for the summary of a run: what is approximate, what was fitted."""
+        return {}
+
+    def base(self, context: Tensor | None = None, *, temperature: float = 1.0) -> TorchDistribution:
+        """The distribution of z_0."""
+        raise NotImplementedError(f"{type(self).__name__} has no base")
+
+    def forward(self, context: Tensor | None = None, *, temperature: float = 1.0) -> TorchDistribution:
+        """The distribution of one code; ``temperature`` multiplies the standard deviation of its base."""
+        raise NotImplementedError
+
+    def to_base(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Latent to base, ``z_T -> z_0``; the identity where a prior has no base of its own."""
+        return z
+
+    def to_latent(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Base to latent, ``z_0 -> z_T``; the inverse of :meth:`to_base`."""
+        return z
+
+
+class NormalBase(Prior):
+    """A prior over vectors whose base is N(0, I)."""
+
+    has_base = True
+    zero: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        if dim < 1:
+            raise ValueError(f"expected a latent_dim of at least 1, got {dim}")
+        self.event_shape = torch.Size([dim])
+        self.register_buffer("zero", torch.zeros(dim), persistent=False)  # follows device and dtype
+
+    def base(self, context: Tensor | None = None, *, temperature: float = 1.0) -> TorchDistribution:
+        """N(0, temperature^2 I)."""
+        # filled on the device: a Python number would be copied there, which waits for it
+        return dist.Normal(self.zero, torch.full_like(self.zero, temperature)).to_event(1)
+
+
+class StandardNormal(NormalBase):
+    """The fixed prior N(0, I) of a plain VAE; it has no parameters.
+
+    >>> round(StandardNormal(2)().log_prob(torch.zeros(2)).item(), 5)
+    -1.83788
+    """
+
+    def forward(self, context: Tensor | None = None, *, temperature: float = 1.0) -> TorchDistribution:
+        return self.base(temperature=temperature)

@@ -1,0 +1,31 @@
+"""Bijections of vectors, as Pyro transforms: the paper's, and those that Pyro lacks.
+
+Direction. A transform maps base to latent, as Pyro expects of a sampler: z_T = t(z_0). Scoring an encoder's
+code runs the other way, and every transform here does that in one pass, by ``inverse_and_ladj``. None caches.
+"""
+
+from pyro_lrp.transforms.core import VectorTransform, inverse_and_ladj, inverse_of
+from pyro_lrp.transforms.couplings import (
+    ConditionalElementwiseAffine,
+    ConditionalSigmoidCoupling,
+    ElementwiseAffine,
+    SigmoidCoupling,
+    Swap,
+    conditional_elementwise_affine,
+    conditional_paper_flow,
+    conditional_sigmoid_coupling,
+    elementwise_affine,
+    paper_flow,
+    sigmoid_coupling,
+    swap,
+)
+from pyro_lrp.transforms.linear import InvertibleLinear, Whitening, invertible_linear
+from pyro_lrp.transforms.splines import SplineCoupling, spline_coupling
+
+__all__ = [
+    "ConditionalElementwiseAffine", "ConditionalSigmoidCoupling", "ElementwiseAffine", "InvertibleLinear",
+    "SigmoidCoupling", "SplineCoupling", "Swap", "VectorTransform", "Whitening",
+    "conditional_elementwise_affine", "conditional_paper_flow", "conditional_sigmoid_coupling",
+    "elementwise_affine", "inverse_and_ladj", "inverse_of", "invertible_linear", "paper_flow",
+    "sigmoid_coupling", "spline_coupling", "swap",
+]  # fmt: skip
