@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pyro
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from pyro_lrp.gradients import boundary, full_precision
 from pyro_lrp.likelihoods import Likelihood
+from pyro_lrp.modes import eval_mode
 from pyro_lrp.priors import Prior
 
 __all__ = ["Autoencoder", "Draw"]
@@ -89,7 +89,7 @@ class Autoencoder(nn.Module):
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
         """The mean image of a code drawn from q(z|x), with the networks in eval mode."""
-        with _eval_mode(self):
+        with eval_mode(self):
             return self.decode(self.encode(x).sample())
 
     @torch.no_grad()
@@ -99,9 +99,9 @@ class Autoencoder(nn.Module):
         Args:
             n: Number of samples asked for.
             temperature: Multiplies the standard deviation of the prior's base.
-            context: Of a conditional prior, shape ``(n, ...)``.
+            context: Of a conditional prior, one for each sample, shape ``(n, context_dim)``.
         """
-        with _eval_mode(self):
+        with eval_mode(self):
             shape = (n,) if context is None else ()
             z = self.prior(context, temperature=temperature).sample(shape)
             images = torch.cat([self.decode(part) for part in z.split(_CHUNK)]) if n else self.decode(z)
@@ -135,14 +135,3 @@ class Autoencoder(nn.Module):
             return self.guide(*args, **kwargs)
 
         return model, guide
-
-
-@contextmanager
-def _eval_mode(module: nn.Module) -> Iterator[None]:
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training

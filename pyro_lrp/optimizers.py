@@ -12,7 +12,7 @@ from pyro_lrp.errors import UserError
 
 __all__ = ["check_options", "make_optimizers", "set_rate"]
 
-_OPTIONS = ("lr", "betas", "eps")
+_OPTIONS = ("lr", "betas", "eps", "weight_decay")
 
 
 def check_options(options: Mapping[str, Mapping[str, Any]], players: Iterable[str]) -> None:
@@ -50,7 +50,8 @@ def make_optimizers(
         lr: Of every parameter that is not told otherwise.
         fused: Use the fused kernels.
         lr_of: Rates by prefix of a parameter's name.
-        options: ``lr``, ``betas`` and ``eps`` of single players.
+        options: ``lr``, ``betas``, ``eps`` and ``weight_decay`` (decoupled: Loshchilov and Hutter, 2019) of
+            single players.
     """
     optimizers = {}
     for player, part in players.items():
@@ -76,4 +77,6 @@ def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
 def _adam(params: list[Any], *, fused: bool = False, **options: Any) -> torch.optim.Optimizer:
     if "betas" in options:
         options["betas"] = tuple(options["betas"])
-    return torch.optim.Adam(params, fused=fused, **options)
+    # AdamW decays parameters by itself; Adam's own weight_decay would go through the moments
+    kind = torch.optim.AdamW if options.get("weight_decay") else torch.optim.Adam
+    return kind(params, fused=fused, **options)

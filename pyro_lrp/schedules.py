@@ -10,7 +10,7 @@ __all__ = ["Constant", "ConstantThenLinear", "Halving", "Linear", "Phase", "Prog
 
 @dataclass(frozen=True)
 class Phase:
-    """Some epochs of ``"joint"`` or of ``"prior_only"`` training."""
+    """Some epochs of training: ``"joint"``, or ``"autoencoder_only"`` and then ``"prior_only"``."""
 
     name: str
     epochs: int
@@ -26,8 +26,8 @@ class Progress:
 
     @property
     def of_joint(self) -> float:
-        """The done fraction of the joint phase; 1 once it is over."""
-        return self.fraction if self.phase == "joint" else 1.0
+        """The done fraction of the phase in which the autoencoder moves; 1 once it is over."""
+        return 1.0 if self.phase == "prior_only" else self.fraction
 
 
 Schedule = Callable[[Progress], float]

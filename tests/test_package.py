@@ -9,7 +9,17 @@ from commands import ROOT
 
 PACKAGE = ROOT / "pyro_lrp"
 FLOORS = [
-    {"errors", "randomness", "gradients", "checkpoint", "schedules", "devices", "downloads", "optimizers"},
+    {
+        "errors",
+        "randomness",
+        "gradients",
+        "checkpoint",
+        "schedules",
+        "devices",
+        "downloads",
+        "optimizers",
+        "modes",
+    },
     {"networks", "features", "data", "history"},
     {"transforms", "likelihoods"},
     {"priors"},

@@ -21,10 +21,17 @@ _RESIDENT = 4 << 30  # bytes: a larger split stays in (or mapped into) host memo
 
 
 class Batch(NamedTuple):
-    """``x``: images in [0, 1], float32, shape ``(B, C, H, W)``; ``label``: shape ``(B,)``, or None."""
+    """Some images and what is known of them.
+
+    Attributes:
+        x: Images in [0, 1], float32, shape ``(B, C, H, W)``.
+        label: Class labels, shape ``(B,)``, or None.
+        context: What a conditional prior is given, float32 of shape ``(B, context_dim)``, or None.
+    """
 
     x: Tensor
     label: Tensor | None = None
+    context: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -35,12 +42,14 @@ class Split:
         images: uint8, shape ``(N, C, H, W)``; may be mapped from a file.
         labels: Class labels, int64 of shape ``(N,)``, or None.
         attributes: Binary attributes, bool of shape ``(N, A)``, or None.
+        context: What a conditional prior is given, float32 of shape ``(N, context_dim)``, or None.
         device: Where batches shall be, if not where the images are.
     """
 
     images: Tensor
     labels: Tensor | None = None
     attributes: Tensor | None = None
+    context: Tensor | None = None
     device: torch.device | None = None
 
     def __len__(self) -> int:
@@ -50,23 +59,24 @@ class Split:
         def rows(tensor: Tensor) -> Tensor:
             return tensor[index.to(tensor.device) if isinstance(index, Tensor) else index]
 
-        labels, attributes = (None if t is None else rows(t) for t in (self.labels, self.attributes))
-        return Split(rows(self.images), labels, attributes, self.device)
+        return self._with(rows)
 
     def to(self, device: torch.device) -> Split:
         """The same split on a device, or, if it is very large, one whose batches are made there."""
         if device.type != "cpu" and self.images.numel() > _RESIDENT:
             return replace(self, device=device)
-        labels, attributes = (None if t is None else t.to(device) for t in (self.labels, self.attributes))
-        return Split(self.images.to(device), labels, attributes)
+        return replace(self._with(lambda tensor: tensor.to(device)), device=None)
 
     def batch(self, index: slice | Tensor) -> Batch:
         """The images at ``index`` as floats in [0, 1]."""
-        part = self[index]
-        images, labels = part.images, part.labels
-        if self.device is not None:
-            images, labels = images.to(self.device), None if labels is None else labels.to(self.device)
-        return Batch(images.float().div_(255.0), labels)
+        part = self[index] if self.device is None else self[index]._with(lambda t: t.to(self.device))
+        return Batch(part.images.float().div_(255.0), part.labels, part.context)
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Split:
+        """The split with every tensor changed alike."""
+        others = (self.labels, self.attributes, self.context)
+        labels, attributes, context = (None if t is None else change(t) for t in others)
+        return Split(change(self.images), labels, attributes, context, self.device)
 
 
 @dataclass(frozen=True)
@@ -152,11 +162,12 @@ class Batches:
     Each epoch is a fresh shuffle without its last, partial batch. Nothing has to be saved to resume.
 
     Args:
-        source: Anything indexable by a tensor, with a length.
-        batch_size: At most ``len(source)``.
+        source: Anything indexable by a tensor.
+        batch_size: At most ``length``.
         seed: Of the shuffles.
         fetch: Makes a batch out of ``source`` and an index tensor; ``source[index]`` by default.
         device: Where the indices live.
+        length: How many rows the source has; ``len(source)`` if None.
     """
 
     def __init__(
@@ -167,25 +178,30 @@ class Batches:
         seed: int = 0,
         fetch: Callable[[Any, Tensor], Any] | None = None,
         device: torch.device | str = "cpu",
+        length: int | None = None,
     ) -> None:
-        if not 1 <= batch_size <= len(source):
+        self.length = len(source) if length is None else length
+        if not 1 <= batch_size <= self.length:
             raise UserError(
-                f"batch_size must be between 1 and the {len(source)} images there are, got {batch_size}"
+                f"batch_size must be between 1 and the {self.length} images there are, got {batch_size}"
             )
         self.source, self.batch_size, self.seed, self.device = source, batch_size, seed, device
         self.fetch = fetch or (lambda source, index: source[index])
         self._order: dict[int, tuple[int, Tensor]] = {}
 
+    def __len__(self) -> int:
+        return self.length
+
     @property
     def steps_per_epoch(self) -> int:
-        return len(self.source) // self.batch_size
+        return self.length // self.batch_size
 
     def at(self, step: int, stream: int = 0) -> Any:
         """Batch number ``step``, from 0; ``stream`` 1, 2, ... are independent minibatches of the same step."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._order.get(stream, (-1,))[0] != epoch:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", stream, epoch))
-            order = torch.randperm(len(self.source), generator=generator).to(self.device)
+            order = torch.randperm(self.length, generator=generator).to(self.device)
             self._order[stream] = (epoch, order)
         start = position * self.batch_size
         return self.fetch(self.source, self._order[stream][1][start : start + self.batch_size])

@@ -3,10 +3,10 @@
 from pyro_lrp.gradients import scale_grad
 from pyro_lrp.objectives.adversarial import Adversarial
 from pyro_lrp.objectives.elbo import BilevelELBO, Losses
-from pyro_lrp.objectives.games import Codes, Game, LatentGame, Turn, Weight
+from pyro_lrp.objectives.games import AutoencoderGame, Codes, Game, LatentGame, Turn, Weight
 from pyro_lrp.objectives.total_correlation import TotalCorrelation, permute_dims
 
 __all__ = [
-    "Adversarial", "BilevelELBO", "Codes", "Game", "LatentGame", "Losses", "TotalCorrelation", "Turn", "Weight",
-    "permute_dims", "scale_grad",
+    "Adversarial", "AutoencoderGame", "BilevelELBO", "Codes", "Game", "LatentGame", "Losses",
+    "TotalCorrelation", "Turn", "Weight", "permute_dims", "scale_grad",
 ]  # fmt: skip

@@ -14,13 +14,13 @@ from torch.nn.functional import softplus
 from pyro_lrp.gradients import frozen, full_precision
 from pyro_lrp.models import Autoencoder
 from pyro_lrp.objectives.elbo import Losses
-from pyro_lrp.objectives.games import Codes, Game, Turn, Weight, codes_of, gamma_of, players_of, prior_learns
-from pyro_lrp.schedules import Progress, Schedule
+from pyro_lrp.objectives.games import AutoencoderGame, Turn
+from pyro_lrp.schedules import Schedule
 
 __all__ = ["Adversarial"]
 
 
-class Adversarial(Game):
+class Adversarial(AutoencoderGame):
     r"""The bilevel AAE (Morrow and Chiu, Eq. 14-16), in three turns.
 
     With D the probability that a code came from the prior, each turn descends the negative of
@@ -62,32 +62,27 @@ class Adversarial(Game):
         gan_loss: str = "minimax",
         beta_schedule: Schedule | None = None,
     ) -> None:
-        super().__init__()
         if not (isinstance(beta, (int, float)) and math.isfinite(beta) and beta >= 0):
             raise ValueError(f"expected beta to be a finite number of at least 0, got {beta!r}")
         if gan_loss not in ("minimax", "nonsaturating"):
             raise ValueError(f"expected gan_loss to be minimax or nonsaturating, got {gan_loss!r}")
-        if prior_learns(autoencoder) and not autoencoder.prior.has_rsample:
-            kind = type(autoencoder.prior).__name__
+        super().__init__(autoencoder, float(beta), beta_schedule)
+        kind = type(autoencoder.prior).__name__
+        if self.prior_learns() and not autoencoder.prior.has_rsample:
             raise TypeError(f"Adversarial needs differentiable samples, and those of the prior {kind} are not")
-        self.autoencoder, self.discriminator = autoencoder, discriminator
-        self.beta, self.gan_loss = Weight(float(beta), beta_schedule), gan_loss
+        if autoencoder.prior.context_dim is not None:
+            raise TypeError(f"Adversarial compares codes without a context, which the prior {kind} needs")
+        self.discriminator, self.gan_loss = discriminator, gan_loss
 
     def players(self) -> dict[str, nn.ModuleList]:
-        return {**players_of(self.autoencoder), "discriminator": nn.ModuleList([self.discriminator])}
+        return {**super().players(), "discriminator": nn.ModuleList([self.discriminator])}
 
     def turns(self, phase: str) -> tuple[Turn, ...]:
-        prior = (Turn("prior", ("prior",)),) if prior_learns(self.autoencoder) else ()
+        prior = (Turn("prior", ("prior",)),) if self.prior_learns() and phase != "autoencoder_only" else ()
         if phase == "prior_only" and not prior:
             return ()
-        first = (Turn("autoencoder", ("autoencoder",)),) if phase == "joint" else ()
+        first = () if phase == "prior_only" else (Turn("autoencoder", ("autoencoder",)),)
         return (*first, Turn("discriminator", ("discriminator",)), *prior)
-
-    def advance(self, progress: Progress) -> None:
-        self.beta.advance(progress)
-
-    def codes(self, batch: Any) -> Codes:
-        return codes_of(self.autoencoder, batch)
 
     def score(self, batch: Any) -> dict[str, Tensor]:
         z, log_likelihood = self._reconstruct(batch.x)
@@ -107,7 +102,7 @@ class Adversarial(Game):
         memo["z"] = z.detach()
         terms = {
             "log_likelihood": log_likelihood.detach(),
-            **gamma_of(self.autoencoder),
+            **self.gamma(),
             **self.beta.terms("beta"),
         }
         beta = self.beta()
@@ -120,7 +115,7 @@ class Adversarial(Game):
         return Losses(-log_likelihood + beta * adversarial, {**terms, "adversarial": adversarial.detach()})
 
     def _discriminate(self, z: Tensor, memo: dict[str, Any]) -> Losses:
-        memo["prior_samples"] = self.autoencoder.prior().rsample((len(z),))
+        memo["prior_samples"] = self.in_force().prior().rsample((len(z),))
         of_codes, of_prior = self._logits(z), self._logits(memo["prior_samples"].detach())
         loss = softplus(-of_prior).mean() + softplus(of_codes).mean()
         right = torch.cat([of_codes < 0, of_prior > 0]).float().mean()
@@ -137,8 +132,9 @@ class Adversarial(Game):
 
     def _reconstruct(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Codes of a batch, and the mean of log p(x|z) over it."""
-        guide = poutine.trace(self.autoencoder.guide).get_trace(x)
-        model = poutine.trace(poutine.replay(self.autoencoder.model, guide)).get_trace(x)
+        autoencoder = self.in_force()
+        guide = poutine.trace(autoencoder.guide).get_trace(x)
+        model = poutine.trace(poutine.replay(autoencoder.model, guide)).get_trace(x)
         model.compute_log_prob(lambda name, site: site["is_observed"])
         z: Any = guide.nodes["z"]["value"]
         return z, model.nodes["x"]["log_prob_sum"] / len(x)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro.infer
 import torch
@@ -18,7 +18,7 @@ from pyro.util import check_model_guide_match
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from pyro_lrp.gradients import bilevel, scale_grad
+from pyro_lrp.gradients import bilevel, frozen, scale_grad
 
 __all__ = ["BilevelELBO", "Losses", "is_diagonal"]
 
@@ -42,6 +42,10 @@ class BilevelELBO(pyro.infer.ELBO):
     :math:`f = E_q[\log p_\theta(z)]`, for every number of latent sites. What a model feeds into a prior besides
     the site's own value must pass :func:`pyro_lrp.gradients.boundary`. At β = 1 value and gradients are those
     of ``pyro.infer.Trace_ELBO``; elsewhere the VALUE is neither -F nor -f: read the terms of :meth:`losses`.
+
+    A prior whose distribution brings a loss of its own (``fit_loss``, see :class:`pyro_lrp.priors.Prior`)
+    descends that at the lower level; the upper level has log p(z) with the prior's parameters held, and at a
+    constant β of 0 nothing of it, so that the term is ``fit_loss`` in place of ``log_prior`` and ``kl``.
 
     Args:
         beta: Weight of the latent regularization in the upper objective, at least 0. A 0-dim tensor may change
@@ -102,20 +106,21 @@ class BilevelELBO(pyro.infer.ELBO):
         observed = [site for site in _samples(model_trace) if site["is_observed"]]
         images = _number_of_images(observed)
         log_likelihood = _sum(site["log_prob_sum"] for site in observed)
-        loss, log_prior, log_posterior = -log_likelihood, _zero(observed), _zero(observed)
-        for name, site in model_trace.nodes.items():
-            if site["type"] == "sample" and not site["is_observed"]:
-                log_p, log_q, weight = self._regularization(site, guide_trace.nodes[name], images)
-                loss = (
-                    loss + _weigh(log_q, weight) - (_weigh(log_p, weight) if self.single_level else log_p.sum())
-                )
-                log_prior, log_posterior = log_prior + log_p.sum(), log_posterior + log_q.sum()
-        terms = {
-            "log_likelihood": log_likelihood,
-            "log_prior": log_prior,
-            "entropy": -log_posterior,
-            "kl": log_posterior - log_prior,
-        }
+        loss, terms = -log_likelihood, {"log_likelihood": log_likelihood}
+        sites = [s for s in _samples(model_trace) if not s["is_observed"]]
+        parts = [self._regularization(site, guide_trace.nodes[site["name"]], images) for site in sites]
+        for part in parts:
+            loss = loss + _weigh(part.log_q, part.weight) + part.fit_loss
+            if part.log_p is not None:
+                loss = loss - (_weigh(part.log_p, part.weight) if self.single_level else part.log_p.sum())
+        log_posterior = sum((part.log_q.sum() for part in parts), start=_zero(observed))
+        terms["entropy"] = -log_posterior
+        scores = [part.log_p.sum() for part in parts if part.log_p is not None]
+        if len(scores) == len(parts):
+            log_prior = sum(scores, start=_zero(observed))
+            terms |= {"log_prior": log_prior, "kl": log_posterior - log_prior}
+        if any(self._brings_its_own_loss(site["fn"]) for site in sites):
+            terms["fit_loss"] = sum((part.fit_loss for part in parts), start=_zero(observed))
         latents = {name: s["value"] for name, s in guide_trace.nodes.items() if s["type"] == "sample"}
         return Losses(loss, {name: term.detach() / images for name, term in terms.items()}, latents)
 
@@ -135,14 +140,18 @@ class BilevelELBO(pyro.infer.ELBO):
     def _levels(self) -> AbstractContextManager:
         return nullcontext() if self.single_level else bilevel(self.beta)
 
-    def _regularization(self, p: dict, q: dict, images: int) -> tuple[Tensor, Tensor, float | Tensor]:
-        """The site's log p and log q, summed over the batch, by group; and the weight of each group."""
+    def _brings_its_own_loss(self, fn: Any) -> bool:
+        return not self.single_level and hasattr(fn, "fit_loss")
+
+    def _regularization(self, p: dict, q: dict, images: int) -> _Regularization:
+        """What a site adds to the loss, summed over the batch."""
         closed = self.kl != "sampled" and is_diagonal(p["fn"]) and is_diagonal(q["fn"])
         if self.kl == "analytic" and not closed:
             kinds = f"{type(q['fn']).__name__} and {type(p['fn']).__name__}"
             raise ValueError(f"site {p['name']!r} has no closed-form KL ({kinds}): use kl=sampled or kl=auto")
         weight: float | Tensor = self.beta
-        gated = self.free_bits and (isinstance(self.beta, Tensor) or self.beta)
+        log_p: Tensor | None
+        gated = self.free_bits and self._regularizes()
         if gated:  # filled in once the KL is known: gradients read it when they flow back
             weight = p["value"].new_ones(q["fn"].event_shape if closed else ())
 
@@ -152,18 +161,43 @@ class BilevelELBO(pyro.infer.ELBO):
         if closed:
             log_p, log_q = _expected(q["fn"], p["fn"], cross)
         else:
-            with self._levels():
-                log_p = p["fn"].log_prob(cross(p["value"]))
+            log_p = self._score(p, cross)
             # at a constant beta of 0 the entropy is only logged
-            with nullcontext() if isinstance(self.beta, Tensor) or self.beta else torch.no_grad():
+            with nullcontext() if self._regularizes() else torch.no_grad():
                 log_q = q["fn"].log_prob(q["value"])
-        log_p, log_q = (_sum_over_batch(t, s, len(q["fn"].batch_shape)) for t, s in ((log_p, p), (log_q, q)))
+        batch_dims = len(q["fn"].batch_shape)
+        log_q = _sum_over_batch(log_q, q, batch_dims)
+        log_p = None if log_p is None else _sum_over_batch(log_p, p, batch_dims)
         if gated:
             assert isinstance(weight, Tensor), "made above"
+            assert log_p is not None, "beta is not a constant 0"
             free = self.free_bits * (1 if closed else math.prod(q["fn"].event_shape))
             with torch.no_grad():
                 weight.copy_(self.beta * ((log_q - log_p) / images > free))
-        return log_p, log_q, weight
+        fit_loss = torch.zeros_like(log_q.sum())
+        if self._brings_its_own_loss(p["fn"]):
+            fit_loss = _sum_over_batch(p["fn"].fit_loss(p["value"].detach()), p, batch_dims)
+        return _Regularization(log_p, log_q, weight, fit_loss)
+
+    def _regularizes(self) -> bool:
+        return isinstance(self.beta, Tensor) or self.beta != 0.0
+
+    def _score(self, p: dict, cross: Callable[[Tensor], Tensor]) -> Tensor | None:
+        """Of a site's value, log p; None where only the prior's own loss would need it."""
+        own = self._brings_its_own_loss(p["fn"])
+        if own and not self._regularizes():
+            return None
+        with self._levels(), frozen(p["fn"].fitted) if own else nullcontext():
+            return p["fn"].log_prob(cross(p["value"]))
+
+
+class _Regularization(NamedTuple):
+    """Of one site, summed over the batch and, but for its own loss, by group; and the weight of each group."""
+
+    log_p: Tensor | None
+    log_q: Tensor
+    weight: float | Tensor
+    fit_loss: Tensor
 
 
 def _at_least_zero(name: str, value: float) -> float:

@@ -6,6 +6,7 @@ loss and moves one or more players. A game knows no optimizer and no device.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,22 +14,29 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pyro_lrp.gradients import bilevel
 from pyro_lrp.models import Autoencoder
 from pyro_lrp.objectives.elbo import BilevelELBO, Losses, is_diagonal
+from pyro_lrp.priors import StandardNormal
 from pyro_lrp.schedules import Constant, Progress, Schedule
 
-__all__ = ["Codes", "Game", "LatentGame", "Turn", "Weight"]
+__all__ = ["AutoencoderGame", "Codes", "Game", "LatentGame", "Turn", "Weight"]
 
 
 class Codes(NamedTuple):
-    """Parameters of q(z|x) of some images: ``loc`` and ``scale``, each ``(B, *event_shape)``."""
+    """Parameters of q(z|x) of some images, each ``(B, *event_shape)``, and the images' contexts."""
 
     loc: Tensor
     scale: Tensor
+    context: Tensor | None = None
 
     def sample(self) -> Tensor:
         """Codes drawn anew from q(z|x)."""
         return self.loc + self.scale * torch.randn_like(self.scale)
+
+    def rows(self, index: Tensor) -> Codes:
+        """Those of the images at ``index``."""
+        return Codes(self.loc[index], self.scale[index], None if self.context is None else self.context[index])
 
 
 @dataclass(frozen=True)
@@ -48,17 +56,24 @@ class Game(nn.Module):
         raise NotImplementedError
 
     def turns(self, phase: str) -> tuple[Turn, ...]:
-        """The turns of one step in ``"joint"`` or ``"prior_only"``; none if the phase has nothing to move."""
+        """The turns of one step in ``"joint"``, ``"autoencoder_only"`` or ``"prior_only"``.
+
+        None if the phase has nothing to move.
+        """
         raise NotImplementedError
 
     def initialize(self, batch: Any) -> None:
         """Data-dependent initialisation, called once before optimizers exist."""
 
     def advance(self, progress: Progress) -> None:
-        """Set what is scheduled; called before each step."""
+        """Set what depends on how far training has come; called before each step."""
 
     def codes(self, batch: Any) -> Codes | None:
         """What a prior-only phase may cache and be given in place of images; None if it cannot."""
+        return None
+
+    def fit(self, codes: Codes) -> dict[str, Any] | None:
+        """Called once when a prior-only phase begins, with all training codes; says what was estimated."""
         return None
 
     def score(self, batch: Any) -> dict[str, Tensor]:
@@ -109,12 +124,69 @@ class Weight(nn.Module):
         return {} if self.schedule is None else {name: self.scheduled.clone()}
 
 
-class LatentGame(Game):
+class AutoencoderGame(Game):
+    """What games over one autoencoder and its prior share.
+
+    While the autoencoder is trained alone (``"autoencoder_only"``, the first stage of two), N(0, I) stands in
+    for its prior.
+
+    Args:
+        autoencoder: Its encoder, decoder and likelihood are the player ``autoencoder``; its prior is ``prior``.
+        beta: Weight of the latent regularization.
+        beta_schedule: Factor of β over the joint phase.
+    """
+
+    def __init__(
+        self, autoencoder: Autoencoder, beta: float | Tensor, beta_schedule: Schedule | None = None
+    ) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        self.beta = Weight(beta, beta_schedule)
+        self.stand_in = StandardNormal(math.prod(autoencoder.prior.event_shape))
+        self.alone = False
+
+    def players(self) -> dict[str, nn.ModuleList]:
+        ae = self.autoencoder
+        return {
+            "autoencoder": nn.ModuleList([ae.encoder, ae.decoder, ae.likelihood]),
+            "prior": nn.ModuleList([ae.prior]),
+        }
+
+    def prior_learns(self) -> bool:
+        """Whether the prior has anything to train."""
+        return any(p.requires_grad for p in self.autoencoder.prior.parameters())
+
+    def initialize(self, batch: Any) -> None:
+        self.autoencoder.prior.initialize(batch.x)
+
+    def advance(self, progress: Progress) -> None:
+        self.beta.advance(progress)
+        self.alone = progress.phase == "autoencoder_only"
+
+    def in_force(self) -> Autoencoder:
+        """The autoencoder with the prior of the present phase."""
+        ae = self.autoencoder
+        return Autoencoder(ae.encoder, ae.decoder, self.stand_in, ae.likelihood) if self.alone else ae
+
+    def codes(self, batch: Any) -> Codes:
+        q = self.autoencoder.encode(batch.x)
+        return Codes(q.mean, q.stddev, batch.context)
+
+    def fit(self, codes: Codes) -> dict[str, Any] | None:
+        return self.autoencoder.prior.fit(codes.sample(), codes.context)
+
+    def gamma(self) -> dict[str, Tensor]:
+        """The decoder's variance, for the log, if the likelihood has one."""
+        gamma = getattr(self.autoencoder.likelihood, "gamma", None)
+        return {} if gamma is None else {"gamma": gamma.detach()}
+
+
+class LatentGame(AutoencoderGame):
     """An autoencoder and its prior under one ELBO: the joint turn moves both, the prior's turn only the prior.
 
     Args:
         autoencoder: Its encoder, decoder and likelihood are the player ``autoencoder``; its prior is ``prior``.
-        elbo: Computes the joint turn.
+        elbo: Computes the joint turn, and the autoencoder's alone.
         beta_schedule: Factor of the ELBO's β over the joint phase.
 
     Raises:
@@ -124,72 +196,48 @@ class LatentGame(Game):
     def __init__(
         self, autoencoder: Autoencoder, elbo: BilevelELBO, beta_schedule: Schedule | None = None
     ) -> None:
-        super().__init__()
         if not isinstance(elbo, BilevelELBO):
             raise TypeError(f"expected elbo to be a BilevelELBO, got {elbo!r}")
-        if not autoencoder.prior.has_log_prob:
-            kind = type(autoencoder.prior).__name__
+        prior, kind = autoencoder.prior, type(autoencoder.prior).__name__
+        if not prior.has_log_prob:
             raise TypeError(f"{type(elbo).__name__} needs log p(z), and the prior {kind} can only be sampled")
-        if elbo.kl == "analytic" and not is_diagonal(autoencoder.prior()):
-            kind = type(autoencoder.prior).__name__
+        if elbo.kl == "analytic" and (prior.context_dim is not None or not is_diagonal(prior())):
             raise TypeError(
                 f"kl=analytic needs a diagonal normal p(z), which {kind} is not: use sampled or auto"
             )
-        self.autoencoder, self.elbo = autoencoder, elbo
-        self.beta = Weight(elbo.beta, beta_schedule)
-
-    def players(self) -> dict[str, nn.ModuleList]:
-        return players_of(self.autoencoder)
+        super().__init__(autoencoder, elbo.beta, beta_schedule)
+        self.elbo = elbo
 
     def turns(self, phase: str) -> tuple[Turn, ...]:
-        learns = prior_learns(self.autoencoder)
+        learns = self.prior_learns()
         if phase == "joint":
             return (Turn("joint", ("autoencoder", "prior") if learns else ("autoencoder",)),)
+        if phase == "autoencoder_only":
+            return (Turn("autoencoder", ("autoencoder",)),)
         return (Turn("prior", ("prior",)),) if phase == "prior_only" and learns else ()
-
-    def advance(self, progress: Progress) -> None:
-        self.beta.advance(progress)
-
-    def codes(self, batch: Any) -> Codes:
-        return codes_of(self.autoencoder, batch)
 
     def score(self, batch: Any) -> dict[str, Tensor]:
         return self._losses(batch).terms
 
     def forward(self, turn: str, batches: Sequence[Any], memo: dict[str, Any]) -> Losses:
         if turn == "prior":
-            log_prior = self.autoencoder.prior().log_prob(batches[0].sample()).mean()
-            return Losses(-log_prior, {"log_prior": log_prior.detach()})
+            return self._prior_alone(batches[0])
         losses = self._losses(batches[0])
-        extra = {**gamma_of(self.autoencoder), **self.beta.terms("beta")}
+        extra = {**self.gamma(), **self.beta.terms("beta")}
         return Losses(losses.loss / len(batches[0].x), {**losses.terms, **extra}, losses.latents)
+
+    def _prior_alone(self, codes: Codes) -> Losses:
+        with bilevel(0.0):  # what the prior computes with and does not own stays as it is
+            prior, z = self.autoencoder.prior(codes.context), codes.sample()
+            if hasattr(prior, "fit_loss"):
+                loss = prior.fit_loss(z).mean()
+                return Losses(loss, {"fit_loss": loss.detach()})
+            log_prior = prior.log_prob(z).mean()
+        return Losses(-log_prior, {"log_prior": log_prior.detach()})
 
     def _losses(self, batch: Any) -> Losses:
         self.elbo.beta = self.beta()  # its tensor, if it is scheduled, moves with the game's device
-        return self.elbo.losses(self.autoencoder.model, self.autoencoder.guide, batch.x)
-
-
-def players_of(autoencoder: Autoencoder) -> dict[str, nn.ModuleList]:
-    """The two players of every autoencoder."""
-    ae = autoencoder
-    return {
-        "autoencoder": nn.ModuleList([ae.encoder, ae.decoder, ae.likelihood]),
-        "prior": nn.ModuleList([ae.prior]),
-    }
-
-
-def prior_learns(autoencoder: Autoencoder) -> bool:
-    """Whether the prior has anything to train."""
-    return any(p.requires_grad for p in autoencoder.prior.parameters())
-
-
-def codes_of(autoencoder: Autoencoder, batch: Any) -> Codes:
-    """q(z|x) of a batch."""
-    q = autoencoder.encode(batch.x)
-    return Codes(q.mean, q.stddev)
-
-
-def gamma_of(autoencoder: Autoencoder) -> dict[str, Tensor]:
-    """The decoder's variance, for the log, if the likelihood has one."""
-    gamma = getattr(autoencoder.likelihood, "gamma", None)
-    return {} if gamma is None else {"gamma": gamma.detach()}
+        autoencoder = self.in_force()
+        # a stand-in takes no context; the encoder and the decoder see none
+        context = () if autoencoder.prior.context_dim is None else (batch.context,)
+        return self.elbo.losses(autoencoder.model, autoencoder.guide, batch.x, *context)

@@ -74,7 +74,8 @@ class TotalCorrelation(LatentGame):
     def turns(self, phase: str) -> tuple[Turn, ...]:
         turns = super().turns(phase)
         # the second turn judges the first one's codes against those of a second minibatch
-        return (*turns, Turn("discriminator", ("discriminator",), batches=2)) if phase == "joint" else turns
+        judge = Turn("discriminator", ("discriminator",), batches=2)
+        return turns if phase == "prior_only" else (*turns, judge)
 
     def score(self, batch: Any) -> dict[str, Tensor]:
         losses = self._losses(batch)

@@ -12,9 +12,11 @@ from pyro_lrp.priors.flow import (
     conditional_paper_flow,
     paper_flow,
 )
+from pyro_lrp.priors.mixture import Mixture, MixtureDistribution, VampPrior
 from pyro_lrp.priors.sampler import NeuralSampler, SamplerDistribution
 
 __all__ = [
-    "ConditionalFlow", "ConditionalFlowDistribution", "Flow", "FlowDistribution", "NeuralSampler", "Prior",
-    "SamplerDistribution", "StandardNormal", "conditional_paper_flow", "paper_flow",
+    "ConditionalFlow", "ConditionalFlowDistribution", "Flow", "FlowDistribution", "Mixture",
+    "MixtureDistribution", "NeuralSampler", "Prior", "SamplerDistribution", "StandardNormal", "VampPrior",
+    "conditional_paper_flow", "paper_flow",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,35 +24,24 @@ from pyro_lrp.data import Batches, ImageData, Split, chunks
 from pyro_lrp.devices import make_fabric
 from pyro_lrp.errors import TrainingDiverged, UserError
 from pyro_lrp.history import History
-from pyro_lrp.objectives import Codes, Game, Turn
+from pyro_lrp.modes import eval_mode
+from pyro_lrp.objectives import Codes, Game
 from pyro_lrp.optimizers import check_options, make_optimizers, set_rate
 from pyro_lrp.randomness import derive_seed, seeded, untouched_generators
-from pyro_lrp.schedules import Constant, Phase, Progress, Schedule
+from pyro_lrp.schedules import Constant, Phase, Schedule
+from pyro_lrp.trainer.prior_phase import (
+    Averages,
+    EarlyStop,
+    PriorPhase,
+    assign,
+    frozen_codes,
+    held_out_score,
+    joined,
+    told,
+)  # fmt: skip
+from pyro_lrp.trainer.spans import Span, lay_out
 
-__all__ = ["Phase", "Report", "Trainer"]
-
-
-@dataclass(frozen=True)
-class Span:
-    """A phase laid out on the global counts of steps, epochs and images."""
-
-    name: str
-    turns: tuple[Turn, ...]
-    epochs: int
-    batch_size: int
-    steps_per_epoch: int
-    start: int
-    first_epoch: int
-    first_image: int
-
-    @property
-    def stop(self) -> int:
-        return self.start + self.epochs * self.steps_per_epoch
-
-    def progress(self, step: int) -> Progress:
-        done = step - self.start
-        epoch = self.first_epoch + done // self.steps_per_epoch
-        return Progress(epoch, done / (self.stop - self.start), self.name)
+__all__ = ["Report", "Trainer"]
 
 
 @dataclass(frozen=True)
@@ -75,11 +65,12 @@ class Trainer:
         game: Every module that learns, and the losses.
         data: Its training images are trained on, a share of them is held out; test images are only scored.
         phases: In order; a phase in which the game has nothing to move is skipped.
+        prior_phase: What a prior-only phase does besides descending its loss.
         batch_size: Images of a minibatch.
         prior_batch_size: Codes of a minibatch in ``prior_only``; ``batch_size`` if None.
         lr: Of Adam, for every player.
         lr_of: Other rates, by prefix of a parameter's name within the game.
-        optimizers: Options of Adam for single players, by name: ``lr``, ``betas``, ``eps``.
+        optimizers: Options of Adam for single players, by name: ``lr``, ``betas``, ``eps``, ``weight_decay``.
         schedule: Factor of the rates over time.
         validation: Share of the training images that is held out.
         seed: Of data order, noise and evaluation, which are separate streams.
@@ -111,6 +102,7 @@ class Trainer:
         data: ImageData,
         *,
         phases: Sequence[Phase],
+        prior_phase: PriorPhase | None = None,
         batch_size: int = 100,
         prior_batch_size: int | None = None,
         lr: float = 1e-4,
@@ -157,9 +149,16 @@ class Trainer:
             raise UserError("batch_size must be at least 2 for a network with batch normalization")
         if self.prior_batch_size > len(train):
             raise UserError(f"prior_batch_size must be at most the {len(train)} images there are")
-        self._notes: list[str] = []
-        self.spans = self._lay_out(phases)
+        self.prior_phase = prior_phase or PriorPhase()
+        if self.prior_phase.patience is not None and not len(held_out):
+            raise UserError("prior_patience needs held-out codes: data.validation must be above 0")
+        sizes = {"prior_only": self.prior_batch_size}
+        self.spans, self._notes = lay_out(game, phases, lambda name: sizes.get(name, batch_size), len(train))
         self.step = 0
+        self.averages: Averages | None = None
+        self.early_stop: EarlyStop | None = None
+        self.stopped = False
+        self._prior_state: dict[str, Any] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self._last_save = time.monotonic()
         self._window: list[tuple[list[str], Tensor]] = []
@@ -185,27 +184,9 @@ class Trainer:
                 unit="step", dynamic_ncols=True, mininterval=0.5, leave=False,
             ) as self.bar:  # fmt: skip
                 for span in self.spans:
-                    if self.step < span.stop:
+                    if self.step < span.stop and not self.stopped:
                         self._run(span)
         return self.history.rows
-
-    def _lay_out(self, phases: Sequence[Phase]) -> list[Span]:
-        spans: list[Span] = []
-        start = epoch = image = 0
-        for phase in phases:
-            turns = self.game.turns(phase.name)
-            if not turns:
-                self._notes.append(f"phase {phase.name} is skipped: this model has nothing to train in it")
-            if not turns or phase.epochs == 0:
-                continue
-            batch_size = self.prior_batch_size if phase.name == "prior_only" else self.images.batch_size
-            per_epoch = len(self.splits["train"]) // batch_size
-            spans.append(Span(phase.name, turns, phase.epochs, batch_size, per_epoch, start, epoch, image))
-            start, epoch = spans[-1].stop, epoch + phase.epochs
-            image += (spans[-1].stop - spans[-1].start) * batch_size
-        if not spans:
-            raise UserError("epochs and prior_epochs leave nothing to train: one of them must be above 0")
-        return spans
 
     def _prepare(self) -> None:
         self.game.to(self.fabric.device)
@@ -225,15 +206,36 @@ class Trainer:
 
     def _run(self, span: Span) -> None:
         self.game.train()
-        batches = self.images if span.name == "joint" else self._codes(span)
         self.bar.set_description(span.name)
         self._clock = time.perf_counter()
-        while self.step < span.stop:
+        batches = self._begin_prior_only(span) if span.name == "prior_only" else self.images
+        while self.step < span.stop and not self.stopped:
             self._train_step(span, batches)
             self.step += 1
             self.bar.update()
             if self.step % self.report_every == 0 or self.step == span.stop:
                 self._report(span)
+
+    def _begin_prior_only(self, span: Span) -> Batches:
+        """What the phase sees. At its first step the prior may estimate itself from that."""
+        batches = self._codes(span)
+        prior = self.game.players()["prior"]
+        if self.step == span.start and isinstance(batches.source, Codes):
+            with seeded(self.seed, "fit"):
+                estimated = self.game.fit(batches.source)
+            if estimated:  # moments of the parameters that were mean nothing to those that are
+                self.optimizers["prior"].state.clear()
+                seconds = time.perf_counter() - self._clock
+                self.log(f"the prior's own fit to {len(batches)} codes: {told(estimated)} ({seconds:.1f} s)")
+        if self.prior_phase.ema:
+            self.averages = Averages(prior, self.prior_phase.ema)
+        if self.prior_phase.patience is not None:
+            self.early_stop = EarlyStop(prior, self.prior_phase.patience)
+        if self.averages and self._prior_state:
+            assign(self.averages.values, self._prior_state["averages"])
+        if self.early_stop and self._prior_state:
+            self.early_stop.load(self._prior_state["early_stop"])
+        return batches
 
     def _train_step(self, span: Span, batches: Batches) -> None:
         progress = span.progress(self.step)
@@ -253,33 +255,26 @@ class Trainer:
             for optimizer in movers:
                 set_rate(optimizer, factor)
                 optimizer.step()
+            if self.averages and "prior" in turn.moves:
+                self.averages.update()
             name = "loss" if len(span.turns) == 1 else f"{turn.name}_loss"
             terms |= {name: losses.loss.detach(), **losses.terms}
         self._images_since_report += span.batch_size
         self._window.append((list(terms), torch.stack([t.float() for t in terms.values()])))
 
-    @torch.no_grad()
     def _codes(self, span: Span) -> Batches:
-        """What the prior-only phase sees: (loc, scale) of all training images, the encoder being frozen."""
+        """What the prior-only phase sees: codes of all training images where the game has them, else images."""
         self.game.eval()
         train = self.splits["train"]
         with self.fabric.autocast():
-            parts = [self.game.codes(batch) for batch in chunks(train)]
+            codes = frozen_codes(self.game, train, self.prior_phase.code_noise)
         players = self.game.players()
         for player in {name for turn in span.turns for name in turn.moves}:
             players[player].train()
-        if any(part is None for part in parts):
-            return Batches(
-                train, span.batch_size, seed=self._seed_of(span), fetch=Split.batch, device=self.fabric.device
-            )
-        codes = Codes(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
         return Batches(
-            range(len(train)), span.batch_size, seed=self._seed_of(span), device=self.fabric.device,
-            fetch=lambda _, index: Codes(codes.loc[index], codes.scale[index]),
+            train if codes is None else codes, span.batch_size, seed=derive_seed(self.seed, span.name),
+            fetch=Split.batch if codes is None else Codes.rows, length=len(train), device=self.fabric.device,
         )  # fmt: skip
-
-    def _seed_of(self, span: Span) -> int:
-        return derive_seed(self.seed, span.name)
 
     def _report(self, span: Span) -> None:
         terms = self._read_window()
@@ -295,8 +290,14 @@ class Trainer:
             "seconds": round(self.history.seconds + seconds, 3),
         }
         save_due = self.step == span.stop or time.monotonic() - self._last_save > 60 * self.save_minutes
-        if self._evaluation_due(span) or save_due:
-            self._evaluate(span, row, save_due=save_due)
+        if self.averages and self.step == span.stop:
+            assign(self.averages.parameters, self.averages.values)
+        scored = span.due(self.step, self.evaluations, self.report_every)
+        if scored or save_due:
+            with self.averages.applied() if self.averages else nullcontext():
+                self._evaluate(span, row, save_due=save_due)
+                stop = scored and self.early_stop is not None and self.early_stop.observe(held_out_score(row))
+            self._finish_early(span, row, stop=stop)
         self.history.append(row)
         self.on_row(row)
         shown: dict[str, Any] = {k: f"{row[k]:.2f}" for k in ("log_likelihood", "log_prior") if k in row}
@@ -318,28 +319,30 @@ class Trainer:
             )
         return dict(zip(names, values.mean(0).tolist(), strict=True))
 
-    def _evaluation_due(self, span: Span) -> bool:
-        done = self.step - span.start
-        before = max(0, (self.step - 1) // self.report_every * self.report_every - span.start)
-        steps = span.stop - span.start
-        return done * self.evaluations // steps > before * self.evaluations // steps
+    def _finish_early(self, span: Span, row: dict[str, Any], *, stop: bool) -> None:
+        """End the phase if it is time to, and leave it with the parameters that scored best."""
+        if self.early_stop is None or not (stop or self.step == span.stop):
+            return
+        self.stopped = stop
+        if self.early_stop.since:
+            self.early_stop.restore()
+            self._evaluate(span, row, save_due=True)
+        row["best_held_out_score"] = self.early_stop.best
+        if stop:
+            self.log(f"prior_only stops at step {self.step}: {self.early_stop.since} scorings were no better")
 
     @torch.no_grad()
     def _evaluate(self, span: Span, row: dict[str, Any], *, save_due: bool) -> None:
         """Score every split, and add what callbacks measure. The terms of training itself are running means."""
-        limit = None if self.step == span.stop else self.evaluation_images
-        modes = {module: module.training for module in self.game.modules()}
-        self.game.eval()
-        with seeded(self.seed, "evaluation"), self.fabric.autocast():
+        limit = None if self.step == span.stop or self.stopped else self.evaluation_images
+        with eval_mode(self.game), seeded(self.seed, "evaluation"), self.fabric.autocast():
             for name, split in self.splits.items():
                 # as many training images as there are others: enough to see a gap
                 most = min(limit or len(split), max(len(self.splits["test"]), 1000))
                 row.update({f"{name}/{k}": v for k, v in self._score(split[:most]).items()})
-        for callback in self.callbacks:
-            added = callback(Report(self.game, self.step, span.name, save_due, row))
-            row.update(added or {})
-        for module, training in modes.items():
-            module.training = training
+            for callback in self.callbacks:
+                added = callback(Report(self.game, self.step, span.name, save_due, row))
+                row.update(added or {})
 
     def _score(self, split: Split) -> dict[str, float]:
         totals: dict[str, Tensor] = {}
@@ -351,7 +354,8 @@ class Trainer:
             codes += [] if part is None else [part]
         row = {name: (total / len(split)).item() for name, total in totals.items()}
         if codes:
-            loc, scale = (torch.cat(tensors).flatten(1) for tensors in zip(*codes, strict=True))
+            loc, scale, _ = joined(codes)
+            loc, scale = loc.flatten(1), scale.flatten(1)
             deviation = (loc.var(0, correction=0) + scale.square().mean(0)).sqrt().mean().item()
             row |= {"encoder_scale": scale.mean().item(), "code_std": deviation}
             row["relative_scale"] = row["encoder_scale"] / max(deviation, 1e-30)
@@ -363,6 +367,10 @@ class Trainer:
                 raise TrainingDiverged(f"{name} is not finite after step {self.step}: {self._kept()}")
         moments = {name: optimizer.state_dict()["state"] for name, optimizer in self.optimizers.items()}
         state = {"step": self.step, "game": self.game.state_dict(), "optimizers": moments}
+        if self.averages or self.early_stop:
+            averages = self.averages.values if self.averages else []
+            early_stop = self.early_stop.state() if self.early_stop else {}
+            state["prior"] = {"averages": averages, "early_stop": early_stop, "stopped": self.stopped}
         assert self.directory is not None
         checkpoint.rotate_and_save(self.directory / "checkpoints", state)
         self._last_save = time.monotonic()
@@ -387,5 +395,7 @@ class Trainer:
             raise UserError(
                 f"checkpoint {path} is at step {state['step']}, past the {self.total_steps} asked for"
             )
+        self._prior_state = state.get("prior", {})
+        self.stopped = self._prior_state.get("stopped", False)
         self.log(f"resumes at step {state['step']} of {self.total_steps}, from {path.name}")
         return state["step"]

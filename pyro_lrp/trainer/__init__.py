@@ -1,0 +1,7 @@
+"""Training: one loop that hands out turns to the players of a game, phase after phase."""
+
+from pyro_lrp.schedules import Phase
+from pyro_lrp.trainer.loop import Report, Trainer
+from pyro_lrp.trainer.prior_phase import PriorPhase
+
+__all__ = ["Phase", "PriorPhase", "Report", "Trainer"]
