@@ -6,8 +6,7 @@ A run's configuration has two parts. The *identity* decides what is computed and
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,23 +18,25 @@ from omegaconf import DictConfig, OmegaConf
 
 from pyro_lrp import checkpoint, rundir
 from pyro_lrp.cli import conf_dir
-from pyro_lrp.data import ImageData
+from pyro_lrp.data import Contexts, ImageData, with_context
 from pyro_lrp.errors import UserError
 from pyro_lrp.models import Autoencoder
 from pyro_lrp.objectives import Game
 from pyro_lrp.priors import Prior
 from pyro_lrp.randomness import seeded
-from pyro_lrp.trainer import Phase
+from pyro_lrp.rules import check
+from pyro_lrp.trainer import Phase, PriorPhase
 
 __all__ = [
-    "Plan", "build_autoencoder", "build_data", "build_game", "conf_dir", "default_data_root", "load",
-    "options", "phases", "plan", "schedule",
+    "Plan", "build_autoencoder", "build_data", "build_game", "conf_dir", "contexts", "default_data_root",
+    "load", "needs_context", "options", "optimizers", "phases", "plan", "prior_phase", "schedule", "settle",
+    "with_contexts",
 ]  # fmt: skip
 
 ALLOWED_TARGETS = (
     "pyro_lrp.data.", "pyro_lrp.likelihoods.", "pyro_lrp.models.", "pyro_lrp.networks.", "pyro_lrp.objectives.",
     "pyro_lrp.priors.", "pyro_lrp.schedules.", "pyro_lrp.transforms.", "pyro.distributions.", "pyro.nn.",
-    "torch.nn.", "torch.distributions.",
+    "torch.nn.", "torch.distributions.", "zuko.flows.",
 )  # fmt: skip
 CIRCUMSTANCES = (
     "device",
@@ -53,73 +54,8 @@ USED_BY = {  # root keys that an objective takes over: where they stand in its n
     "beta_schedule": ("beta_schedule", {"_target_": "pyro_lrp.schedules.Constant"}),
 }
 GROUPS_NEEDED = ("data", "network", "likelihood", "prior", "objective", "trainer")
+FROM_DATA = ("context_dim", "image_shape")  # in a prior's node, null stands for what only the data can say
 DATA_DEFAULTS = ("latent_dim", "lr", "flow", "epochs")  # values that other keys refer to
-
-
-# ------------------------------------------------------------------- validation
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_count(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-_COUNT = (lambda v: _is_count(v, 1), "a whole number of at least 1")
-_COUNT_OR_NULL = (lambda v: v is None or _is_count(v, 1), "a whole number of at least 1, or null")
-_EPOCHS = (lambda v: v is None or _is_count(v, 0), "a whole number of at least 0, or null")
-_RATE = (lambda v: _is_number(v) and v > 0, "a number above 0")
-_RATE_OR_NULL = (lambda v: v is None or (_is_number(v) and v > 0), "a number above 0, or null")
-_FLAG = (lambda v: isinstance(v, bool), "true or false")
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "beta": (lambda v: _is_number(v) and v >= 0, "a finite number of at least 0"),
-    "seed": (lambda v: _is_count(v, 0), "a whole number of at least 0"),
-    "latent_dim": _COUNT,
-    "batch_size": _COUNT,
-    "prior_batch_size": _COUNT_OR_NULL,
-    "epochs": _EPOCHS,
-    "prior_epochs": _EPOCHS,
-    "lr": _RATE,
-    "likelihood.lr": _RATE_OR_NULL,
-    "free_bits": (lambda v: _is_number(v) and v >= 0, "a finite number of at least 0"),
-    "gan_loss": (lambda v: v in ("minimax", "nonsaturating"), "minimax or nonsaturating"),
-    "weights": (
-        lambda v: isinstance(v, dict) and all(path is None or isinstance(path, str) for path in v.values()),
-        "files by network, such as weights.vgg19=FILE",
-    ),
-    "data.limit": _COUNT_OR_NULL,
-    "data.crop": _COUNT_OR_NULL,
-    "data.image_size": _COUNT_OR_NULL,
-    "data.validation": (lambda v: _is_number(v) and 0 <= v < 1, "a share of at least 0 and below 1"),
-    "trainer.report_every": _COUNT,
-    "trainer.evaluations": _COUNT,
-    "trainer.evaluation_images": _COUNT,
-    "trainer.save_minutes": (lambda v: _is_number(v) and v >= 0, "a number of at least 0"),
-    "allow_targets": (
-        lambda v: isinstance(v, list) and all(isinstance(p, str) and p for p in v),
-        "a list of prefixes of dotted names, such as [my_package.]",
-    ),
-    "metrics": (lambda v: isinstance(v, list) and all(isinstance(m, str) for m in v), "a list of names"),
-    "progress": _FLAG,
-    "overwrite": _FLAG,
-    "logger": (lambda v: v in ("none", "tensorboard"), "none or tensorboard"),
-    "name": (lambda v: v is None or isinstance(v, (str, int, float)), "text"),
-    "n": _COUNT,
-    "temperature": _RATE,
-}
-
-
-def check(tree: dict[str, Any]) -> None:
-    """Refuse values that no run can have, by the name of their key."""
-    for key, (holds, expected) in _RULES.items():
-        node: Any = tree
-        *parents, leaf = key.split(".")
-        for parent in parents:
-            node = node.get(parent) or {}
-        if leaf in node and not holds(node[leaf]):
-            raise UserError(f"{key} must be {expected}, got {node[leaf]!r}")
 
 
 def options(cfg: DictConfig) -> dict[str, Any]:
@@ -206,8 +142,85 @@ def default_data_root(identity: dict[str, Any]) -> str | None:
 
 
 def phases(identity: dict[str, Any]) -> list[Phase]:
-    """The phases of a run."""
-    return [Phase("joint", identity["epochs"]), Phase("prior_only", identity["prior_epochs"])]
+    """The phases of a run. In two stages each player still sees as many codes; the prior, frozen ones."""
+    joint, prior = identity["epochs"], identity["prior_epochs"]
+    if identity["order"] == "two_stage":
+        return [Phase("autoencoder_only", joint), Phase("prior_only", joint + prior)]
+    return [Phase("joint", joint), Phase("prior_only", prior)]
+
+
+def prior_phase(identity: dict[str, Any]) -> PriorPhase:
+    """What a run's prior-only phase does besides descending its loss."""
+    patience = identity["prior_patience"]
+    return PriorPhase(code_noise=identity["prior_code_noise"], ema=identity["prior_ema"], patience=patience)
+
+
+def optimizers(identity: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Options of single players' optimizers."""
+    given = identity["trainer"]["optimizers"]
+    if not identity["prior_weight_decay"]:
+        return given
+    return {**given, "prior": {**given.get("prior", {}), "weight_decay": identity["prior_weight_decay"]}}
+
+
+# --------------------------------------------------------------------- what the data say
+
+
+def needs_context(identity: dict[str, Any]) -> bool:
+    """Whether the prior's node leaves the length of a context to the data."""
+    return any(key == "context_dim" and value is None for key, value in _leaves(identity["prior"]))
+
+
+def settle(identity: dict[str, Any], data: ImageData) -> tuple[dict[str, Any], ImageData]:
+    """The identity with what only the data can say, and the data with the contexts that it asks for.
+
+    Raises:
+        UserError: If the prior is conditional and there is no context.
+    """
+    said: dict[str, Any] = {"image_shape": list(data.image_shape), "context_dim": None}
+    context = None
+    if identity["context"] is not None:
+        data, meaning = with_context(data, identity["context"])
+        said["context_dim"] = len(meaning.names)
+        context = {"kind": meaning.kind, "names": list(meaning.names)}
+    elif needs_context(identity):
+        name = identity["presets"].get("prior")
+        raise UserError(
+            f"prior={name} is conditional: say on what, such as context=label or context=attributes"
+        )
+    prior = _filled(identity["prior"], said)
+    return {**identity, "image_shape": said["image_shape"], "context": context, "prior": prior}, data
+
+
+def contexts(identity: dict[str, Any]) -> Contexts | None:
+    """What the contexts of a run mean; None if its prior is not conditional."""
+    said = identity.get("context")
+    return None if said is None else Contexts(said["kind"], tuple(said["names"]))
+
+
+def with_contexts(identity: dict[str, Any], data: ImageData) -> ImageData:
+    """The data set of a trained run, with its contexts."""
+    meaning = contexts(identity)
+    if meaning is None:
+        return data
+    return with_context(data, "label" if meaning.kind == "label" else meaning.names)[0]
+
+
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from _leaves(value, name)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _leaves(value)
+    else:
+        yield key, node
+
+
+def _filled(node: Any, said: dict[str, Any]) -> Any:
+    if isinstance(node, dict):
+        return {k: said[k] if k in FROM_DATA and v is None else _filled(v, said) for k, v in node.items()}
+    return [_filled(value, said) for value in node] if isinstance(node, list) else node
 
 
 # --------------------------------------------------------------------- building
@@ -241,7 +254,29 @@ def build_autoencoder(
         if not isinstance(prior, Prior) or tuple(prior.event_shape) != expected:
             found = tuple(prior.event_shape) if isinstance(prior, Prior) else type(prior).__name__
             raise UserError(f"prior: expected a Prior over codes of shape {expected} (latent_dim), got {found}")
-        return Autoencoder(encoder, decoder, prior, _instantiate(likelihood, "likelihood", allow_targets))
+        _refuse_wrong_context(identity, prior)
+        try:
+            return Autoencoder(encoder, decoder, prior, _instantiate(likelihood, "likelihood", allow_targets))
+        except ValueError as error:
+            raise UserError(f"prior: {error}") from error
+
+
+def _refuse_wrong_context(identity: dict[str, Any], prior: Prior) -> None:
+    meaning = contexts(identity)
+    length = None if meaning is None else len(meaning.names)
+    if prior.context_dim == length:
+        return
+    if length is None:
+        raise UserError(
+            f"prior: it is conditional on contexts of length {prior.context_dim}, and this run has none: "
+            "say on what, such as context=label"
+        )
+    if prior.context_dim is None:
+        name = identity["presets"].get("prior")
+        raise UserError(f"context has no effect: prior={name} takes none; try prior=conditional_flow")
+    raise UserError(
+        f"prior: expected a context_dim of {length}, the length of the contexts, got {prior.context_dim}"
+    )
 
 
 def build_game(identity: dict[str, Any], autoencoder: Autoencoder, allow_targets: Sequence[str] = ()) -> Game:

@@ -29,6 +29,7 @@ def main(cfg: DictConfig) -> None:
     identity = rundir.read_identity(run)
     root = options["data"]["root"] or config.default_data_root(identity)
     data = config.build_data(identity, root, options["data"]["path"], options["allow_targets"])
+    data = config.with_contexts(identity, data)
     device = choose_device(options["device"])
     path = run / "evaluation.json"
     results = rundir.read_json(path) if path.is_file() else {}

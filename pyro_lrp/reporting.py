@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pyro_lrp import figures
 from pyro_lrp.errors import UserError
@@ -23,19 +24,30 @@ from pyro_lrp.trainer import Report, Trainer
 __all__ = ["LOG", "SamplePictures", "TensorBoard", "closing_words", "log_report", "log_to", "summarize"]
 
 LOG = logging.getLogger("pyro_lrp")
-_PICTURED = 64
+_DRAWN, _PICTURED = 1000, 64
 _VERSIONS = ("pyro_lrp", "torch", "pyro-ppl", "torchvision", "lightning-fabric", "hydra-core", "numpy")
 
 
 class SamplePictures:
-    """Draws the prior, always with the same noise: a picture when one is due, and how far samples stray."""
+    """Draws the prior, always with the same noise: a picture when one is due, and how far samples stray.
 
-    def __init__(self, autoencoder: Autoencoder, directory: Path, seed: int) -> None:
-        self.autoencoder, self.directory, self.seed = autoencoder, directory, seed
+    Args:
+        directory: Of the run.
+        seed: Of the noise.
+        contexts: Of a conditional prior: those of training images, whose first ones it is given.
+    """
+
+    def __init__(self, directory: Path, seed: int, contexts: Tensor | None = None) -> None:
+        self.directory, self.seed = directory, seed
+        self.contexts = None if contexts is None else contexts[:_DRAWN]
 
     def __call__(self, report: Report) -> Mapping[str, float]:
+        autoencoder = report.game.in_force()
+        context = None
+        if self.contexts is not None and autoencoder.prior.context_dim is not None:
+            context = self.contexts.to(next(autoencoder.parameters()).device)
         with seeded(self.seed, "pictures"):
-            draw = self.autoencoder.draw(1000)
+            draw = autoencoder.draw(_DRAWN if context is None else len(context), context=context)
         if report.picture_due and len(draw.images):
             picture = figures.grid(draw.images[:_PICTURED])
             figures.save_png(self.directory / "samples" / f"step_{report.step:07d}_{report.phase}.png", picture)
@@ -107,6 +119,7 @@ def summarize(
         "seconds": rows[-1]["seconds"] if rows else 0.0,
         "images_per_second": {phase: row["images_per_second"] for phase, row in last.items()},
         "parameters": {name: sum(p.numel() for p in player.parameters()) for name, player in players.items()},
+        "prior": autoencoder.prior.record(),
         "circumstances": {**circumstances, "device": str(device), "device_name": _device_name(device),
                           "threads": torch.get_num_threads(), "platform": platform.platform()},
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _VERSIONS}},

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig
+from torch import Tensor
 
-from pyro_lrp import config, figures
+from pyro_lrp import config, figures, rundir
 from pyro_lrp.checkpoint import write_atomically
 from pyro_lrp.cli import command
 from pyro_lrp.devices import choose_device
@@ -30,16 +32,27 @@ def main(cfg: DictConfig) -> None:
     out = default if options["out"] is None else Path(str(options["out"])).expanduser()
     if out.suffix not in (".png", ".npz"):
         raise UserError(f"out must end in .png or .npz, got {out}")
-    autoencoder = config.load(run, allow_targets=options["allow_targets"])
-    autoencoder.to(choose_device(options["device"]))
+    device = choose_device(options["device"])
+    context = _contexts(run, options)
+    autoencoder = config.load(run, allow_targets=options["allow_targets"]).to(device)
     with seeded(options["seed"], "sample"):
-        draw = autoencoder.draw(options["n"], options["temperature"])
+        context = None if context is None else context.to(device)
+        draw = autoencoder.draw(options["n"], options["temperature"], context)
     if draw.non_finite:
         print(f"{draw.non_finite} of {options['n']} samples were not finite and are left out", file=sys.stderr)
     if not len(draw.images):
         raise UserError(f"none of the {options['n']} samples of {run} is finite: nothing is written")
     _write(out, draw)
     print(out)
+
+
+def _contexts(run: Path, options: dict[str, Any]) -> Tensor | None:
+    meaning = config.contexts(rundir.read_identity(run))
+    if meaning is not None:
+        return meaning.encode(options["context"], options["n"])
+    if options["context"] is not None:
+        raise UserError(f"context has no effect: the prior of {run} takes none")
+    return None
 
 
 def _write(out: Path, draw: Draw) -> None:

@@ -17,23 +17,27 @@ def main(cfg: DictConfig) -> None:
     circumstances, directory = plan.circumstances, plan.directory
     allow = circumstances["allow_targets"]
     data = config.build_data(plan.identity, circumstances["data.root"], allow_targets=allow)
-    data = data.limited(plan.identity["data"].get("limit"))
-    identity = {**plan.identity, "image_shape": list(data.image_shape)}
+    identity, data = config.settle(plan.identity, data.limited(plan.identity["data"].get("limit")))
     autoencoder = config.build_autoencoder(identity, data.image_shape, allow)
     settled = autoencoder.likelihood.prepare(circumstances["weights"])
     identity["likelihood"] |= settled
     board = reporting.TensorBoard(directory) if circumstances["logger"] == "tensorboard" else None
     trainer = Trainer(
         config.build_game(identity, autoencoder, allow), data, directory=directory, seed=identity["seed"],
-        phases=config.phases(identity), lr=identity["lr"],
+        phases=config.phases(identity), prior_phase=config.prior_phase(identity), lr=identity["lr"],
         lr_of={"autoencoder.likelihood": identity["likelihood"].get("lr") or identity["lr"]},
         batch_size=identity["batch_size"], prior_batch_size=identity["prior_batch_size"],
         validation=identity["data"].get("validation", 0.0), precision=str(identity["precision"]),
         device=circumstances["device"], progress=circumstances["progress"], log=LOG.info,
         on_row=board or (lambda row: None),
-        callbacks=[reporting.SamplePictures(autoencoder, directory, identity["seed"]), reporting.log_report],
+        callbacks=[
+            reporting.SamplePictures(directory, identity["seed"], data.train.context), reporting.log_report
+        ],
         save_minutes=circumstances["trainer.save_minutes"],
-        **{**identity["trainer"], "schedule": config.schedule(identity, allow)},
+        **{
+            **identity["trainer"], "schedule": config.schedule(identity, allow),
+            "optimizers": config.optimizers(identity),
+        },
     )  # fmt: skip
     rundir.claim(directory, identity, overwrite=circumstances["overwrite"])
     with reporting.log_to(directory):

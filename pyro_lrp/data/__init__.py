@@ -2,12 +2,13 @@
 
 from pyro_lrp.data.celeb import celeba
 from pyro_lrp.data.cifar import cifar10
+from pyro_lrp.data.contexts import Contexts, with_context
 from pyro_lrp.data.core import Batch, Batches, ImageData, Split, chunks, divide
 from pyro_lrp.data.folders import folder
 from pyro_lrp.data.idx import fashion_mnist, mnist
 from pyro_lrp.data.small import digits, fake, npz
 
 __all__ = [
-    "Batch", "Batches", "ImageData", "Split", "celeba", "chunks", "cifar10", "digits", "divide",
-    "fake", "fashion_mnist", "folder", "mnist", "npz",
+    "Batch", "Batches", "Contexts", "ImageData", "Split", "celeba", "chunks", "cifar10", "digits", "divide",
+    "fake", "fashion_mnist", "folder", "mnist", "npz", "with_context",
 ]  # fmt: skip

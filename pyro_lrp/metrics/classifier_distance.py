@@ -31,7 +31,8 @@ def fd_classifier(
 ) -> dict[str, dict[str, Any]]:
     """Fréchet distances to the test images, in the classifier's features, of samples and of two yardsticks.
 
-    Reconstructions show what the decoder alone costs; training images are the floor, what real images score.
+    Reconstructions show what the decoder alone costs; training images are the floor, what real images score. A
+    conditional prior is given the contexts of randomly chosen training images.
 
     Args:
         autoencoder: On ``device``.
@@ -51,7 +52,10 @@ def fd_classifier(
     network = classifier_for(data, device=device, on_step=on_step)
     test = data.test.to(torch.device(device))
     with seeded(seed, "evaluate", "fd_classifier"):  # after the classifier, which may be trained or cached
-        draw = autoencoder.draw(n)
+        context = data.train.context
+        if context is not None:
+            context = context[torch.randint(len(context), (n,))].to(device)
+        draw = autoencoder.draw(n, context=context)
         reconstructions = [autoencoder.reconstruct(batch.x) for batch in chunks(test)]
         train = data.train[torch.randperm(len(data.train))[:n]].to(torch.device(device))
     if not len(draw.images):

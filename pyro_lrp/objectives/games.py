@@ -80,6 +80,10 @@ class Game(nn.Module):
         """Terms on a held-out batch, as means over its images."""
         return {}
 
+    def in_force(self) -> Autoencoder:
+        """The autoencoder with the prior of the present phase: what generates images now."""
+        raise NotImplementedError
+
     def forward(self, turn: str, batches: Sequence[Any], memo: dict[str, Any]) -> Losses:
         """The loss of one turn, in nats per image. ``memo`` holds what earlier turns of the step computed."""
         raise NotImplementedError
