@@ -1,0 +1,163 @@
+"""Every file of conf/prior: the laws, training under both betas, resuming, reloading, sampling."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from commands import ROOT, in_process
+
+import pyro_lrp
+from pyro_lrp.history import History
+
+ZOO = sorted(path.stem for path in (ROOT / "conf" / "prior").iterdir())
+SMALL = ("data.flow.layers=2", "data.flow.width=16", "device=cpu", "progress=false")
+NEEDS = {  # what a prior needs beside its name
+    "conditional_flow": ("context=label",),
+    "neural_sampler": ("objective=adversarial", "objective.discriminator.width=16", "prior.width=16"),
+    "mixture": ("prior.components=8",),
+    "vamp": ("prior.components=20",),
+    "flow_matching": ("prior.width=32",),
+}
+EVEN_ONLY = ("flow", "flow_on_mixture", "conditional_flow")  # the paper's flow splits a code into halves
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def command(name, *arguments):
+        return in_process(name, *arguments, capsys=capsys, monkeypatch=monkeypatch)
+
+    return command
+
+
+@pytest.mark.parametrize("dim", [2, 3, 16])
+@pytest.mark.parametrize("name", ZOO)
+def test_the_laws_hold(run, name, dim):
+    if name in EVEN_ONLY and dim % 2:
+        code, _, err = run("check", f"prior={name}", f"latent_dim={dim}", *SMALL)
+        assert (code, "expected an even latent_dim, got 3" in err) == (1, True)
+        return
+    needs = [need for need in NEEDS.get(name, ()) if not need.startswith("objective")]
+    code, out, err = run("check", f"prior={name}", f"latent_dim={dim}", *SMALL, *needs)
+    assert code == 0, out + err
+    assert "all laws hold" in out
+
+
+@pytest.mark.parametrize("beta", [0, 1])
+@pytest.mark.parametrize("name", ZOO)
+def test_it_trains_resumes_bit_for_bit_reloads_and_samples(run, monkeypatch, name, beta):
+    arguments = (
+        f"prior={name}", f"beta={beta}", "latent_dim=4", "epochs=1", "prior_epochs=1", "trainer.report_every=5",
+        "trainer.evaluations=2", "trainer.evaluation_images=50", "trainer.save_minutes=0", "data.limit=600",
+        "batch_size=50", *SMALL, *NEEDS.get(name, ()),
+    )  # fmt: skip
+    code, _, err = run("train", *arguments, "name=whole")
+    assert code == 0, err
+    append, stops = History.append, [15, 7]  # steps: in the prior-only phase, in the joint one
+
+    def interrupted(history, row):
+        append(history, row)
+        if stops and row["step"] >= stops[-1]:
+            stops.pop()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(History, "append", interrupted)
+    for _ in range(2):
+        code, _, err = run("train", *arguments, "name=parts")
+        assert (code, "interrupted" in err) == (1, name != "standard_normal" or "interrupted" in err)
+        if name == "standard_normal":  # it has no prior-only phase, and so one stop
+            stops.clear()
+            break
+    code, _, err = run("train", *arguments, "name=parts")
+    assert code == 0, err
+    last = "seed_0/checkpoints/last.safetensors"
+    assert Path("runs/parts", last).read_bytes() == Path("runs/whole", last).read_bytes()
+    context = torch.eye(10)[:3] if name == "conditional_flow" else None
+    images = [pyro_lrp.load("runs/whole/seed_0").draw(3, context=context) for _ in range(2)]
+    assert images[0].images.shape == (3, 1, 8, 8)
+    code, _, err = run("sample", "run=runs/parts/seed_0", "n=5", "out=five.npz")
+    assert code == 0, err
+    final = json.loads(Path("runs/whole/seed_0/summary.json").read_text())["final"]
+    assert final["phase"] == ("joint" if name == "standard_normal" else "prior_only")
+
+
+CONDITIONAL = ("data=digits", "prior=conditional_flow", "context=label", "epochs=1", "prior_epochs=0", *SMALL)
+
+
+def test_samples_are_given_the_class_that_is_asked_for(run):
+    import numpy as np
+
+    assert run("train", *CONDITIONAL, "name=c")[0] == 0
+    draws = {}
+    for asked in ("context=3", "context=[3,4]", "seed=0"):
+        code, _, err = run("sample", "run=runs/c/seed_0", asked, "n=20", "out=a.npz")
+        assert code == 0, err
+        draws[asked] = np.load("a.npz")["latents"]
+    assert np.array_equal(draws["context=3"][::2], draws["context=[3,4]"][::2])
+    assert not np.array_equal(draws["context=3"][1::2], draws["context=[3,4]"][1::2])
+    assert np.array_equal(draws["context=3"][3], draws["seed=0"][3])  # all classes in turn
+    code, _, err = run("sample", "run=runs/c/seed_0", "context=12")
+    assert (code, err) == (1, "error: context=12 is no class of this run; there are 0, 1, 2, 3, 4, 5, 6, 7, 8, 9\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("prior=conditional_flow",), "prior=conditional_flow is conditional: say on what, such as context=label"),
+        (("context=label",), "context has no effect: prior=flow takes none; try prior=conditional_flow"),
+        (("prior=conditional_flow", "prior.context_dim=3"), "conditional on contexts of length 3, and this run has"),
+        (("prior=conditional_flow", "context=label", "prior.context_dim=3"), "expected a context_dim of 10"),
+        (("prior=conditional_flow", "context=attributes"), "needs attributes, and data=digits has none"),
+        (("prior=conditional_flow", "context=colour"), "context must be label, attributes, a list of attributes"),
+        (("prior=conditional_flow", "context=label", "objective=adversarial"), "compares codes without a context"),
+        (("order=later",), "order must be joint or two_stage, got 'later'"),
+        (("prior_code_noise=-1",), "prior_code_noise must be a finite number of at least 0, got -1"),
+        (("prior_ema=1",), "prior_ema must be a number of at least 0 and below 1, got 1"),
+        (("prior_patience=0",), "prior_patience must be a whole number of at least 1, or null, got 0"),
+        (("prior_patience=1", "data.validation=0"), "prior_patience needs held-out codes"),
+        (("prior=mixture", "prior.covariance=tied"), "expected covariance to be 'full' or 'diag', got 'tied'"),
+        (("prior=vamp", "network=mlp", "network.stochastic=false"), "VampPrior needs an encoder with noise"),
+        (("prior=flow", "prior.dropout=1"), "expected dropout to be a share of at least 0 and below 1, got 1"),
+        (("prior=flow", "prior.whiten=zca"), "expected a whitening of 'standardize' or 'pca', got 'zca'"),
+        (
+            ("prior=realnvp", "prior.transforms.0.input_dim=5"),
+            "transform 0 (AffineCoupling) does not accept vectors of length 4",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(run, arguments, message):
+    latent = () if any(a.startswith("latent") for a in arguments) else ("latent_dim=4",)
+    code, out, err = run("train", *arguments, *latent, *SMALL)
+    assert (code, out) == (1, "")
+    assert message in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+def test_an_autoencoder_trained_alone_at_beta_zero_is_the_jointly_trained_one(run):
+    """At beta = 0 the prior does not reach the autoencoder, so the two orders differ in the prior alone."""
+    short = ("epochs=2", "prior_epochs=1", "data.limit=600", "beta=0", *SMALL)
+    assert run("train", *short, "order=joint", "name=joint")[0] == 0
+    code, _, err = run("train", *short, "order=two_stage", "name=two")
+    assert code == 0, err
+    joint, two = (pyro_lrp.load(f"runs/{name}/seed_0") for name in ("joint", "two"))
+    for part in ("encoder", "decoder"):
+        for key, tensor in getattr(joint, part).state_dict().items():
+            assert torch.equal(tensor, getattr(two, part).state_dict()[key]), key
+    rows = [json.loads(line) for line in Path("runs/two/seed_0/metrics.jsonl").read_text().splitlines()]
+    assert [row["phase"] for row in rows if "test/log_prior" in row][::10] == ["autoencoder_only", "prior_only"]
+    epochs = {row["phase"]: row["epoch"] for row in rows}
+    assert epochs == {"autoencoder_only": 2, "prior_only": 5}  # the prior sees as many codes as in the joint order
+
+
+def test_in_the_first_stage_the_autoencoder_is_regularized_by_a_standard_normal(run):
+    """Order two_stage at beta = 1 trains the very autoencoder of model=vae, prior=standard_normal."""
+    short = ("epochs=1", "prior_epochs=1", "data.limit=600", "beta=1", *SMALL)
+    assert run("train", *short, "order=two_stage", "name=two")[0] == 0
+    assert run("train", *short, "prior=standard_normal", "name=vae")[0] == 0
+    two, vae = (pyro_lrp.load(f"runs/{name}/seed_0") for name in ("two", "vae"))
+    for key, tensor in vae.decoder.state_dict().items():
+        assert torch.equal(tensor, two.decoder.state_dict()[key]), key
