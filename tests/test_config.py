@@ -42,7 +42,7 @@ def only_run():
 
 SWAPS = [
     f"{g}={n}"
-    for g in ("network", "likelihood", "prior", "objective", "trainer", "model", "beta_schedule")
+    for g in ("network", "likelihood", "objective", "trainer", "model", "beta_schedule")
     for n in GROUPS[g]
 ]
 
@@ -100,7 +100,6 @@ NEEDS = {  # what a choice needs beside it
     "model=vae_perceptual": ("weights.vgg19=random vgg19.npz",),
     "likelihood=perceptual": ("weights.vgg19=random vgg19.npz",),
     "network=resnet": ("data.image_shape=[3,16,16]", "network.base=4"),
-    "prior=neural_sampler": ("objective=adversarial", "prior.width=16"),
     "model=aae_learned": ("prior.width=16", "objective.discriminator.width=16"),
     "model=factor_vae": ("objective.discriminator.width=16",),
 }
@@ -353,7 +352,7 @@ MISTAKES = {
     "unknown model": (("model=vae_flaw",), "model=vae_flaw is unknown; the known ones are: aae, aae_learned"),
     "unknown prior": (
         ("prior=banana",),
-        "prior=banana is unknown; the known ones are: flow, neural_sampler, standard_normal",
+        "prior=banana is unknown; the known ones are: conditional_flow, flow, flow_matching",
     ),
     "unknown data set": (
         ("data=mnits",),
@@ -381,7 +380,7 @@ MISTAKES = {
     "nothing to train": (("epochs=0", "prior_epochs=0"), "epochs and prior_epochs leave nothing to train"),
     "no prior": (
         ("prior=null",),
-        "prior=null names nothing; the known ones are: flow, neural_sampler, standard_normal",
+        "prior=null names nothing; the known ones are: conditional_flow, flow, flow_matching",
     ),
     "removed prior": (("~prior",), "prior must be one of its files"),
     "no target": (("~prior._target_",), "prior: its configuration has no _target_"),
@@ -447,7 +446,7 @@ MISTAKES = {
     ),
     "option of a player": (
         ("+trainer.optimizers.prior.momentum=1",),
-        "trainer.optimizers.prior.momentum is unknown; known are lr, betas, eps",
+        "trainer.optimizers.prior.momentum is unknown; known are lr, betas, eps, weight_decay",
     ),
     "value of an option": (
         ("+trainer.optimizers.prior.lr=-1",),
@@ -482,7 +481,7 @@ SAMPLE_MISTAKES = {
     "number": (("sample", "run=RUN", "n=0"), "n must be a whole number of at least 1, got 0"),
     "metric": (
         ("evaluate", "run=RUN", "metrics=[beauty]"),
-        "metrics: beauty is unknown; the known ones are: [fd_",
+        "metrics: beauty is unknown; the known ones are: [class_accuracy, fd_",
     ),
 }
 
@@ -623,7 +622,7 @@ def test_any_path_survives_the_shim(value):
     assert cli._quoted("out=null") == "out=null"
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "evaluate"])
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate", "check"])
 def test_help_fits_a_screen(train, command):
     code, out, _ = train("--help", command=command)
     assert code == 0

@@ -1,4 +1,5 @@
 import gzip
+import re
 import time
 
 import numpy as np
@@ -175,3 +176,59 @@ def test_limit():
     assert len(data.digits().limited(7).train) == 7
     with pytest.raises(UserError, match="data.limit must be between 1 and 1437, got 2000"):
         data.digits().limited(2000)
+
+
+def test_labels_become_one_hot_contexts_in_every_split():
+    given, meaning = data.with_context(data.digits(), "label")
+    assert (meaning.kind, len(meaning.names)) == ("label", 10)
+    for split in (given.train, given.test, *given.hold_out(0.1)):
+        assert torch.equal(split.context.argmax(1), split.labels)
+        assert torch.equal(split.context.sum(1), torch.ones(len(split)))
+    batch = given.train.batch(torch.tensor([3, 1]))
+    assert torch.equal(batch.context, given.train.context[[3, 1]])
+    assert torch.equal(given.limited(5).train.context, given.train.context[:5])
+
+
+def attributed():
+    flags = torch.tensor([[True, False, True], [False, False, True]])
+    split = data.Split(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), attributes=flags)
+    return data.ImageData("faces", split, split, attributes=("Male", "Bald", "Smiling"))
+
+
+def test_attributes_become_signs_by_name():
+    given, meaning = data.with_context(attributed(), ["Smiling", "Male"])
+    assert given.train.context.tolist() == [[1.0, 1.0], [1.0, -1.0]]
+    assert meaning == data.Contexts("attributes", ("Smiling", "Male"))
+    assert meaning.encode(["Male"], 2).tolist() == [[-1.0, 1.0]] * 2
+    assert meaning.encode([], 1).tolist() == [[-1.0, -1.0]]
+    everything, _ = data.with_context(attributed(), "attributes")
+    assert everything.train.context.shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ("label", "context=label needs class labels, and data=faces has none"),
+        (["Hat"], "Hat is no attribute of data=faces; there are Male, Bald, Smiling"),
+        ([], "names no attribute"),
+        ("colour", "context must be label, attributes, a list of attributes, or null, got 'colour'"),
+        (3, "context must be label, attributes"),
+    ],
+)
+def test_contexts_that_cannot_be_are_named(wanted, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        data.with_context(attributed(), wanted)
+
+
+def test_contexts_asked_for_in_samples_are_checked():
+    labels = data.Contexts("label", ("0", "1"))
+    assert labels.encode(1, 3).argmax(1).tolist() == [1, 1, 1]
+    assert labels.encode(None, 3).argmax(1).tolist() == [0, 1, 0]
+    for wanted, message in (
+        (2, "context=2 is no class of this run; there are 0, 1"),
+        ([], "must name a class"),
+    ):
+        with pytest.raises(UserError, match=message):
+            labels.encode(wanted, 3)
+    with pytest.raises(UserError, match="must say which attributes"):
+        data.Contexts("attributes", ("Male",)).encode(None, 1)

@@ -6,7 +6,13 @@ from torch import nn
 
 from pyro_lrp import data, likelihoods, models, priors
 from pyro_lrp.errors import UserError
-from pyro_lrp.metrics import FeatureStatistics, frechet_distance, reconstruction_mse, train_classifier
+from pyro_lrp.metrics import (
+    FeatureStatistics,
+    class_accuracy,
+    frechet_distance,
+    reconstruction_mse,
+    train_classifier,
+)
 from pyro_lrp.metrics.classifier import classifier_for
 
 EYE, ZERO = torch.eye(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
@@ -136,3 +142,35 @@ def test_reconstruction_error_beside_that_of_the_best_constant_image():
     )
     assert found["reconstruction_mse"]["n"] == 550
     assert steps == [(500, 550), (550, 550)]
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_class_accuracy_counts_samples_of_the_class_that_was_asked_for(tmp_path, monkeypatch, shift):
+    monkeypatch.setenv("PYRO_LRP_CACHE", str(tmp_path))
+    digits, _ = data.with_context(data.digits(), "label")
+    x, labels = digits.train.batch(slice(None)).x, digits.train.labels
+
+    class Real(models.Autoencoder):
+        """Its samples are real images: of the class, or of the next."""
+
+        def draw(self, n, temperature=1.0, context=None):
+            wanted = (context.argmax(1) + shift) % 10
+            rows = torch.stack([(labels == c).nonzero()[i % 50, 0] for i, c in enumerate(wanted)])
+            return models.Draw(x[rows], torch.zeros(n, 4), 0)
+
+        def reconstruct(self, x):
+            return x
+
+    prior = priors.conditional_paper_flow(4, 10, 1, 8)
+    ae = Real(nn.Identity(), nn.Identity(), prior, likelihoods.Gaussian())
+    found = class_accuracy(ae, digits, n=500)
+    least, most = (0.95, 1.0) if shift == 0 else (0.0, 0.05)
+    assert least <= found["class_accuracy"]["value"] <= most
+    assert found["class_accuracy_worst_class"]["value"] <= found["class_accuracy"]["value"]
+    assert found["class_accuracy_reconstructions"]["value"] > 0.95
+
+
+def test_class_accuracy_needs_classes_as_contexts():
+    ae = models.Autoencoder(nn.Identity(), nn.Identity(), priors.StandardNormal(4), likelihoods.Gaussian())
+    with pytest.raises(UserError, match="class_accuracy needs a run whose prior is conditional on the class"):
+        class_accuracy(ae, data.digits())

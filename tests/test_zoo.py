@@ -99,19 +99,34 @@ def test_samples_are_given_the_class_that_is_asked_for(run):
     assert not np.array_equal(draws["context=3"][1::2], draws["context=[3,4]"][1::2])
     assert np.array_equal(draws["context=3"][3], draws["seed=0"][3])  # all classes in turn
     code, _, err = run("sample", "run=runs/c/seed_0", "context=12")
-    assert (code, err) == (1, "error: context=12 is no class of this run; there are 0, 1, 2, 3, 4, 5, 6, 7, 8, 9\n")
+    assert (code, err) == (
+        1,
+        "error: context=12 is no class of this run; there are 0, 1, 2, 3, 4, 5, 6, 7, 8, 9\n",
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("prior=conditional_flow",), "prior=conditional_flow is conditional: say on what, such as context=label"),
+        (
+            ("prior=conditional_flow",),
+            "prior=conditional_flow is conditional: say on what, such as context=label",
+        ),
         (("context=label",), "context has no effect: prior=flow takes none; try prior=conditional_flow"),
-        (("prior=conditional_flow", "prior.context_dim=3"), "conditional on contexts of length 3, and this run has"),
+        (
+            ("prior=conditional_flow", "prior.context_dim=3"),
+            "conditional on contexts of length 3, and this run has",
+        ),
         (("prior=conditional_flow", "context=label", "prior.context_dim=3"), "expected a context_dim of 10"),
         (("prior=conditional_flow", "context=attributes"), "needs attributes, and data=digits has none"),
-        (("prior=conditional_flow", "context=colour"), "context must be label, attributes, a list of attributes"),
-        (("prior=conditional_flow", "context=label", "objective=adversarial"), "compares codes without a context"),
+        (
+            ("prior=conditional_flow", "context=colour"),
+            "context must be label, attributes, a list of attributes",
+        ),
+        (
+            ("prior=conditional_flow", "context=label", "objective=adversarial"),
+            "compares codes without a context",
+        ),
         (("order=later",), "order must be joint or two_stage, got 'later'"),
         (("prior_code_noise=-1",), "prior_code_noise must be a finite number of at least 0, got -1"),
         (("prior_ema=1",), "prior_ema must be a number of at least 0 and below 1, got 1"),
@@ -150,7 +165,10 @@ def test_an_autoencoder_trained_alone_at_beta_zero_is_the_jointly_trained_one(ru
     rows = [json.loads(line) for line in Path("runs/two/seed_0/metrics.jsonl").read_text().splitlines()]
     assert [row["phase"] for row in rows if "test/log_prior" in row][::10] == ["autoencoder_only", "prior_only"]
     epochs = {row["phase"]: row["epoch"] for row in rows}
-    assert epochs == {"autoencoder_only": 2, "prior_only": 5}  # the prior sees as many codes as in the joint order
+    assert epochs == {
+        "autoencoder_only": 2,
+        "prior_only": 5,
+    }  # the prior sees as many codes as in the joint order
 
 
 def test_in_the_first_stage_the_autoencoder_is_regularized_by_a_standard_normal(run):

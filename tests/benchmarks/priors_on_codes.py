@@ -1,15 +1,15 @@
-"""Which prior, at which beta, at which latent size? Priors fitted to the same frozen codes for the same seconds.
+"""Which prior, at which beta, at which latent size? Priors fitted to the same frozen codes for equal seconds.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/priors_on_codes.py DATA_ROOT --out FILE.jsonl [--seed 0] [--latent 64]
+    OMP_NUM_THREADS=1 python tests/benchmarks/priors_on_codes.py DATA_ROOT --out FILE.jsonl [--seed 0 ...]
     python tests/benchmarks/priors_on_codes.py --table FILE.jsonl ...
 
-Autoencoders are those of experiment=mnist_small with a learned variance, at latent_dim 16 and 64, beta 0 and 1: trained
-jointly with the paper's flow (order=joint), or with N(0, I) (the first stage of order=two_stage; at beta = 0 this is
-the same autoencoder, bit for bit). Each prior is then trained alone on their codes for --seconds of CPU time; a mixture
-runs EM first, and goes on by gradient if that leaves a quarter of them. A row has
+Autoencoders are those of experiment=mnist_small with a learned variance, at latent_dim 16 and 64, beta 0 and 1:
+trained jointly with the paper's flow (order=joint), or with N(0, I) (the first stage of order=two_stage; at
+beta = 0 this is the same autoencoder, bit for bit). Each prior is then trained alone on their codes for
+--seconds of CPU time; a mixture runs EM first, then gradients if that leaves a quarter of them. A row has
 
-    fd      Frechet distance of 10,000 decoded prior samples to the test images, in the features of a small classifier
-            trained here (a surrogate: compare rows, never published FIDs)
+    fd      Frechet distance of 10,000 decoded prior samples to the test images, in the features of a small
+            classifier trained here (a surrogate: compare rows, never published FIDs)
     limit   the same of 10,000 decoded training codes: what a perfect prior would score
     train   -log p(z) of 2,000 codes that it was trained on, nats; held: of 2,000 held-out codes
 
@@ -79,7 +79,9 @@ def trained(stage, latent_dim, beta, seed, root):
 
     run = ROOT / f"{stage}_z{latent_dim}_beta_{beta}" / f"seed_{seed}"
     if not (run / "summary.json").is_file():
-        with mock.patch.object(sys, "argv", ["train", *arguments_of(stage, latent_dim, beta, seed), f"data.root={root}"]):
+        with mock.patch.object(
+            sys, "argv", ["train", *arguments_of(stage, latent_dim, beta, seed), f"data.root={root}"]
+        ):
             train.main()
     return run
 
@@ -147,9 +149,9 @@ def fitted(run, name, arguments, data, seconds, seed):
     epochs = round(steps / (len(train) // 200))
     if epochs:
         trainer = Trainer(
-            game, data, phases=[Phase("prior_only", epochs)], prior_phase=PriorPhase(**options), prior_batch_size=200,
-            lr=1e-3, schedule=config.schedule(composed(arguments)), validation=0.1, seed=seed, device="cpu",
-            evaluations=1, evaluation_images=1, report_every=10**9, progress=False, callbacks=[],
+            game, data, phases=[Phase("prior_only", epochs)], prior_phase=PriorPhase(**options),
+            prior_batch_size=200, lr=1e-3, schedule=config.schedule(composed(arguments)), validation=0.1,
+            seed=seed, device="cpu", evaluations=1, evaluation_images=1, report_every=10**9, progress=False,
         )  # fmt: skip
         start = time.process_time()
         trainer.fit()
@@ -162,7 +164,10 @@ def main(options):
     data = config_data = config.build_data(composed(arguments_of("joint", 16, 0, 0)), options.data_root)
     network = classifier_for(data)
     reference = _statistics(network, (batch.x for batch in chunks(data.test)))
-    done = {tuple(row[k] for k in ("stage", "latent_dim", "beta", "seed", "asked")) for row in rows_of([options.out])}
+    done = {
+        tuple(row[k] for k in ("stage", "latent_dim", "beta", "seed", "asked"))
+        for row in rows_of([options.out])
+    }
     for latent_dim in options.latent:
         for beta in options.beta:
             for stage in ("joint", "two_stage") if beta else ("joint",):
@@ -175,13 +180,23 @@ def main(options):
                     images = [game.autoencoder.decode(z) for z in train.rows(pick).sample().split(500)]
                 limit = _statistics(network, images).distance(reference)
                 for name in options.only or STAGES[stage]:
-                    common = {"stage": stage, "latent_dim": latent_dim, "beta": beta, "seed": options.seed, "asked": name}
+                    common = {
+                        "stage": stage,
+                        "latent_dim": latent_dim,
+                        "beta": beta,
+                        "seed": options.seed,
+                        "asked": name,
+                    }
                     if tuple(common.values()) in done:
                         continue
-                    for label, fitted_game, spent, steps in fitted(run, name, arguments, data, options.seconds, options.seed):
-                        row = {**common, "prior": label, **judged(fitted_game, train, held, network, reference),
-                               "limit": limit, "seconds": spent, "steps": steps,
-                               "parameters": sum(p.numel() for p in fitted_game.autoencoder.prior.parameters())}  # fmt: skip
+                    results = fitted(run, name, arguments, data, options.seconds, options.seed)
+                    for label, fitted_game, spent, steps in results:
+                        prior = fitted_game.autoencoder.prior
+                        row = {
+                            **common, "prior": label, **judged(fitted_game, train, held, network, reference),
+                            "limit": limit, "seconds": spent, "steps": steps,
+                            "parameters": sum(p.numel() for p in prior.parameters()),
+                        }  # fmt: skip
                         with open(options.out, "a") as file:
                             file.write(json.dumps(plain(row)) + "\n")
                         print(row, flush=True)
@@ -199,7 +214,9 @@ def table(files):
     print("|---|---|" + "---|" * len(cells))
 
     def values(key, stage, prior, cell):
-        chosen = [r for r in rows if (r["stage"], r["prior"], r["latent_dim"], r["beta"]) == (stage, prior, *cell)]
+        chosen = [
+            r for r in rows if (r["stage"], r["prior"], r["latent_dim"], r["beta"]) == (stage, prior, *cell)
+        ]
         return [r[key] for r in sorted(chosen, key=lambda r: r["seed"])]
 
     for stage, prior in dict.fromkeys((r["stage"], r["prior"]) for r in rows):
@@ -211,7 +228,10 @@ def table(files):
             texts.append(f"{', '.join(f'{v:.1f}' for v in fd)} ({' / '.join(nll)})" if fd else "")
         print(f"| {stage}: {prior} | {min(seconds):.0f}-{max(seconds):.0f} | " + " | ".join(texts) + " |")
     for stage in ("joint", "two_stage"):
-        limits = [sorted({r["limit"] for r in rows if (r["stage"], r["latent_dim"], r["beta"]) == (stage, *c)}) for c in cells]
+        limits = [
+            sorted({r["limit"] for r in rows if (r["stage"], r["latent_dim"], r["beta"]) == (stage, *c)})
+            for c in cells
+        ]
         print(f"| {stage}: limit | | " + " | ".join(", ".join(f"{v:.1f}" for v in vs) for vs in limits) + " |")
 
 
