@@ -362,8 +362,9 @@ def _check_target(target: str, name: str, allow_targets: tuple[str, ...]) -> Non
     try:
         found = hydra.utils.get_object(target)
     except Exception as error:
+        hint = "; pip install 'pyro_lrp[zuko]'" if target.startswith("zuko.") else ""
         raise UserError(
-            f"{name}: _target_ {target} cannot be imported ({' '.join(str(error).split())})"
+            f"{name}: _target_ {target} cannot be imported ({' '.join(str(error).split())}){hint}"
         ) from error
     # a module's attribute may be another module's function: pyro_lrp.data.urllib... must not slip through
     home = f"{getattr(found, '__module__', None) or type(found).__module__}."

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_lrp import networks
+from pyro_lrp import networks, testing
 from pyro_lrp.errors import UserError
 from pyro_lrp.gradients import frozen
 from pyro_lrp.priors import FlowMatching, flow_matching
@@ -268,6 +268,10 @@ def test_adaptive_methods_keep_their_tolerance(method, tolerance):
 
 
 # ---------------------------------------------------------------------- a prior
+
+
+def test_laws():
+    testing.check_prior(lambda: FlowMatching(3, width=8, layers=1, rtol=1e-4, atol=1e-4))
 
 
 @pytest.mark.parametrize("batch", [(), (7,), (2, 3, 4)])

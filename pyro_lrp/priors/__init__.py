@@ -12,11 +12,13 @@ from pyro_lrp.priors.flow import (
     conditional_paper_flow,
     paper_flow,
 )
+from pyro_lrp.priors.flow_matching import FlowMatching, FlowMatchingDistribution
 from pyro_lrp.priors.mixture import Mixture, MixtureDistribution, VampPrior
 from pyro_lrp.priors.sampler import NeuralSampler, SamplerDistribution
+from pyro_lrp.priors.zuko import Zuko
 
 __all__ = [
-    "ConditionalFlow", "ConditionalFlowDistribution", "Flow", "FlowDistribution", "Mixture",
-    "MixtureDistribution", "NeuralSampler", "Prior", "SamplerDistribution", "StandardNormal", "VampPrior",
-    "conditional_paper_flow", "paper_flow",
+    "ConditionalFlow", "ConditionalFlowDistribution", "Flow", "FlowDistribution", "FlowMatching",
+    "FlowMatchingDistribution", "Mixture", "MixtureDistribution", "NeuralSampler", "Prior",
+    "SamplerDistribution", "StandardNormal", "VampPrior", "Zuko", "conditional_paper_flow", "paper_flow",
 ]  # fmt: skip

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pyro.distributions.transforms as T
+import torch
 from pyro.nn import DenseNN
 from torch import Tensor
 from torch.distributions import Transform
@@ -12,6 +14,8 @@ from torch.distributions import Transform
 from pyro_lrp.transforms.core import check_dim
 
 __all__ = ["SplineCoupling", "spline_coupling"]
+
+_UNIT_SLOPE = math.log(math.expm1(0.999))  # its softplus, and Pyro's least derivative of 0.001, make 1
 
 
 class SplineCoupling(T.SplineCoupling):
@@ -59,13 +63,27 @@ class SplineCoupling(T.SplineCoupling):
 def spline_coupling(
     dim: int, hidden_dims: Sequence[int] = (128, 128), bins: int = 8, bound: float = 5.0
 ) -> SplineCoupling:
-    """A rational-quadratic :class:`SplineCoupling` of vectors of length ``dim``.
+    """A rational-quadratic :class:`SplineCoupling` of vectors of length ``dim``, which starts at the identity.
 
-    >>> import torch
-    >>> spline_coupling(4, [8])(torch.zeros(2, 4)).shape
-    torch.Size([2, 4])
+    Args:
+        dim: Length of a code, at least 2.
+        hidden_dims: Widths of the hidden layers of its network.
+        bins: Number of segments of each spline.
+        bound: Half the side of the box outside which it is the identity.
+
+    >>> z = torch.tensor([[0.3, -1.0, 2.0, 9.0]])
+    >>> bool(torch.allclose(spline_coupling(4, [8])(z), z, atol=1e-5))
+    True
     """
     check_dim(dim, minimum=2)
     kept = dim // 2
     network = DenseNN(kept, list(hidden_dims), [(dim - kept) * n for n in (bins, bins, bins - 1)])
-    return SplineCoupling(dim, kept, network, bins, bound, order="quadratic")
+    coupling = SplineCoupling(dim, kept, network, bins, bound, order="quadratic")
+    lower, last = coupling.lower_spline, network.layers[-1]
+    with torch.no_grad():
+        last.weight.zero_()
+        for parameter in (last.bias, lower.unnormalized_widths, lower.unnormalized_heights):
+            parameter.zero_()
+        last.bias[network.param_slices[2]] = _UNIT_SLOPE
+        lower.unnormalized_derivatives.fill_(_UNIT_SLOPE)
+    return coupling

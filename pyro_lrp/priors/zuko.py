@@ -1,0 +1,199 @@
+"""Any flow of the package zuko as a prior."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any, ClassVar
+
+import pyro.distributions as dist
+import torch
+from pyro.contrib.zuko import ZukoToPyro
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal, constraints
+
+from pyro_lrp.errors import UserError
+from pyro_lrp.gradients import full_precision
+from pyro_lrp.priors.core import Prior
+
+__all__ = ["Zuko", "ZukoDistribution"]
+
+_WRONG_SHAPE = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError)
+
+
+class ZukoDistribution(ZukoToPyro):
+    """A zuko distribution in Pyro, in float32 at least and without the cache of ``ZukoToPyro``.
+
+    That cache keeps the densities of samples, which are those of the old parameters after an update.
+
+    Args:
+        distribution: What a zuko flow returns.
+        device_type: Of its parameters, such as ``"cuda"``.
+    """
+
+    arg_constraints: ClassVar = {}
+    support = constraints.real_vector
+
+    def __init__(self, distribution: Distribution, device_type: str) -> None:
+        super().__init__(distribution)
+        self.device_type = device_type
+
+    def __call__(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return self.rsample(sample_shape) if self.has_rsample else self.sample(sample_shape)
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        with torch.autocast(self.device_type, enabled=False):
+            return self.dist.rsample(torch.Size(sample_shape))
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        with torch.no_grad(), torch.autocast(self.device_type, enabled=False):
+            return self.dist.sample(torch.Size(sample_shape))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        with torch.autocast(self.device_type, enabled=False):
+            return self.dist.log_prob(full_precision(x))
+
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> ZukoDistribution:
+        return ZukoDistribution(self.dist.expand(torch.Size(batch_shape)), self.device_type)
+
+
+class Zuko(Prior):
+    """A flow of the package zuko (``pip install 'pyro_lrp[zuko]'``), with a context or without.
+
+    A flow with a normal base has ``to_base``, ``to_latent`` and a temperature; others (a mixture, a circular
+    flow) have samples and a density. Importing zuko switches off torch's validation of distributions.
+
+    Args:
+        dim: Length of a code.
+        flow: A zuko flow over vectors of that length, such as ``zuko.flows.NSF(features=dim)``; it belongs to
+            the prior. Splines of zuko leave codes beyond 5 and -5 as they are.
+        context_dim: Length of a context, of a flow built with ``context=context_dim``; None without.
+
+    Raises:
+        UserError: If zuko is not installed.
+        ValueError: If the flow is not over such vectors or contexts, cannot be both sampled and scored, or does
+            not reach all codes; when it is called without a context or with one of another length; or for a
+            temperature other than 1 without a normal base.
+
+    References:
+        Rozet et al. (2022), Zuko: Normalizing flows in PyTorch.
+
+    >>> import zuko
+    >>> prior = Zuko(4, zuko.flows.NSF(features=4, transforms=2, hidden_features=[8]))
+    >>> z = torch.randn(5, 4)
+    >>> bool(torch.allclose(prior.to_latent(prior.to_base(z)), z, atol=1e-4))
+    True
+    >>> prior().log_prob(z).shape
+    torch.Size([5])
+    """
+
+    zero: Tensor
+
+    def __init__(self, dim: int, flow: nn.Module, context_dim: int | None = None) -> None:
+        normalizing_flow = _normalizing_flow()
+        super().__init__()
+        if dim < 1:
+            raise ValueError(f"expected dim to be at least 1, got {dim}")
+        if context_dim is not None and context_dim < 1:
+            raise ValueError(f"expected context_dim to be at least 1, or None, got {context_dim}")
+        if not isinstance(flow, nn.Module):
+            raise ValueError(f"expected flow to be a zuko flow, got {flow!r}")
+        self.event_shape, self.context_dim, self.flow = torch.Size([dim]), context_dim, flow
+        like = next(chain(flow.parameters(), flow.buffers()), torch.zeros(()))
+        self.register_buffer("zero", like.new_zeros(dim), persistent=False)  # follows device and dtype
+        distribution = self._refuse_unless_usable(normalizing_flow)
+        self.has_rsample = distribution.has_rsample
+        solvers = [vars(part) for part in flow.modules() if {"rtol", "atol"} <= vars(part).keys()]
+        self.tolerance = 100 * max((max(s["rtol"], s["atol"]) for s in solvers), default=0.0)
+        self.has_base = isinstance(distribution, normalizing_flow) and _normal(distribution.base) is not None
+
+    def forward(self, context: Tensor | None = None, *, temperature: float = 1.0) -> ZukoDistribution:
+        distribution = self._distribution(context)
+        if temperature != 1.0:
+            if not self.has_base:
+                name = type(self.flow).__name__
+                raise ValueError(
+                    f"expected temperature to be 1, as the base of a {name} is not normal, got {temperature}"
+                )
+            base = _scaled(distribution.base, temperature)
+            distribution = type(distribution)(distribution.transform, base)
+        return ZukoDistribution(distribution, self.zero.device.type)
+
+    def base(self, context: Tensor | None = None, *, temperature: float = 1.0) -> TorchDistribution:
+        """The distribution of z_0, over the context's batch."""
+        if not self.has_base:
+            raise NotImplementedError(f"a {type(self.flow).__name__} has no normal base")
+        return _scaled(self._distribution(context).base, temperature)
+
+    def to_base(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Latent to base, ``z_T -> z_0``, shape ``(*, dim)``; the identity without a normal base."""
+        if not self.has_base:
+            return z
+        with torch.autocast(z.device.type, enabled=False):
+            return self._distribution(context).transform(full_precision(z))
+
+    def to_latent(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Base to latent, ``z_0 -> z_T``, shape ``(*, dim)``; the identity without a normal base."""
+        if not self.has_base:
+            return z
+        with torch.autocast(z.device.type, enabled=False):
+            return self._distribution(context).transform.inv(full_precision(z))
+
+    def _distribution(self, context: Tensor | None) -> Any:
+        if self.context_dim is None:
+            context = None
+        elif context is None:
+            raise ValueError("a conditional prior needs a context, and was called without")
+        elif context.shape[-1:] != (self.context_dim,):
+            raise ValueError(f"expected a context of length {self.context_dim}, got {tuple(context.shape)}")
+        else:
+            context = full_precision(context)
+        with torch.autocast(self.zero.device.type, enabled=False):
+            return self.flow(context)
+
+    @torch.no_grad()
+    def _refuse_unless_usable(self, normalizing_flow: Any) -> Any:
+        """The flow's distribution for two contexts, if it does what a prior must."""
+        name, dim = f"the flow ({type(self.flow).__name__})", len(self.zero)
+        contexts = f" and contexts of length {self.context_dim}" if self.context_dim else ""
+        context = self.zero.new_zeros(2, self.context_dim) if self.context_dim else None
+        points = torch.linspace(-4.0, 4.0, 2 * dim, dtype=self.zero.dtype, device=self.zero.device).view(2, dim)
+        back = points
+        try:
+            distribution = self._distribution(context)
+            event = tuple(distribution.event_shape)
+            if event != (dim,):
+                raise ValueError(f"its codes have shape {event}")
+            density, _ = distribution.log_prob(points), distribution.sample()
+            if isinstance(distribution, normalizing_flow):
+                back = distribution.transform.inv(distribution.transform(points))
+        except (NotImplementedError, KeyError) as error:
+            raise ValueError(f"{name} has no inverse; a prior must be sampled and scored") from error
+        except _WRONG_SHAPE as error:
+            line = " ".join(str(error).split())[:200]
+            raise ValueError(f"{name} does not accept vectors of length {dim}{contexts}: {line}") from error
+        if not (density.isfinite().all() and torch.allclose(back, points, atol=1e-2)):
+            raise ValueError(f"{name} does not reach all codes, so some have no density")
+        return distribution
+
+
+def _normalizing_flow() -> Any:
+    """Zuko's class of distributions that have a base; the first to import zuko, and only for this prior."""
+    try:
+        from zuko.distributions import NormalizingFlow
+    except ImportError as error:
+        raise UserError("prior=zuko needs a package: pip install 'pyro_lrp[zuko]'") from error
+    return NormalizingFlow
+
+
+def _normal(base: Distribution) -> Normal | None:
+    while isinstance(base, Independent):
+        base = base.base_dist
+    return base if isinstance(base, Normal) else None
+
+
+def _scaled(base: Distribution, temperature: float) -> TorchDistribution:
+    normal = _normal(base)
+    assert normal is not None, "has_base says so"
+    return dist.Normal(normal.loc, normal.scale * temperature).to_event(1)
