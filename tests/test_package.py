@@ -19,6 +19,7 @@ FLOORS = [
         "downloads",
         "optimizers",
         "modes",
+        "rules",
     },
     {"networks", "features", "data", "history"},
     {"transforms", "likelihoods"},

@@ -34,6 +34,13 @@ class Codes(NamedTuple):
         """Codes drawn anew from q(z|x)."""
         return self.loc + self.scale * torch.randn_like(self.scale)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Codes]) -> Codes:
+        """The codes of several batches as one."""
+        contexts = [part.context for part in parts if part.context is not None]
+        loc, scale = torch.cat([part.loc for part in parts]), torch.cat([part.scale for part in parts])
+        return cls(loc, scale, torch.cat(contexts) if contexts else None)
+
     def rows(self, index: Tensor) -> Codes:
         """Those of the images at ``index``."""
         return Codes(self.loc[index], self.scale[index], None if self.context is None else self.context[index])

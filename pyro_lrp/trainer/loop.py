@@ -29,16 +29,7 @@ from pyro_lrp.objectives import Codes, Game
 from pyro_lrp.optimizers import check_options, make_optimizers, set_rate
 from pyro_lrp.randomness import derive_seed, seeded, untouched_generators
 from pyro_lrp.schedules import Constant, Phase, Schedule
-from pyro_lrp.trainer.prior_phase import (
-    Averages,
-    EarlyStop,
-    PriorPhase,
-    assign,
-    frozen_codes,
-    held_out_score,
-    joined,
-    told,
-)  # fmt: skip
+from pyro_lrp.trainer.prior_phase import Averages, EarlyStop, PriorPhase, assign, frozen_codes, held_out_score
 from pyro_lrp.trainer.spans import Span, lay_out
 
 __all__ = ["Report", "Trainer"]
@@ -226,7 +217,8 @@ class Trainer:
             if estimated:  # moments of the parameters that were mean nothing to those that are
                 self.optimizers["prior"].state.clear()
                 seconds = time.perf_counter() - self._clock
-                self.log(f"the prior's own fit to {len(batches)} codes: {told(estimated)} ({seconds:.1f} s)")
+                told = ", ".join(f"{key} {value}" for key, value in estimated.items())
+                self.log(f"the prior's own fit to {len(batches)} codes: {told} ({seconds:.1f} s)")
         if self.prior_phase.ema:
             self.averages = Averages(prior, self.prior_phase.ema)
         if self.prior_phase.patience is not None:
@@ -354,7 +346,7 @@ class Trainer:
             codes += [] if part is None else [part]
         row = {name: (total / len(split)).item() for name, total in totals.items()}
         if codes:
-            loc, scale, _ = joined(codes)
+            loc, scale, _ = Codes.joined(codes)
             loc, scale = loc.flatten(1), scale.flatten(1)
             deviation = (loc.var(0, correction=0) + scale.square().mean(0)).sqrt().mean().item()
             row |= {"encoder_scale": scale.mean().item(), "code_std": deviation}

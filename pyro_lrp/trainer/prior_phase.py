@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +15,7 @@ from pyro_lrp.data import Split, chunks
 from pyro_lrp.errors import UserError
 from pyro_lrp.objectives import Codes, Game
 
-__all__ = [
-    "Averages", "EarlyStop", "PriorPhase", "assign", "frozen_codes", "held_out_score", "joined", "noised",
-    "told",
-]  # fmt: skip
+__all__ = ["Averages", "EarlyStop", "PriorPhase", "assign", "frozen_codes", "held_out_score", "noised"]
 
 
 @dataclass(frozen=True)
@@ -70,25 +67,13 @@ def frozen_codes(game: Game, split: Split, noise: float) -> Codes | None:
     """(loc, scale) and context of all images of a split, with noise; None if the game has no codes to cache."""
     parts = [game.codes(batch) for batch in chunks(split)]
     kept = [part for part in parts if part is not None]
-    return noised(joined(kept), noise) if len(kept) == len(parts) else None
-
-
-def joined(parts: Sequence[Codes]) -> Codes:
-    """The codes of several batches as one."""
-    loc, scale = (torch.cat([part[i] for part in parts]) for i in (0, 1))  # type: ignore[misc]
-    contexts = [part.context for part in parts if part.context is not None]
-    return Codes(loc, scale, torch.cat(contexts) if contexts else None)
+    return noised(Codes.joined(kept), noise) if len(kept) == len(parts) else None
 
 
 def held_out_score(row: Mapping[str, Any]) -> float:
     """Of the held-out codes, the higher the better: log p(z), or minus the loss that a prior has of its own."""
     score = row.get("validation/log_prior")
     return -row["validation/fit_loss"] if score is None else score
-
-
-def told(estimated: Mapping[str, Any]) -> str:
-    """Some figures in one line."""
-    return ", ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in estimated.items())
 
 
 class Averages:

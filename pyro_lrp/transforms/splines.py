@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pyro.distributions.transforms as T
 import torch
@@ -79,7 +80,8 @@ def spline_coupling(
     kept = dim // 2
     network = DenseNN(kept, list(hidden_dims), [(dim - kept) * n for n in (bins, bins, bins - 1)])
     coupling = SplineCoupling(dim, kept, network, bins, bound, order="quadratic")
-    lower, last = coupling.lower_spline, network.layers[-1]
+    lower: Any = coupling.lower_spline
+    last: Any = network.layers[-1]
     with torch.no_grad():
         last.weight.zero_()
         for parameter in (last.bias, lower.unnormalized_widths, lower.unnormalized_heights):

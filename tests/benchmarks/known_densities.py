@@ -2,12 +2,12 @@
 
     OMP_NUM_THREADS=1 python tests/benchmarks/known_densities.py [--seconds 20] [--only PRIOR ...]
 
-Targets, in two dimensions: eight Gaussians on a circle, and two moons (arcs with normal noise), whose density is
-integrated along the arcs. Each prior is what conf/prior/NAME.yaml builds at latent_dim=2 with the sizes of
-data=digits. It estimates itself from 20,000 samples if it can (EM, whitening), then descends -log p(z), or its
-own loss, on fresh batches of 256 by Adam at 2e-3, constant for half of the time, then linear to 2 %; all of that
-in --seconds of CPU time. The figure is the mean of log p - log q over 20,000 further samples: the held-out NLL
-less the entropy, in nats, with the NLL itself beside it.
+Targets, in two dimensions: eight Gaussians on a circle, and two moons (arcs with normal noise), whose density
+is integrated along the arcs. Each prior is what conf/prior/NAME.yaml builds at latent_dim=2 with the sizes of
+data=digits. It estimates itself from 20,000 samples if it can (EM, whitening), then descends -log p(z), or
+its own loss, on fresh batches of 256 by Adam at 2e-3, constant for half of the time, then linear to 2 %; all of
+that in --seconds of CPU time. The figure is the mean of log p - log q over 20,000 further samples: the held-out
+NLL less the entropy, in nats, with the NLL itself beside it.
 """
 
 import argparse
