@@ -58,8 +58,15 @@ def _factor_game():
     return objectives.TotalCorrelation(ae, elbo, networks.factor_discriminator(4, 1, 8))
 
 
+def _game_of(prior, beta=0.0):
+    return objectives.LatentGame(small_autoencoder(prior=prior), objectives.BilevelELBO(beta))
+
+
 GAMES = {
     "bilevel": small_game,
+    "mixture": lambda: _game_of(priors.Mixture(4, 3, em_iterations=5), beta=1.0),
+    "vamp": lambda: _game_of(priors.VampPrior(4, (1, 8, 8), 3), beta=0.5),
+    "flow matching": lambda: _game_of(priors.FlowMatching(4, width=8, layers=1)),
     "learned gamma, beta on a ramp": lambda: objectives.LatentGame(
         small_autoencoder(learn_gamma=True), objectives.BilevelELBO(2.0), schedules.Linear(0.0, 0.5)
     ),

@@ -209,6 +209,8 @@ class Trainer:
 
     def _begin_prior_only(self, span: Span) -> Batches:
         """What the phase sees. At its first step the prior may estimate itself from that."""
+        if self.prior_phase != PriorPhase():
+            self.log(f"prior_only: {self.prior_phase}")
         batches = self._codes(span)
         prior = self.game.players()["prior"]
         if self.step == span.start and isinstance(batches.source, Codes):
