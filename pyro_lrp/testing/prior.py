@@ -38,7 +38,7 @@ def check_prior(prior: Prior | Callable[[], Prior]) -> None:
 
     Its mass, and its sampler against its density, are measured on a grid at dim 1 and 2 and by importance
     sampling above; where these cannot tell, the law's note says "no power". A correct prior fails one of the
-    laws of chance with a probability of less than 1e-6. They draw 20,000 codes, or as many as take some seconds.
+    laws of chance with a probability of less than 1e-6. They draw 20,000 codes, or what some seconds allow.
 
     Args:
         prior: A prior over vectors, or a function that builds one. With a function, a second prior, built under
