@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import io
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 
 import hydra
@@ -47,11 +49,24 @@ def command(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], 
                 _refuse_unknown_flags(sys.argv[1:])
                 _refuse_no_choice(sys.argv[1:])
                 os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and we say it in one line
-                run()
+                with _folded() if {"--help", "-h"} & set(sys.argv[1:]) else nullcontext():
+                    run()
 
         return main
 
     return decorate
+
+
+@contextmanager
+def _folded(width: int = 108) -> Iterator[None]:
+    """Fold long lines of what is printed: Hydra lists all choices of a group in one."""
+    text = io.StringIO()
+    try:
+        with redirect_stdout(text):
+            yield
+    finally:
+        for line in text.getvalue().splitlines():
+            print(line if len(line) <= width else textwrap.fill(line, width, subsequent_indent="  "))
 
 
 @contextmanager

@@ -385,7 +385,7 @@ MISTAKES = {
     "removed prior": (("~prior",), "prior must be one of its files"),
     "no target": (("~prior._target_",), "prior: its configuration has no _target_"),
     "not a prior": (
-        ("prior._target_=pyro_lrp.transforms.paper_flow",),
+        ("prior=standard_normal", "prior._target_=pyro_lrp.transforms.elementwise_affine"),
         "prior: expected a Prior over codes of shape",
     ),
     "another length": (("prior.dim=6",), "of shape (8,) (latent_dim), got (6,)"),
