@@ -95,7 +95,7 @@ def fitted(prior, target, seconds):
     if not any(p.requires_grad for p in prior.parameters()):
         return 0.0, 0
     adam = torch.optim.Adam(prior.parameters(), lr=2e-3, fused=True)
-    schedule, step, done = ConstantThenLinear(), 0, time.process_time() - start
+    schedule, step, done = ConstantThenLinear(), 0, (time.process_time() - start) / seconds
     while done < 1.0:  # of the budget: a fraction of time, since steps differ in cost
         for group in adam.param_groups:
             group["lr"] = 2e-3 * schedule(Progress(0, min(done, 1.0)))
