@@ -24,7 +24,7 @@ __all__ = [
 BATCHES: tuple[tuple[int, ...], ...] = ((), (7,), (6, 5))
 EXACT = 1e-5  # most agree to 1e-14; the matrix exponential of Pyro inverts to 1e-6
 _ROWS = 128
-_REPEATS = 64  # of a density that is itself an estimate
+_REPEATS = 16  # of a density that is itself an estimate
 
 
 class Law(NamedTuple):
@@ -104,6 +104,7 @@ class At:
             return self
         return replace(self, noise=self._estimates(z).std(0).max().item())
 
+    @torch.no_grad()
     def _estimates(self, z: Tensor) -> Tensor:
         return self().log_prob(z.expand(_REPEATS, *z.shape))
 
