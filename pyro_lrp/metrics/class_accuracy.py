@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pyro_lrp.data import ImageData, chunks
 from pyro_lrp.errors import UserError
-from pyro_lrp.metrics.classifier import classifier_for
+from pyro_lrp.metrics.classifier import JUDGED, classifier_for, judged
 from pyro_lrp.models import Autoencoder
 from pyro_lrp.randomness import seeded
 
@@ -59,16 +58,16 @@ def class_accuracy(
         parts = torch.nn.functional.one_hot(wanted, classes).float().split(_CHUNK)
         draws = [autoencoder.draw(len(part), context=part) for part in parts]
         test = data.test.to(torch.device(device))
-        found = [network(_rounded(autoencoder.reconstruct(b.x))).argmax(1) == b.label for b in chunks(test)]
+        found = [network(judged(autoencoder.reconstruct(b.x))).argmax(1) == b.label for b in chunks(test)]
     lost = sum(draw.non_finite for draw in draws)
     if lost:
         raise UserError(f"{lost} of {n} samples are not finite, so that classes cannot be told")
-    right = torch.cat([network(_rounded(d.images)).argmax(1) for d in draws]) == wanted
+    right = torch.cat([network(judged(d.images)).argmax(1) for d in draws]) == wanted
     by_class = torch.stack([right[wanted == c].double().mean() for c in range(min(classes, n))])
     protocol = {
         "network": f"small CNN trained on {data.name}, seed 0",
         "classifier_accuracy": round(network.accuracy.item(), 4),
-        "images": "decoder means, clipped to [0, 1], rounded to uint8",
+        "images": JUDGED,
     }
     common = {"protocol": protocol, "seed": seed}
     return {
@@ -78,7 +77,3 @@ def class_accuracy(
             "value": torch.cat(found).double().mean().item(), "n": len(test), **common
         },
     }  # fmt: skip
-
-
-def _rounded(images: Tensor) -> Tensor:
-    return (images.clamp(0, 1) * 255).round() / 255

@@ -21,7 +21,9 @@ from pyro_lrp.data import Batches, ImageData, Split, chunks
 from pyro_lrp.errors import UserError
 from pyro_lrp.randomness import derive_seed, seeded
 
-__all__ = ["Classifier", "classifier_for", "train_classifier"]
+__all__ = ["JUDGED", "Classifier", "classifier_for", "judged", "train_classifier"]
+
+JUDGED = "decoder means, clipped to [0, 1], rounded to uint8"
 
 FEATURES = 64
 _VERSION = 1  # raise it when the architecture or its training changes: cached networks are then not used
@@ -64,6 +66,11 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits, ``(B, classes)``."""
         return self.head(self.trunk(x))
+
+
+def judged(images: Tensor) -> Tensor:
+    """Images as they are judged, :data:`JUDGED`: what a file of them would hold, as floats."""
+    return (images.clamp(0, 1) * 255).round() / 255
 
 
 def train_classifier(

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from pyro_lrp.data import ImageData, chunks
 from pyro_lrp.errors import UserError
-from pyro_lrp.metrics.classifier import FEATURES, Classifier, classifier_for
+from pyro_lrp.metrics.classifier import FEATURES, JUDGED, Classifier, classifier_for, judged
 from pyro_lrp.metrics.frechet import FeatureStatistics
 from pyro_lrp.models import Autoencoder
 from pyro_lrp.randomness import seeded
 
-__all__ = ["fd_classifier"]
+__all__ = ["fd_classifier", "feature_statistics"]
 
 _CHUNK = 500
 
@@ -69,20 +69,21 @@ def fd_classifier(
         "network": f"surrogate: small CNN trained on {data.name}, {FEATURES} penultimate features, seed 0",
         "classifier_accuracy": round(network.accuracy.item(), 4),
         "reference": f"{len(test)} test images",
-        "images": "decoder means, clipped to [0, 1], rounded to uint8",
+        "images": JUDGED,
         "non_finite_samples": draw.non_finite,
     }
     common = {"protocol": protocol, "seed": seed}
-    reference = _statistics(network, (batch.x for batch in chunks(test)))
+    reference = feature_statistics(network, (batch.x for batch in chunks(test)))
     return {
-        name: {"value": _statistics(network, images).distance(reference), "n": count, **common}
+        name: {"value": feature_statistics(network, images).distance(reference), "n": count, **common}
         for name, (images, count) in sets.items()
     }
 
 
 @torch.no_grad()
-def _statistics(network: Classifier, images: Iterable[Tensor]) -> FeatureStatistics:
+def feature_statistics(network: Classifier, images: Iterable[Tensor]) -> FeatureStatistics:
+    """Mean and covariance of a classifier's features of images that come in batches."""
     statistics = FeatureStatistics()
     for part in images:
-        statistics.update(network.features((part.clamp(0, 1) * 255).round() / 255))
+        statistics.update(network.features(judged(part)))
     return statistics

@@ -30,7 +30,7 @@ from pyro_lrp import cli, config
 from pyro_lrp.data import chunks
 from pyro_lrp.history import plain
 from pyro_lrp.metrics.classifier import classifier_for
-from pyro_lrp.metrics.classifier_distance import _statistics
+from pyro_lrp.metrics.classifier_distance import feature_statistics
 from pyro_lrp.objectives import BilevelELBO, LatentGame
 from pyro_lrp.randomness import seeded
 from pyro_lrp.trainer import Phase, PriorPhase, Trainer
@@ -123,7 +123,7 @@ def judged(game, codes, held, network, reference):
         for name, part in (("train", codes), ("held", held)):
             pick = torch.randperm(len(part.loc))[:2000]
             scores[name] = -autoencoder.prior().log_prob(part.rows(pick).sample()).mean().item()
-    distance = _statistics(network, draw.images.split(500)).distance(reference)
+    distance = feature_statistics(network, draw.images.split(500)).distance(reference)
     return {"fd": distance, **scores, "non_finite": draw.non_finite}
 
 
@@ -163,7 +163,7 @@ def main(options):
     global config_data
     data = config_data = config.build_data(composed(arguments_of("joint", 16, 0, 0)), options.data_root)
     network = classifier_for(data)
-    reference = _statistics(network, (batch.x for batch in chunks(data.test)))
+    reference = feature_statistics(network, (batch.x for batch in chunks(data.test)))
     done = {
         tuple(row[k] for k in ("stage", "latent_dim", "beta", "seed", "asked"))
         for row in rows_of([options.out])
@@ -178,7 +178,7 @@ def main(options):
                 with seeded(0, "judge"), torch.no_grad():
                     pick = torch.randperm(len(train.loc))[:10_000]
                     images = [game.autoencoder.decode(z) for z in train.rows(pick).sample().split(500)]
-                limit = _statistics(network, images).distance(reference)
+                limit = feature_statistics(network, images).distance(reference)
                 for name in options.only or STAGES[stage]:
                     common = {
                         "stage": stage,
