@@ -281,6 +281,9 @@ def test_another_identity_is_refused_and_nothing_is_touched(train):
 
 
 COMBINATIONS = [
+    "model=aae_learned order=two_stage prior.width=16 objective.discriminator.width=16",
+    "model=factor_vae prior=flow order=two_stage objective.discriminator.width=16",
+    "model=vae_flow objective=elbo order=two_stage beta=1",
     "model=aae prior=flow beta=0",
     "model=aae_learned gan_loss=nonsaturating network.stochastic=true likelihood=gaussian_learned",
     "model=aae_learned beta=1 beta_schedule=warmup likelihood=bernoulli prior.width=16",

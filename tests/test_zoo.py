@@ -104,6 +104,25 @@ def test_samples_are_given_the_class_that_is_asked_for(run):
     )
 
 
+def test_a_context_network_makes_features_of_a_context_first(run):
+    network = "{_target_: pyro_lrp.networks.perceptron, input_dim: 10, hidden_dims: [16], output_dim: 4}"
+    code, _, err = run("train", *CONDITIONAL, f"prior.context_network={network}", "name=n")
+    assert code == 0, err
+    prior = pyro_lrp.load("runs/n/seed_0").prior
+    assert prior.mean.in_features == 4
+    assert not torch.equal(*prior(torch.eye(10)[:2]).log_prob(torch.zeros(2, 6)))
+
+
+def test_attributes_as_contexts_on_faces(run, real_data):
+    short = ("data.split=[250,50]", "data.limit=20", "batch_size=10", "prior_batch_size=10", *SMALL)
+    faces = ("experiment=faces_small", "prior=conditional_flow", "epochs=1", "prior_epochs=1", *short)
+    code, _, err = run("train", *faces, "context=[Smiling,Male]", f"data.root={real_data}", "name=f")
+    assert code == 0, err
+    assert run("sample", "run=runs/f/seed_0", "n=2", "context=[Smiling]")[0] == 0
+    code, _, err = run("sample", "run=runs/f/seed_0", "n=2", "context=[Hat]")
+    assert (code, "Hat is no attribute of this run; there are Smiling, Male" in err) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

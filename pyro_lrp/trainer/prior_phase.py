@@ -79,6 +79,8 @@ def held_out_score(row: Mapping[str, Any]) -> float:
 class Averages:
     """Exponential moving averages of a module's parameters.
 
+    Torch's ``AveragedModel`` copies the module, which a stock transform that was used once refuses.
+
     >>> module = nn.Linear(1, 1)
     >>> averages = Averages(module, decay=0.5)
     >>> before = module.bias.item()
