@@ -119,7 +119,8 @@ def _quoted(argument: str) -> str:
     key, equals, value = argument.partition("=")
     plain = key.lstrip("+")
     is_path = plain in PATH_KEYS or plain.startswith("weights.")
-    if not equals or not is_path or not value or value[0] in "'\"" or value == "null":
+    listed = plain == "images" and value[:1] == "[" and value[-1:] == "]"
+    if not equals or not is_path or not value or value[0] in "'\"" or value == "null" or listed:
         return argument
     # within quotes Hydra reads only \' and a run of \ before the closing quote; ${ would interpolate
     escaped = re.sub(r"(\\*)'", r"\1\1\'", value)

@@ -24,9 +24,11 @@ class Likelihood(nn.Module):
 
     Attributes:
         unit: Of its logarithm.
+        has_density: Whether it is a density of images, so that a likelihood of images can be told.
     """
 
     unit: str = "nats"
+    has_density: bool = True
 
     def forward(self, mean: Tensor, event_dim: int = 3) -> TorchDistribution:
         raise NotImplementedError
@@ -156,6 +158,7 @@ class Perceptual(Likelihood):
     """
 
     unit = "(no density: features' distance)"
+    has_density = False
 
     def __init__(
         self,

@@ -19,6 +19,10 @@ def _is_count(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
+def _is_counts(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(_is_count(item, 0) for item in value)
+
+
 _COUNT = (lambda v: _is_count(v, 1), "a whole number of at least 1")
 _COUNT_OR_NULL = (lambda v: v is None or _is_count(v, 1), "a whole number of at least 1, or null")
 _EPOCHS = (lambda v: v is None or _is_count(v, 0), "a whole number of at least 0, or null")
@@ -59,13 +63,33 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: isinstance(v, list) and all(isinstance(p, str) and p for p in v),
         "a list of prefixes of dotted names, such as [my_package.]",
     ),
-    "metrics": (lambda v: isinstance(v, list) and all(isinstance(m, str) for m in v), "a list of names"),
+    "metrics": (
+        lambda v: isinstance(v, str) or (isinstance(v, list) and all(isinstance(m, str) for m in v)),
+        "auto, or a list of names",
+    ),
     "progress": _FLAG,
     "overwrite": _FLAG,
     "logger": (lambda v: v in ("none", "tensorboard"), "none or tensorboard"),
     "name": (lambda v: v is None or isinstance(v, (str, int, float)), "text"),
-    "n": _COUNT,
+    "n": _COUNT_OR_NULL,
+    "k": _COUNT_OR_NULL,
     "temperature": _RATE,
+    "strength": (_is_number, "a number"),
+    "steps": (lambda v: _is_count(v, 2), "a whole number of at least 2"),
+    "speed": (lambda v: v in ("even", "constant"), "even or constant"),
+    "space": (lambda v: v in (None, "base", "latent", "both"), "base, latent, both, or null"),
+    "indices": (
+        lambda v: v is None or _is_counts(v),
+        "a list of numbers of test images, such as [0,1], or null",
+    ),
+    "components": (
+        lambda v: v is None or _is_counts(v),
+        "a list of numbers of components, such as [0,1], or null",
+    ),
+    "distance": (
+        lambda v: v in ("vgg16", "alexnet", "squeezenet", "classifier"),
+        "vgg16, alexnet, squeezenet or classifier",
+    ),
 }
 
 

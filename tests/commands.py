@@ -27,6 +27,12 @@ def in_process(command, *arguments, capsys, monkeypatch):
     return code or 0, out, err
 
 
+def only_run():
+    """The one run of the current folder."""
+    (directory,) = Path("runs").glob("*/seed_*")
+    return directory
+
+
 def start(command, *arguments, cwd, **environment):
     """A process that runs ``python -m pyro_lrp.<command>``."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}

@@ -6,6 +6,7 @@ from pathlib import Path
 import pyro
 import pytest
 import torch
+from commands import in_process
 
 torch.set_num_threads(min(2, os.cpu_count() or 1, int(os.environ.get("OMP_NUM_THREADS", "2"))))
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -25,3 +26,15 @@ def real_data() -> Path:
     if not (root / "MNIST" / "raw").is_dir():
         pytest.skip("needs MNIST in ../shared/data or in $PYRO_LRP_DATA")
     return root
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch, capsys):
+    """Runs a command, ``train`` unless another is named, in an empty folder: ``(code, stdout, stderr)``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYRO_LRP_CACHE", str(tmp_path / "cache"))
+
+    def run(*arguments, command="train"):
+        return in_process(command, *arguments, capsys=capsys, monkeypatch=monkeypatch)
+
+    return run

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from builders import random_vgg19
-from commands import ROOT, in_process
+from commands import ROOT, only_run
 from omegaconf import open_dict
 
 import pyro_lrp
@@ -22,22 +22,6 @@ GROUPS = {
     for folder in (ROOT / "conf").iterdir()
     if folder.is_dir()
 }
-
-
-@pytest.fixture
-def train(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYRO_LRP_CACHE", str(tmp_path / "cache"))
-
-    def run(*arguments, command="train"):
-        return in_process(command, *arguments, capsys=capsys, monkeypatch=monkeypatch)
-
-    return run
-
-
-def only_run():
-    (directory,) = Path("runs").glob("*/seed_*")
-    return directory
 
 
 SWAPS = [
@@ -475,17 +459,12 @@ def test_mistakes_are_one_line_and_leave_nothing_behind(train, monkeypatch, name
 
 
 SAMPLE_MISTAKES = {
-    "one sample": (("evaluate", "run=RUN", "n=1"), "n must be at least 2"),
-    "metrics": (("evaluate", "run=RUN", "metrics=[[a]]"), "metrics must be a list of names"),
+    "no number": (("sample", "run=RUN", "n=null"), "n must be a whole number of at least 1, got None"),
     "no run": (("sample",), "run"),
     "not a run": (("sample", "run=nowhere"), "run=nowhere is not a run directory"),
     "mode": (("sample", "run=RUN", "mode=dream"), "mode=dream is unknown; the known ones are: prior"),
     "ending": (("sample", "run=RUN", "out=x.jpg"), "out must end in .png or .npz, got x.jpg"),
     "number": (("sample", "run=RUN", "n=0"), "n must be a whole number of at least 1, got 0"),
-    "metric": (
-        ("evaluate", "run=RUN", "metrics=[beauty]"),
-        "metrics: beauty is unknown; the known ones are: [class_accuracy, fd_",
-    ),
 }
 
 
@@ -528,23 +507,6 @@ def test_divergence_is_one_line(train):
     assert code == 1
     assert "at step " in err.splitlines()[-1]
     assert "no checkpoint was written yet" in err.splitlines()[-1]
-
-
-def test_evaluate_judges_and_keeps_what_is_there(train):
-    train("data=digits", "epochs=2", "prior_epochs=1", "device=cpu", "progress=false")
-    run = only_run()
-    (run / "evaluation.json").write_text('{"other": {"value": 1.0}}')
-    code, out, err = train(f"run={run}", "n=200", "device=cpu", command="evaluate")
-    assert code == 0, err
-    results = json.loads((run / "evaluation.json").read_text())
-    assert results["other"] == {"value": 1.0}
-    assert results["fd_classifier"]["n"] == 200
-    assert results["fd_classifier"]["protocol"]["classifier_accuracy"] > 0.9
-    values = {name: results[f"fd_classifier{name}"]["value"] for name in ("", "_training", "_reconstructions")}
-    assert 0 < 10 * values["_training"] < min(values[""], values["_reconstructions"])  # after two epochs
-    assert "fd_classifier_reconstructions" in out
-    code, _, _ = train(f"run={run}", "n=200", "device=cpu", command="evaluate")
-    assert json.loads((run / "evaluation.json").read_text()) == results
 
 
 MINE = """

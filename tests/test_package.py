@@ -1,6 +1,7 @@
 """The shape of the house: imports point down, files stay readable, what is shipped is what is meant to be."""
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -21,7 +22,7 @@ FLOORS = [
         "modes",
         "rules",
     },
-    {"networks", "features", "data", "history"},
+    {"networks", "features", "data", "history", "latents"},
     {"transforms", "likelihoods"},
     {"priors"},
     {"models", "testing"},
@@ -107,8 +108,8 @@ def test_files_stay_below_400_lines():
 def test_nothing_is_unpickled():
     for path in sources():
         text = path.read_text(encoding="utf-8")
-        if path.name == "features.py":  # torchvision's file, after its hash was checked, and tensors only
-            text = text.replace('torch.load(path, map_location="cpu", weights_only=True)', "")
+        if path.parent.name == "features":  # official files, after their hash was checked, and tensors only
+            text = re.sub(r'torch\.load\([^,]+, map_location="cpu", weights_only=True\)', "", text)
         assert "torch.load" not in text
         assert "pickle.load" not in text
         assert "allow_pickle=True" not in text

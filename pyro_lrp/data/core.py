@@ -5,6 +5,7 @@ Small sets live on the device and are indexed there: no worker processes, no tra
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -71,6 +72,14 @@ class Split:
         """The images at ``index`` as floats in [0, 1]."""
         part = self[index] if self.device is None else self[index]._with(lambda t: t.to(self.device))
         return Batch(part.images.float().div_(255.0), part.labels, part.context)
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that depend on every image, label and attribute."""
+        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
+        for tensor in (self.images, self.labels, self.attributes):
+            if tensor is not None:
+                digest.update(tensor.contiguous().cpu().numpy().data)
+        return digest.hexdigest()[:16]
 
     def _with(self, change: Callable[[Tensor], Tensor]) -> Split:
         """The split with every tensor changed alike."""

@@ -2,78 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
 
-from pyro_lrp.data import ImageData, chunks
 from pyro_lrp.errors import UserError
-from pyro_lrp.metrics.classifier import JUDGED, classifier_for, judged
-from pyro_lrp.models import Autoencoder
+from pyro_lrp.metrics.classifier import JUDGED, Classifier, class_classifier, class_record
+from pyro_lrp.metrics.core import Metric, labels, result
+from pyro_lrp.metrics.subject import CHUNK, Results, Subject, as_files
 from pyro_lrp.randomness import seeded
 
-__all__ = ["class_accuracy"]
+__all__ = ["METRICS", "class_accuracy", "class_contexts"]
 
-_CHUNK = 500
+
+def class_contexts(subject: Subject) -> str | None:
+    """The prior is conditional on the class, and on that alone."""
+    context, own = subject.data.train.context, subject.data.train.labels
+    if context is None or own is None or subject.autoencoder.prior.context_dim is None:
+        return "needs a prior that is conditional on the class (context=label)"
+    if not torch.equal(context, one_hot(own, context.shape[1]).to(context)):
+        return "needs context=label, and this run's contexts are others"
+    return None
 
 
 @torch.no_grad()
-def class_accuracy(
-    autoencoder: Autoencoder,
-    data: ImageData,
-    *,
-    n: int = 10_000,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    on_step: Callable[[int, int], None] = lambda step, steps: None,
-) -> dict[str, dict[str, Any]]:
+def class_accuracy(subject: Subject) -> Results:
     """Share of samples of p(z | class), decoded, that the data set's classifier takes for that class.
 
-    Args:
-        autoencoder: On ``device``, with a prior that is conditional on the class.
-        data: With labels, and with ``context=label``.
-        n: Samples, the same number of each class but for the remainder.
-        seed: Of their noise; the classifier's own is fixed.
-        device: Where to compute.
-        on_step: Called with the steps done and all steps, while the classifier is trained.
+    As many samples of each class, but for the remainder.
 
     Returns:
-        For ``class_accuracy``, the least of its classes (``class_accuracy_worst_class``), and the yardstick
-        ``class_accuracy_reconstructions``, their ``value``, ``protocol``, ``n`` and ``seed``.
+        ``class_accuracy``; the least of its classes, ``class_accuracy_worst_class``; and the yardstick
+        ``class_accuracy_reconstructions``, of test images encoded and decoded.
 
     Raises:
-        UserError: If the prior is not conditional on the class.
+        UserError: If a sample is not finite: its class cannot be told.
     """
-    context = data.train.context
-    if data.train.labels is None or context is None or autoencoder.prior.context_dim is None:
-        raise UserError("class_accuracy needs a run whose prior is conditional on the class (context=label)")
-    classes = context.shape[1]
-    if not torch.equal(context.argmax(1), data.train.labels):
-        raise UserError("class_accuracy needs context=label, and this run's contexts are others")
-    with torch.enable_grad():
-        network = classifier_for(data, device=device, on_step=on_step)
-    wanted = torch.arange(n, device=device) % classes
-    with seeded(seed, "evaluate", "class_accuracy"):
-        parts = torch.nn.functional.one_hot(wanted, classes).float().split(_CHUNK)
-        draws = [autoencoder.draw(len(part), context=part) for part in parts]
-        test = data.test.to(torch.device(device))
-        found = [network(judged(autoencoder.reconstruct(b.x))).argmax(1) == b.label for b in chunks(test)]
-    lost = sum(draw.non_finite for draw in draws)
-    if lost:
-        raise UserError(f"{lost} of {n} samples are not finite, so that classes cannot be told")
-    right = torch.cat([network(judged(d.images)).argmax(1) for d in draws]) == wanted
+    network, n = class_classifier(subject), subject.count(10_000)
+    assert subject.data.train.context is not None, "class_contexts says so"
+    classes = subject.data.train.context.shape[1]
+    wanted = torch.arange(n) % classes
+    right = torch.cat([*_samples(subject, network, wanted, classes)])
     by_class = torch.stack([right[wanted == c].double().mean() for c in range(min(classes, n))])
-    protocol = {
-        "network": f"small CNN trained on {data.name}, seed 0",
-        "classifier_accuracy": round(network.accuracy.item(), 4),
-        "images": JUDGED,
+    test = subject.some(subject.data.test, n, "test")
+    assert test.labels is not None, "it needs labels"
+    told = [network(as_files(x)).argmax(1).cpu() for x in subject.images("reconstructions", n)]
+    found = torch.cat(told) == test.labels
+    values = {
+        "class_accuracy": (right.double().mean(), n),
+        "class_accuracy_worst_class": (by_class.min(), n),
+        "class_accuracy_reconstructions": (found.double().mean(), len(test)),
     }
-    common = {"protocol": protocol, "seed": seed}
-    return {
-        "class_accuracy": {"value": right.double().mean().item(), "n": n, **common},
-        "class_accuracy_worst_class": {"value": by_class.min().item(), "n": n, **common},
-        "class_accuracy_reconstructions": {
-            "value": torch.cat(found).double().mean().item(), "n": len(test), **common
-        },
-    }  # fmt: skip
+    protocol = {**class_record(network, subject.data), "images": JUDGED}
+    return {name: result(subject, value.item(), count, protocol) for name, (value, count) in values.items()}
+
+
+def _samples(subject: Subject, network: Classifier, wanted: Tensor, classes: int) -> list[Tensor]:
+    """Whether a sample of each class that is wanted is taken for it, in chunks."""
+    parts = []
+    for number, part in enumerate(subject.steps(wanted.split(CHUNK), len(wanted))):
+        context = one_hot(part, classes).float().to(subject.device)
+        with seeded(subject.seed, "evaluate", "class_accuracy", number):
+            draw = subject.autoencoder.draw(len(part), context=context)
+        if draw.non_finite:
+            raise UserError(f"{draw.non_finite} of {len(part)} samples are not finite: no class can be told")
+        parts.append(network(as_files(draw.images)).argmax(1).cpu() == part)
+    return parts
+
+
+METRICS = {"class_accuracy": Metric(class_accuracy, needs=(labels, class_contexts))}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -54,8 +57,10 @@ class FeatureStatistics:
         self._outer: Tensor | None = None
 
     def update(self, features: Tensor) -> None:
-        """Add a batch, shape ``(B, d)``."""
+        """Add a batch, shape ``(B, d)``; a ValueError if it is not finite."""
         features = features.detach().cpu().double()
+        if not torch.isfinite(features).all():
+            raise ValueError("features are not finite: are there NaN images?")
         if self._sum is None or self._outer is None:
             self._shift = features.mean(0)  # subtracted throughout: no cancellation when means are large
             self._sum = torch.zeros_like(self._shift)
@@ -64,6 +69,14 @@ class FeatureStatistics:
         self.n += len(features)
         self._sum += centred.sum(0)
         self._outer += centred.T @ centred
+
+    @classmethod
+    def of(cls, parts: Iterable[Tensor]) -> FeatureStatistics:
+        """Of features that come in batches."""
+        statistics = cls()
+        for part in parts:
+            statistics.update(part)
+        return statistics
 
     @property
     def mean(self) -> Tensor:
@@ -83,3 +96,17 @@ class FeatureStatistics:
     def distance(self, other: FeatureStatistics) -> float:
         """The Fréchet distance to other statistics."""
         return frechet_distance(self.mean, self.covariance, other.mean, other.covariance)
+
+    def state(self) -> dict[str, Any]:
+        """All that it holds, for a file."""
+        if self._sum is None or self._outer is None:
+            raise ValueError("no features were added yet")
+        return {"n": self.n, "shift": self._shift, "sum": self._sum, "outer": self._outer}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> FeatureStatistics:
+        """What :meth:`state` gave."""
+        statistics = cls()
+        statistics.n, statistics._shift = state["n"], state["shift"]
+        statistics._sum, statistics._outer = state["sum"], state["outer"]
+        return statistics

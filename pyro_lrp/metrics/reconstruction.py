@@ -2,55 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 
-from pyro_lrp.data import ImageData, chunks
-from pyro_lrp.models import Autoencoder
-from pyro_lrp.randomness import seeded
+from pyro_lrp.metrics.core import Metric, result
+from pyro_lrp.metrics.subject import Results, Subject
 
-__all__ = ["reconstruction_mse"]
+__all__ = ["METRICS", "reconstruction_mse"]
 
 
-@torch.no_grad()
-def reconstruction_mse(
-    autoencoder: Autoencoder,
-    data: ImageData,
-    *,
-    n: int = 10_000,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    on_step: Callable[[int, int], None] = lambda step, steps: None,
-) -> dict[str, dict[str, Any]]:
-    """Mean squared error per pixel value, of images in [0, 1], over the first ``n`` test images.
+def reconstruction_mse(subject: Subject) -> Results:
+    """Mean squared error per pixel value, of images in [0, 1], over test images (10,000 by default).
 
-    Args:
-        autoencoder: On ``device``; an image is encoded by one sample of q(z|x).
-        data: Whose test images are reconstructed.
-        n: At most so many.
-        seed: Of the encoder's noise.
-        device: Where to compute.
-        on_step: Called with the images done and all.
-
-    Returns:
-        For ``reconstruction_mse``, and for ``constant_image_mse`` (the mean of these images in place of each,
-        the best constant), their ``value``, ``protocol``, ``n`` and ``seed``.
+    An image is encoded by one sample of q(z|x). Beside it ``constant_image_mse``: of the mean of these images
+    in place of each, the best constant.
     """
-    test = data.test[:n].to(torch.device(device))
-    total = torch.zeros((), dtype=torch.float64)
-    sums = torch.zeros(2, *data.image_shape, dtype=torch.float64)
-    done = 0
-    with seeded(seed, "evaluate", "reconstruction_mse"):
-        for batch in chunks(test):
-            x = batch.x.double()
-            total += (autoencoder.reconstruct(batch.x).double() - x).square().sum().cpu()
-            sums += torch.stack([x.sum(0), x.square().sum(0)]).cpu()
-            done += len(x)
-            on_step(done, len(test))
-    mean, square = sums / len(test)
-    values = total.item() / (len(test) * mean.numel()), (square - mean.square()).mean().item()
-    common = {"protocol": {"images": f"test images of {data.name}, in [0, 1]"}, "n": len(test), "seed": seed}
-    names = ("reconstruction_mse", "constant_image_mse")
-    return {name: {"value": value, **common} for name, value in zip(names, values, strict=True)}
+    n = subject.count(10_000)
+    total, sums = torch.zeros((), dtype=torch.float64), torch.zeros(2, 1, dtype=torch.float64)
+    size = subject.size("test", n)
+    pairs = zip(subject.images("test", n), subject.images("reconstructions", n), strict=True)
+    for x, made in subject.steps(pairs, size, lambda pair: len(pair[0])):
+        x = x.double()
+        total += (made.double() - x).square().sum().cpu()
+        sums = sums + torch.stack([x.sum(0).flatten(), x.square().sum(0).flatten()]).cpu()
+    mean, square = sums / size
+    values = {
+        "reconstruction_mse": total.item() / (size * len(mean)),
+        "constant_image_mse": (square - mean.square()).mean().item(),
+    }
+    protocol = {"images": f"test images of {subject.data.name}, in [0, 1]"}
+    return {name: result(subject, value, size, protocol) for name, value in values.items()}
+
+
+METRICS = {"reconstruction_mse": Metric(reconstruction_mse)}

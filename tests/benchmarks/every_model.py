@@ -18,7 +18,7 @@ from pathlib import Path
 from unittest import mock
 
 from pyro_lrp import config, evaluate, rundir, train
-from pyro_lrp.metrics import METRICS
+from pyro_lrp.metrics import METRICS, Subject
 
 MODELS = {
     "mnist_small": {
@@ -72,7 +72,7 @@ def judge(experiment, label, more):
     distances = f"{'-':>9}{'-':>11}{'-':>7}"
     if "fd_classifier" in found:
         untrained = config.build_autoencoder(identity, identity["image_shape"]).eval()
-        start = METRICS["fd_classifier"](untrained, data, n=10_000)["fd_classifier"]["value"]
+        start = METRICS["fd_classifier"].compute(Subject(untrained, data))["fd_classifier"]["value"]
         distance = found["fd_classifier"]
         distances = f"{distance:>9.1f}{start:>11.1f}{start / distance:>7.1f}"
     summary = json.loads((run / "summary.json").read_text())

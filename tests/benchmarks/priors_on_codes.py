@@ -29,8 +29,9 @@ from omegaconf import open_dict
 from pyro_lrp import cli, config
 from pyro_lrp.data import chunks
 from pyro_lrp.history import plain
+from pyro_lrp.metrics import FeatureStatistics
 from pyro_lrp.metrics.classifier import classifier_for
-from pyro_lrp.metrics.classifier_distance import feature_statistics
+from pyro_lrp.metrics.subject import as_files
 from pyro_lrp.objectives import BilevelELBO, LatentGame
 from pyro_lrp.randomness import seeded
 from pyro_lrp.trainer import Phase, PriorPhase, Trainer
@@ -112,6 +113,12 @@ def seconds_per_step(game, codes, steps=20):
     elapsed = (time.process_time() - start) / steps
     prior.load_state_dict(before)
     return elapsed
+
+
+@torch.no_grad()
+def feature_statistics(network, images):
+    """Mean and covariance of a classifier's features of images that come in batches."""
+    return FeatureStatistics.of(network.features(as_files(part)) for part in images)
 
 
 def judged(game, codes, held, network, reference):

@@ -1,0 +1,200 @@
+"""How far apart images are to a network: samples of one prior, and the steps of a path between two images."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_lrp.latents import along, lerp, slerp
+from pyro_lrp.metrics.core import Metric, labels_or_attributes, result
+from pyro_lrp.metrics.path_length import perceptual_path_length
+from pyro_lrp.metrics.perceptual_distance import (
+    Distance,
+    at_once,
+    classifier_judge,
+    lpips_judge,
+    place,
+    standard_error,
+)
+from pyro_lrp.metrics.subject import Results, Subject, as_files
+from pyro_lrp.modes import eval_mode
+from pyro_lrp.randomness import seeded
+
+__all__ = ["METRICS", "lpips_diversity", "perceptual_change", "perceptual_changes"]
+
+_STEPS = 16  # images of a path
+
+
+def perceptual_changes(sequences: Tensor, distance: Distance) -> Tensor:
+    """Distances between adjacent images of sequences.
+
+    Args:
+        sequences: Images, shape ``(S, T, C, H, W)``.
+        distance: Of two batches of images, ``(B,)``.
+
+    Returns:
+        Shape ``(S, T - 1)``.
+    """
+    before, after = (images.flatten(0, 1) for images in (sequences[:, :-1], sequences[:, 1:]))
+    return distance(before, after).reshape(len(sequences), -1)
+
+
+@torch.no_grad()
+def lpips_diversity(subject: Subject, name: str, network: str) -> Results:
+    """Mean LPIPS of pairs of prior samples: 19 pairs for each of 100 contexts, or 1,900 pairs without contexts.
+
+    Both images of a pair have the context of one test image.
+
+    Args:
+        subject: Under judgement; ``n`` counts contexts, ``k`` the pairs of each.
+        name: Of the result.
+        network: LPIPS's trunk.
+
+    References:
+        Zhu et al. (2017), Toward Multimodal Image-to-Image Translation, arXiv:1711.11586, for the score;
+        Huang et al. (2018), Multimodal Unsupervised Image-to-Image Translation, arXiv:1804.04732, for pairs.
+    """
+    judge, pairs = lpips_judge(subject, network), subject.repeats(19)
+    conditional = subject.autoencoder.prior.context_dim is not None
+    test = subject.some(subject.data.test, subject.count(100), "lpips_diversity")
+    contexts = test.context if conditional else None
+    groups = subject.count(100) if contexts is None else len(contexts)
+    parts = []
+    rows = torch.arange(groups).repeat_interleave(pairs).split(at_once(subject))
+    for number, part in enumerate(subject.steps(rows, groups * pairs)):
+        context = None if contexts is None else contexts[part].to(subject.device)
+        with seeded(subject.seed, "evaluate", "lpips_diversity", number):
+            x, y = (_samples(subject, len(part), context) for _ in range(2))
+        finite = (x.isfinite() & y.isfinite()).flatten(1).all(1)
+        x, y = (as_files(images).to(place(subject)) for images in (x, y))
+        parts.append(torch.where(finite.to(x.device), judge.distance(x, y), torch.nan).cpu().double())
+    values = torch.cat(parts)
+    kept = values[values.isfinite()]
+    means = values.reshape(groups, pairs).nanmean(1)  # pairs of one context are not independent
+    independent = kept if contexts is None else means[means.isfinite()]
+    protocol = {
+        **judge.record,
+        "pairs": "of prior samples" if contexts is None else f"{pairs} for each context, sharing it",
+        "contexts": None if contexts is None else f"of {groups} test images",
+        "images": "decoder means, clipped to [0, 1], rounded to uint8",
+    }
+    return {
+        name: result(
+            subject, kept.mean().item(), len(kept), protocol,
+            standard_error=standard_error(independent), non_finite=len(values) - len(kept),
+        )
+    }  # fmt: skip
+
+
+def _samples(subject: Subject, n: int, context: Tensor | None) -> Tensor:
+    """Mean images of prior samples, those that are not finite among them."""
+    autoencoder = subject.autoencoder
+    with eval_mode(autoencoder):
+        p = autoencoder.prior(context)
+        return autoencoder.decode(p.sample(() if p.batch_shape else (n,)))
+
+
+@torch.no_grad()
+def perceptual_change(subject: Subject, name: str, network: str) -> Results:
+    """LPIPS from step to step on paths of 16 images between two test images, in z_0 (round) and z_T (straight).
+
+    Both paths end at the posterior means of the two. A path of even speed has the same median at every step.
+
+    Args:
+        subject: Under judgement; 5,000 pairs of test images by default.
+        name: Of the results, ``<name>_z0`` (if the prior has a base) and ``<name>_zT``.
+        network: LPIPS's trunk.
+
+    Returns:
+        Results whose value is the coefficient of variation of the 15 medians, and whose ``median``, ``low`` and
+        ``high`` are the median and the 5th and 95th percentile of each step.
+    """
+    judge, n, test = lpips_judge(subject, network), subject.count(5_000, 200), subject.data.test
+    with seeded(subject.seed, "evaluate", "perceptual_change"):
+        first = torch.randint(len(test), (n,))
+        second = (first + torch.randint(1, max(2, len(test)), (n,))) % len(test)
+    results = {}
+    for space in ("z0", "zT") if subject.autoencoder.prior.has_base else ("zT",):
+        pairs = torch.stack([first, second], 1).split(max(1, at_once(subject) // _STEPS))
+        parts = []
+        for pair in subject.steps(pairs, n):
+            with eval_mode(subject.autoencoder):
+                images = _sequence(subject, pair, space).to(place(subject))
+            parts.append(perceptual_changes(images, judge.distance).cpu().double())
+        changes = torch.cat(parts)
+        kept = changes[changes.isfinite().all(1)]
+        protocol = {**judge.record, **_change_protocol(subject, space)}
+        summary = _summary(kept) | {"non_finite": n - len(kept)}
+        results[f"{name}_{space}"] = result(subject, summary.pop("value"), len(kept), protocol, **summary)
+    return results
+
+
+def _sequence(subject: Subject, pair: Tensor, space: str) -> Tensor:
+    """Images of paths between pairs of test images ``(S, 2)``: ``(S, 16, C, H, W)``."""
+    autoencoder, prior = subject.autoencoder, subject.autoencoder.prior
+    batch = subject.data.test[pair.T.flatten()].batch(slice(None))
+    z = autoencoder.encode(batch.x.to(subject.device)).mean
+    context = None
+    if prior.context_dim is not None and batch.context is not None:
+        context = batch.context[: len(pair)].to(subject.device)  # of the first, on the whole path
+    if space == "z0":
+        z = prior.to_base(z, None if context is None else torch.cat([context, context]))
+    a, b = z.flatten(1).chunk(2)
+    t = torch.linspace(0, 1, _STEPS, dtype=z.dtype, device=z.device)
+    points = along(a, b, t, slerp if space == "z0" else lerp).reshape(-1, *prior.event_shape)
+    if space == "z0":
+        points = prior.to_latent(points, None if context is None else context.repeat_interleave(_STEPS, 0))
+    return autoencoder.decode(points).unflatten(0, (len(pair), _STEPS))
+
+
+def _summary(changes: Tensor) -> dict[str, Any]:
+    """Of steps, ``(S, T - 1)``."""
+    if not len(changes):
+        empty = [None] * changes.shape[1]
+        return {"value": float("nan"), "median": empty, "low": empty, "high": empty}
+    low, median, high = changes.quantile(torch.tensor([0.05, 0.5, 0.95], dtype=changes.dtype), dim=0)
+    value = (median.std(correction=0) / median.mean()).item()
+    return {"value": value, "median": median.tolist(), "low": low.tolist(), "high": high.tolist()}
+
+
+def _change_protocol(subject: Subject, space: str) -> dict[str, Any]:
+    conditional = subject.autoencoder.prior.context_dim is not None
+    return {
+        "endpoints": f"posterior means of two random test images of {subject.data.name}",
+        "path": "spherical, in z_0" if space == "z0" else "straight, in z_T",
+        "context": "of the first image" if conditional else None,
+        "steps": _STEPS - 1,
+        "value": "standard deviation over mean of the steps' medians",
+        "low_high": "5th and 95th percentile",
+        "images": "decoder means, neither clipped nor rounded nor cropped",
+    }
+
+
+def _path_length(name: str, network: str) -> Metric:
+    judge = partial(lpips_judge, network=network)
+    return Metric(partial(perceptual_path_length, name=name, judge=judge), network=network)
+
+
+def _diversity(name: str, network: str) -> Metric:
+    return Metric(partial(lpips_diversity, name=name, network=network), network=network)
+
+
+def _change(name: str, network: str) -> Metric:
+    return Metric(partial(perceptual_change, name=name, network=network), network=network)
+
+
+METRICS = {
+    "ppl": _path_length("ppl", "vgg16"),
+    "ppl_squeezenet": _path_length("ppl_squeezenet", "squeezenet"),
+    "ppl_classifier": Metric(
+        partial(perceptual_path_length, name="ppl_classifier", judge=classifier_judge),
+        needs=(labels_or_attributes,),
+    ),
+    "lpips_diversity": _diversity("lpips_diversity", "alexnet"),
+    "lpips_diversity_squeezenet": _diversity("lpips_diversity_squeezenet", "squeezenet"),
+    "perceptual_change": _change("perceptual_change", "vgg16"),
+    "perceptual_change_squeezenet": _change("perceptual_change_squeezenet", "squeezenet"),
+}

@@ -1,0 +1,176 @@
+"""The command as a user types it: by name, by itself, interrupted, mistaken."""
+
+import json
+
+import pytest
+from builders import small_autoencoder
+from commands import only_run
+
+from pyro_lrp import data, evaluate, metrics
+from pyro_lrp.errors import UserError
+from pyro_lrp.metrics import METRICS, Metric, Subject
+
+QUICK = ("epochs=1", "prior_epochs=1", "device=cpu", "progress=false")
+NOW = ("device=cpu", "progress=false", "n=60", "k=3")
+
+
+@pytest.fixture
+def run(train):
+    """A trained run of digits."""
+    train(*QUICK)
+    return only_run()
+
+
+def results(run):
+    return json.loads((run / "evaluation.json").read_text())
+
+
+def test_results_join_those_that_are_there_and_are_kept(run, train, monkeypatch):
+    (run / "evaluation.json").write_text('{"other": {"value": 1.0}}')
+    code, out, err = train(f"run={run}", "metrics=[reconstruction_mse]", *NOW, command="evaluate")
+    assert code == 0, err
+    first = results(run)
+    assert first["other"] == {"value": 1.0}
+    found = first["reconstruction_mse"]
+    assert found["n"] == 60
+    assert found["seed"] == 0
+    assert found["request"]["finished"] is True
+    assert found["request"]["step"] > 0
+    assert "reconstruction_mse" in out
+    assert "constant_image_mse" in out
+
+    def refused(subject):
+        raise AssertionError("computed again")
+
+    monkeypatch.setitem(METRICS, "reconstruction_mse", Metric(refused))
+    code, out, _ = train(f"run={run}", "metrics=reconstruction_mse", *NOW, command="evaluate")
+    assert code == 0
+    assert "reconstruction_mse" in out  # shown all the same
+    assert results(run) == first
+    for other in ("n=61", "seed=1", "overwrite=true"):
+        given = [a for a in NOW if a.partition("=")[0] != other.partition("=")[0]]
+        code, _, err = train(f"run={run}", "metrics=[reconstruction_mse]", *given, other, command="evaluate")
+        assert "computed again" in err
+    assert results(run) == first
+
+
+def test_each_metric_is_written_before_the_next_begins(run, train, monkeypatch):
+    def interrupted(subject):
+        assert "reconstruction_mse" in results(run)
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(METRICS, "scores", Metric(interrupted))
+    code, _, err = train(f"run={run}", "metrics=[reconstruction_mse,scores]", *NOW, command="evaluate")
+    assert code == 1
+    assert "interrupted" in err
+    assert results(run).keys() == {"reconstruction_mse", "constant_image_mse"}
+
+
+def test_auto_computes_what_it_can_and_says_what_the_rest_needs(run, train, monkeypatch):
+    few = {"reconstruction_mse", "likelihood", "scores", "fid", "separability", "class_accuracy"}
+    monkeypatch.setattr(evaluate, "METRICS", {name: m for name, m in METRICS.items() if name in few})
+    code, out, err = train(f"run={run}", *NOW, command="evaluate")
+    assert code == 0, err
+    assert {"reconstruction_mse", "log_likelihood_bound", "elbo", "scores"} <= results(run).keys()
+    assert "not computed: separability needs binary attributes, and data=digits has none" in out
+    assert "not computed: class_accuracy needs a prior that is conditional on the class" in out
+    assert "not computed: fid " in out
+    assert "fid" not in results(run)
+    assert (run / "scores.csv").read_text().count("\n") == 61
+
+
+def test_auto_goes_on_when_a_metric_cannot_be_computed(run, train, monkeypatch):
+    def impossible(subject):
+        raise UserError("has nothing to judge")
+
+    both = {"broken": Metric(impossible), "reconstruction_mse": METRICS["reconstruction_mse"]}
+    monkeypatch.setattr(evaluate, "METRICS", both)
+    code, out, _ = train(f"run={run}", *NOW, command="evaluate")
+    assert code == 0
+    assert "not computed: broken has nothing to judge" in out
+    assert results(run).keys() == {"reconstruction_mse", "constant_image_mse"}
+
+
+def test_auto_takes_small_numbers_and_a_name_the_full_ones(run, train, monkeypatch):
+    asked = []
+    counting = Metric(lambda subject: asked.append((subject.count(1000, 10), subject.repeats(7, 2))) or {})
+    monkeypatch.setattr(evaluate, "METRICS", {"counting": counting})
+    for names in ("auto", "[counting]"):
+        train(f"run={run}", f"metrics={names}", "device=cpu", "progress=false", command="evaluate")
+    assert asked == [(10, 2), (1000, 7)]
+
+
+def test_an_unfinished_run_is_judged_and_it_is_said(run, train):
+    (run / "summary.json").unlink()
+    code, _, err = train(f"run={run}", "metrics=[reconstruction_mse]", *NOW, command="evaluate")
+    assert code == 0
+    assert "is not finished: judged is last.safetensors, of step " in err
+    assert results(run)["reconstruction_mse"]["request"]["finished"] is False
+
+
+def test_training_images_are_those_that_were_seen(train):
+    train("data=fake", "data.limit=150", "data.validation=0.2", "batch_size=10", *QUICK)
+    run = only_run()
+    subject, _ = evaluate._subject(
+        run,
+        {"allow_targets": [], "device": "cpu", "data": {"root": None, "path": None}, "weights": {}, "seed": 0,
+         "n": None, "k": None, "metrics": "auto"},
+    )  # fmt: skip
+    assert len(subject.train) == 120
+    assert len(subject.data.train) > 150
+
+
+MISTAKES = {
+    "metric": ("metrics=[beauty]", "metrics: beauty is unknown; the known ones are: auto, or of [fid, "),
+    "not a list": ("metrics=[[a]]", "metrics must be auto, or a list of names"),
+    "one sample": ("n=1", "n must be at least 2"),
+    "no repeats": ("k=0", "k must be a whole number of at least 1, or null, got 0"),
+    "attributes": (
+        "metrics=[separability]",
+        "metrics: separability needs binary attributes, and data=digits has",
+    ),
+    "weights": ("metrics=[fid] weights.inception=none.pth", "weights.inception: there is no file none.pth"),
+    "network": ("metrics=[fid] weights.resnet=a.pth", "unknown key weights.resnet"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_one_sentence(run, train, name):
+    arguments, message = MISTAKES[name]
+    code, _, err = train(
+        f"run={run}", *arguments.split(), *(a for a in NOW if a[:2] not in arguments), command="evaluate"
+    )
+    assert code == 1
+    assert message in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert not (run / "evaluation.json").exists()
+
+
+def test_a_likelihood_that_there_is_not(train):
+    train("model=aae_learned", *QUICK)
+    code, _, err = train(f"run={only_run()}", "metrics=[likelihood]", *NOW, command="evaluate")
+    assert code == 1
+    assert err == "error: metrics: likelihood needs log p(z), and NeuralSampler has no density\n"
+    train("model=aae", "name=aae", *QUICK)
+    code, _, err = train("run=runs/aae/seed_0", "metrics=[likelihood]", *NOW, command="evaluate")
+    assert err == "error: metrics: likelihood needs a stochastic encoder, and this run's is deterministic\n"
+
+
+def test_every_metric_is_in_the_help(train):
+    _, out, _ = train("--help", command="evaluate")
+    assert [name for name in METRICS if name not in out.split()] == []
+
+
+def test_the_table_names_surrogates_warnings_and_verdicts():
+    subject = Subject(small_autoencoder(), data.fake(10, (1, 8, 8)))
+    shown = evaluate._table(
+        {
+            "a": metrics.result(subject, 1.25, 5, {"surrogate": "why"}, standard_error=0.5, warning="few"),
+            "bcd": metrics.result(subject, float("nan"), 5, {}) | {"value": None},
+        }
+    )
+    assert shown.splitlines() == [
+        "a            1.25 ± 0.5      n = 5       surrogate; few",
+        "bcd    not finite            n = 5",
+    ]
