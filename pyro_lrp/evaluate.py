@@ -134,14 +134,14 @@ def _table(results: dict[str, Any]) -> str:
     for key, found in results.items():
         spread = found.get("standard_error", found.get("standard_deviation"))
         notes = ["surrogate"] if "surrogate" in found["protocol"] else []
-        notes += [found[note] for note in ("warning", "verdict") if note in found]
+        notes += [found["warning"]] if "warning" in found else []
         if found["value"] is None:
             number = f"{'not finite':>12}"
         else:
             number = f"{found['value']:>12.4g}"
         plus = "" if spread is None else f" ± {spread:.2g}"
         lines.append(f"{key:<{width}}{number}{plus:<10}  n = {found['n']:<8}{'; '.join(notes)}".rstrip())
-    return "\n".join(lines)
+    return "\n".join(lines + [f"{key}: {r['verdict']}" for key, r in results.items() if "verdict" in r])
 
 
 if __name__ == "__main__":

@@ -167,10 +167,11 @@ def test_the_table_names_surrogates_warnings_and_verdicts():
     shown = evaluate._table(
         {
             "a": metrics.result(subject, 1.25, 5, {"surrogate": "why"}, standard_error=0.5, warning="few"),
-            "bcd": metrics.result(subject, float("nan"), 5, {}) | {"value": None},
+            "bcd": metrics.result(subject, float("nan"), 5, {}, verdict="guilty") | {"value": None},
         }
     )
     assert shown.splitlines() == [
         "a            1.25 ± 0.5      n = 5       surrogate; few",
         "bcd    not finite            n = 5",
+        "bcd: guilty",
     ]

@@ -173,9 +173,9 @@ def _change_protocol(subject: Subject, space: str) -> dict[str, Any]:
     }
 
 
-def _path_length(name: str, network: str) -> Metric:
+def _path_length(name: str, network: str, *, hours: bool = False) -> Metric:
     judge = partial(lpips_judge, network=network)
-    return Metric(partial(perceptual_path_length, name=name, judge=judge), network=network)
+    return Metric(partial(perceptual_path_length, name=name, judge=judge), network=network, hours=hours)
 
 
 def _diversity(name: str, network: str) -> Metric:
@@ -187,7 +187,7 @@ def _change(name: str, network: str) -> Metric:
 
 
 METRICS = {
-    "ppl": _path_length("ppl", "vgg16"),
+    "ppl": _path_length("ppl", "vgg16", hours=True),
     "ppl_squeezenet": _path_length("ppl_squeezenet", "squeezenet"),
     "ppl_classifier": Metric(
         partial(perceptual_path_length, name="ppl_classifier", judge=classifier_judge),
