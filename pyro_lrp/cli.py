@@ -23,7 +23,7 @@ from pyro_lrp.errors import UserError
 __all__ = ["command", "conf_dir"]
 
 FLAGS_WITH_VALUES = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg", "-c")
-PATH_KEYS = ("run", "out", "images", "data.root", "data.path", "data.images", "data.attributes")
+PATH_KEYS = ("run", "runs", "out", "images", "data.root", "data.path", "data.images", "data.attributes")
 
 
 def conf_dir() -> str:
@@ -119,7 +119,7 @@ def _quoted(argument: str) -> str:
     key, equals, value = argument.partition("=")
     plain = key.lstrip("+")
     is_path = plain in PATH_KEYS or plain.startswith("weights.")
-    listed = plain == "images" and value[:1] == "[" and value[-1:] == "]"
+    listed = plain in ("images", "runs") and value[:1] == "[" and value[-1:] == "]"
     if not equals or not is_path or not value or value[0] in "'\"" or value == "null" or listed:
         return argument
     # within quotes Hydra reads only \' and a run of \ before the closing quote; ${ would interpolate

@@ -15,23 +15,37 @@ from pyro_lrp.checkpoint import write_atomically
 from pyro_lrp.cli import command
 from pyro_lrp.devices import choose_device
 from pyro_lrp.errors import UserError
+from pyro_lrp.explore import Strip
 from pyro_lrp.models import Draw
 from pyro_lrp.randomness import seeded
+from pyro_lrp.tours import TOURS, Tour
 
-_MODES = ("prior",)
+_MODES = ("prior", *TOURS)
+_ENDINGS = {"prior": (".png", ".npz")}
 
 
 @command("sample")
 def main(cfg: DictConfig) -> None:
     """Draw, then write one file."""
     options = config.options(cfg)
-    if options["mode"] not in _MODES:
-        raise UserError(f"mode={options['mode']} is unknown; the known ones are: {', '.join(_MODES)}")
+    mode = options["mode"]
+    if mode not in _MODES:
+        raise UserError(f"mode={mode} is unknown; the known ones are: {', '.join(_MODES)}")
     run = Path(str(options["run"])).expanduser()
-    default = run / "figures" / f"{options['mode']}.png"
+    default = run / "figures" / f"{mode}.png"
     out = default if options["out"] is None else Path(str(options["out"])).expanduser()
-    if out.suffix not in (".png", ".npz"):
-        raise UserError(f"out must end in .png or .npz, got {out}")
+    endings = _ENDINGS.get(mode, (".png", ".gif", ".npz"))
+    if out.suffix not in endings:
+        raise UserError(f"out must end in {', '.join(endings[:-1])} or {endings[-1]}, got {out}")
+    write = _prior(run, options) if mode == "prior" else _tour(run, options)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for path in write(out):
+        print(path)
+
+
+def _prior(run: Path, options: dict[str, Any]) -> Any:
+    if options["n"] is None:  # which means something to other commands
+        raise UserError("n must be a whole number of at least 1, got None")
     device = choose_device(options["device"])
     context = _contexts(run, options)
     autoencoder = config.load(run, allow_targets=options["allow_targets"]).to(device)
@@ -42,8 +56,7 @@ def main(cfg: DictConfig) -> None:
         print(f"{draw.non_finite} of {options['n']} samples were not finite and are left out", file=sys.stderr)
     if not len(draw.images):
         raise UserError(f"none of the {options['n']} samples of {run} is finite: nothing is written")
-    _write(out, draw)
-    print(out)
+    return lambda out: _write_draw(out, draw)
 
 
 def _contexts(run: Path, options: dict[str, Any]) -> Tensor | None:
@@ -55,16 +68,39 @@ def _contexts(run: Path, options: dict[str, Any]) -> Tensor | None:
     return None
 
 
-def _write(out: Path, draw: Draw) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
+def _write_draw(out: Path, draw: Draw) -> list[Path]:
     if out.suffix == ".png":
         figures.save_png(out, figures.grid(draw.images))
-        return
-    images, latents = draw.images.cpu().float().numpy(), draw.latents.flatten(1).cpu().float().numpy()
+    else:
+        _write_arrays(out, draw.images, draw.latents)
+    return [out]
+
+
+def _tour(run: Path, options: dict[str, Any]) -> Any:
+    strip = TOURS[options["mode"]](Tour.of(run, options, choose_device(options["device"])))
+    for note in strip.notes:
+        print(note, file=sys.stderr)
+    return lambda out: _write_strip(out, strip)
+
+
+def _write_strip(out: Path, strip: Strip) -> list[Path]:
+    if out.suffix == ".png":
+        return figures.save_figure(
+            figures.strips(strip.images, strip.rows, strip.columns, groups=strip.groups), out
+        )
+    if out.suffix == ".gif":
+        figures.save_gif(out, strip.images)
+    else:
+        _write_arrays(out, strip.images.flatten(0, 1), strip.latents.flatten(0, 1))
+    return [out]
+
+
+def _write_arrays(out: Path, images: Tensor, latents: Tensor) -> None:
+    pixels, codes = images.cpu().float().numpy(), latents.flatten(1).cpu().float().numpy()
 
     def write(path: Path) -> None:
         with open(path, "wb") as file:
-            np.savez(file, images=images, latents=latents)
+            np.savez(file, images=pixels, latents=codes)
 
     write_atomically(out, write)
 

@@ -462,9 +462,9 @@ SAMPLE_MISTAKES = {
     "no number": (("sample", "run=RUN", "n=null"), "n must be a whole number of at least 1, got None"),
     "no run": (("sample",), "run"),
     "not a run": (("sample", "run=nowhere"), "run=nowhere is not a run directory"),
-    "mode": (("sample", "run=RUN", "mode=dream"), "mode=dream is unknown; the known ones are: prior"),
+    "mode": (("sample", "run=RUN", "mode=dream"), "mode=dream is unknown; the known ones are: prior, rec"),
     "ending": (("sample", "run=RUN", "out=x.jpg"), "out must end in .png or .npz, got x.jpg"),
-    "number": (("sample", "run=RUN", "n=0"), "n must be a whole number of at least 1, got 0"),
+    "number": (("sample", "run=RUN", "n=0"), "n must be a whole number of at least 1"),
 }
 
 
@@ -587,7 +587,7 @@ def test_any_path_survives_the_shim(value):
     assert cli._quoted("out=null") == "out=null"
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "evaluate", "check"])
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate", "check", "figure"])
 def test_help_fits_a_screen(train, command):
     code, out, _ = train("--help", command=command)
     assert code == 0

@@ -169,14 +169,14 @@ def test_the_crop_is_of_the_face_and_only_where_there_may_be_one():
     }
 
 
-def test_lengths_that_are_not_finite_are_left_out_and_counted():
-    class Torn(Picture):
-        def forward(self, z):
-            return super().forward(torch.where(z[:, :1] > 1.5, torch.nan, z))
+@pytest.mark.parametrize("strange", [torch.nan, torch.inf])
+def test_lengths_that_are_not_finite_are_left_out_and_counted(strange):
+    def distance(x, y):
+        return torch.where(x[:, 0, 0, 0] > 1.5, strange, squared(x, y))
 
-    subject = linear_subject(priors.StandardNormal(64), n=500)
-    subject.autoencoder.decoder = Torn()
-    found = lengths(subject)["ppl_zT"]
+    found = lengths(linear_subject(priors.StandardNormal(64), n=500), replace(JUDGE, distance=distance))[
+        "ppl_zT"
+    ]
     assert 0 < found["non_finite"] < 250
     assert found["n"] == 500 - found["non_finite"]
     assert found["value"] == pytest.approx(128, abs=10)
@@ -350,6 +350,8 @@ def test_a_straight_path_of_a_linear_model_changes_evenly():
     pixels = subject.data.test.images.flatten(1) / 255.0
     steps = torch.cdist(pixels, pixels, p=1)[~torch.eye(60, dtype=torch.bool)] / 64 / 15
     assert steps.min() <= min(straight["low"]) <= max(straight["high"]) <= steps.max() + 1e-6
+    medians = found["change_z0"]["median"]
+    assert found["change_z0"]["value"] == pytest.approx(np.std(medians) / np.mean(medians))
     assert found["change_z0"]["value"] > 1e-3  # a round path between images is not straight
 
 
@@ -367,6 +369,25 @@ def test_paths_in_either_space_have_the_same_ends(prior):
     for sequence in (base, latent):
         torch.testing.assert_close(sequence[:, [0, -1]], ends, rtol=1e-3, atol=1e-4)
     assert (base[:, 8] - latent[:, 8]).abs().max() > 1e-4
+
+
+def test_a_path_has_the_context_of_its_first_image():
+    """Another context would shift its ends by one."""
+    subject = conditional_subject(0.5)
+    pair = torch.tensor([[3, 7], [20, 4], [9, 8]])
+    with torch.no_grad():
+        sequence = _sequence(subject, pair, "z0")
+    for position, rows in ((0, pair[:, 0]), (-1, pair[:, 1])):
+        torch.testing.assert_close(sequence[:, position], subject.data.test.batch(rows).x, atol=1e-5, rtol=0)
+    halfway = _round(subject, pair)
+    torch.testing.assert_close(sequence[:, 8].flatten(1), halfway, atol=1e-5, rtol=0)
+
+
+def _round(subject, pair):
+    """By hand, at step 8 of 15."""
+    x, y = (subject.data.test.batch(rows).x.flatten(1) for rows in pair.T)
+    prior, context = subject.autoencoder.prior, subject.data.test.context[pair[:, 0]]
+    return prior.to_latent(slerp(prior.to_base(x, context), prior.to_base(y, context), 8 / 15), context)
 
 
 def test_sequences_that_are_not_finite_are_left_out_and_counted():

@@ -6,9 +6,10 @@ from pyro_lrp.data.contexts import Contexts, with_context
 from pyro_lrp.data.core import Batch, Batches, ImageData, Split, chunks, divide
 from pyro_lrp.data.folders import folder
 from pyro_lrp.data.idx import fashion_mnist, mnist
+from pyro_lrp.data.pictures import pictures
 from pyro_lrp.data.small import digits, fake, npz
 
 __all__ = [
     "Batch", "Batches", "Contexts", "ImageData", "Split", "celeba", "chunks", "cifar10", "digits", "divide",
-    "fake", "fashion_mnist", "folder", "mnist", "npz", "with_context",
+    "fake", "fashion_mnist", "folder", "mnist", "npz", "pictures", "with_context",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Pictures of arrays. Nothing here loads a model."""
+"""Images side by side."""
 
 from __future__ import annotations
 

@@ -1,0 +1,35 @@
+"""``python -m pyro_lrp.figure``: the paper's figures of the latent space, from trained runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from pyro_lrp import config, figures
+from pyro_lrp.cli import command
+from pyro_lrp.devices import choose_device
+from pyro_lrp.errors import UserError
+from pyro_lrp.paper_figures import FIGURES
+from pyro_lrp.tours import Tour
+
+
+@command("figure")
+def main(cfg: DictConfig) -> None:
+    """Draw one figure, as .png and as .pdf."""
+    options = config.options(cfg)
+    number = options["number"]
+    if number not in FIGURES:
+        raise UserError(f"number={number} is unknown; the known ones are: {', '.join(map(str, FIGURES))}")
+    out = Path(str(options["out"] or f"figure_{number}.png")).expanduser()
+    if out.suffix not in (".png", ".pdf"):
+        raise UserError(f"out must end in .png or .pdf, got {out}")
+    runs = options["runs"] if isinstance(options["runs"], list) else [options["runs"]]
+    device = choose_device(options["device"])
+    tours = [Tour.of(Path(str(run)).expanduser(), options, device) for run in runs]
+    for path in figures.save_figure(FIGURES[number](tours), out):
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

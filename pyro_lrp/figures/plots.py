@@ -1,0 +1,126 @@
+"""Plots of the latent space: densities and forces, clusters and their prior, speed along a path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from pyro_lrp.figures.style import COLUMN, PAGE, PALETTE, new_figure, style
+
+__all__ = ["change_bands", "forces", "latent_spaces"]
+
+
+def change_bands(changes: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """Change from step to step along paths, median and 5-95 % band, one panel for each attribute (Fig. 8).
+
+    Args:
+        changes: By panel, then by space, arrays ``(sequences, steps)``.
+    """
+    columns = min(4, len(changes))
+    rows = -(-len(changes) // columns)
+    with style():
+        figure = new_figure(max(COLUMN, PAGE * columns / 4), 0.35 + 1.5 * rows)
+        axes = figure.subplots(rows, columns, squeeze=False, sharex=True)
+        for panel in axes.flat[len(changes) :]:
+            panel.set_axis_off()
+        for number, (name, by_space) in enumerate(changes.items()):
+            panel = axes.flat[number]
+            for colour, (space, values) in zip(PALETTE[:2], by_space.items(), strict=False):
+                steps = np.arange(1, values.shape[1] + 1)
+                low, median, high = np.percentile(values, (5, 50, 95), axis=0)
+                panel.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+                panel.plot(steps, median, color=colour, label=space)
+            panel.set_title(name)
+            panel.set_ylim(bottom=0)
+            if number >= len(changes) - columns:
+                panel.set_xlabel("step of the path")
+            if number % columns == 0:
+                panel.set_ylabel("perceptual change")
+        axes.flat[0].legend(frameon=False)
+    return figure
+
+
+def latent_spaces(panels: Sequence[Mapping[str, Any]], classes: Sequence[str] | None = None) -> Figure:
+    """Clouds of two-dimensional points side by side (Fig. 2).
+
+    Args:
+        panels: Each with ``title``, ``points`` ``(N, 2)``, ``labels`` ``(N,)`` or None, and maybe ``note``,
+            a line under the panel, and ``unit_circles``: where N(0, I) holds 39, 86 and 99 % of its mass.
+        classes: Names of the labels.
+    """
+    with style():
+        figure = new_figure(PAGE, PAGE / len(panels) + 0.75)
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for panel, given in zip(axes, panels, strict=True):
+            points, labels = np.asarray(given["points"]), given.get("labels")
+            colours = "#333333" if labels is None else [PALETTE[int(k) % len(PALETTE)] for k in labels]
+            panel.scatter(*points.T, s=1.2, c=colours, linewidths=0, alpha=0.7, rasterized=True)
+            if given.get("unit_circles"):
+                angle = np.linspace(0, 2 * np.pi, 200)
+                for radius in (1, 2, 3):
+                    panel.plot(radius * np.cos(angle), radius * np.sin(angle), color="black", linewidth=0.5)
+            panel.set_title(given["title"])
+            panel.set_xlabel(given.get("note", ""))
+            low, high = given.get("limits", np.percentile(points, (0.5, 99.5), axis=0))
+            pad = 0.08 * (high - low)
+            panel.set_xlim(low[0] - pad[0], high[0] + pad[0])
+            panel.set_ylim(low[1] - pad[1], high[1] + pad[1])
+        if classes is not None:
+            handles = [
+                axes[0].plot([], [], ".", color=PALETTE[k % len(PALETTE)], label=name)[0]
+                for k, name in enumerate(classes)
+            ]
+            figure.legend(
+                handles=handles,
+                loc="outside lower center",
+                ncols=min(10, len(classes)),
+                frameon=False,
+                handletextpad=0,
+                columnspacing=0.8,
+                markerscale=1.5,
+            )
+    return figure
+
+
+def forces(panels: Sequence[Mapping[str, Any]]) -> Figure:
+    """Contours of p(z) and q(z), and the force that training lays on each (Fig. 1).
+
+    Args:
+        panels: Each with ``title``, ``x``, ``y`` (grids ``(G, G)``), ``prior`` and ``posterior`` (densities
+            there), and ``on_codes``, ``on_prior``: pairs of arrays ``(N, 2)``, where arrows start and what they
+            point along; None where there is no such force.
+    """
+    with style():
+        figure = new_figure(PAGE, PAGE / len(panels) + 0.45)
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for panel, given in zip(axes, panels, strict=True):
+            parts = (("prior", "on_prior", PALETTE[0]), ("posterior", "on_codes", PALETTE[3]))
+            for density, arrows, colour in parts:
+                values = np.asarray(given[density])
+                levels = _levels(values, (0.9, 0.6, 0.3))
+                panel.contour(given["x"], given["y"], values, levels=levels, colors=colour, linewidths=0.9)
+                if given.get(arrows) is not None:
+                    start, along = given[arrows]
+                    panel.quiver(
+                        *start.T, *along.T, color=colour, width=0.008, scale=1, scale_units="xy", angles="xy"
+                    )
+            panel.set_title(given["title"])
+            panel.set_aspect("equal")
+            panel.set_xticks([])
+            panel.set_yticks([])
+        lines = [
+            axes[0].plot([], [], color=PALETTE[0], label="prior p(z)")[0],
+            axes[0].plot([], [], color=PALETTE[3], label="codes q(z)")[0],
+        ]
+        figure.legend(handles=lines, loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def _levels(density: np.ndarray, shares: Sequence[float]) -> list[float]:
+    """Heights above which a density on a grid holds these shares of its mass, rising."""
+    ranked = np.sort(density.ravel())[::-1]
+    mass = ranked.cumsum() / ranked.sum()
+    return sorted({float(ranked[np.searchsorted(mass, share)]) for share in shares})

@@ -1,0 +1,191 @@
+"""The modes of ``sample`` and the paper's figures, typed as a user types them."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import in_process
+from PIL import Image
+
+QUICK = ("epochs=1", "prior_epochs=1", "device=cpu", "progress=false")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Runs of digits by name, trained once: with a flow, a mixture, given the class, in two dimensions."""
+    folder = tmp_path_factory.mktemp("runs")
+    patch = pytest.MonkeyPatch()
+    patch.chdir(folder)
+
+    class Nothing:
+        def readouterr(self):
+            return "", ""
+
+    for name, more in {
+        "flow": (),
+        "mixture": ("prior=mixture", "prior.components=3"),
+        "conditional": ("prior=conditional_flow", "context=label", "prior.layers=2", "prior.width=8"),
+        "two": ("latent_dim=2", "prior.layers=2", "prior.width=8"),
+        "two_fixed": ("latent_dim=2", "model=vae"),
+    }.items():
+        in_process("train", *QUICK, f"name={name}", *more, capsys=Nothing(), monkeypatch=patch)
+    patch.undo()
+    return folder / "runs"
+
+
+@pytest.fixture
+def command(trained, train, tmp_path):
+    """Runs ``sample`` or ``figure`` beside copies of these runs."""
+    shutil.copytree(trained, tmp_path / "runs")
+
+    def run(*arguments, name="sample"):
+        return train(*arguments, "device=cpu", command=name)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rows"),
+    [
+        ("mode=reconstruct indices=[3,1,4]", 2 * 3),
+        ("mode=interpolate indices=[0,1,2,3] steps=4", 2 * 6),
+        ("mode=interpolate indices=[0,1] steps=4 space=both", 2 * 6),
+        ("mode=interpolate indices=[0,1] steps=3 speed=constant distance=classifier", 5),
+        ("mode=traverse components=[0,2] steps=5", 2 * 6),
+        ("mode=traverse components=[1] steps=5 space=latent indices=[7]", 6),
+        ("mode=edit attribute=7 indices=[0,1] steps=3 strength=2", 2 * 4),
+    ],
+)
+def test_every_mode_writes_arrays(command, arguments, rows):
+    for name in ("flow", "conditional"):
+        code, out, err = command(f"run=runs/{name}/seed_0", *arguments.split(), "out=a.npz")
+        assert code == 0, err
+        assert out == "a.npz\n"
+        arrays = np.load("a.npz")
+        assert arrays["images"].shape == (rows, 1, 8, 8)
+        assert arrays["images"].dtype == np.float32
+        assert len(arrays["latents"]) == rows
+        if "edit" in arguments:
+            assert err.count("the edited code is less likely than") == 2
+
+
+def test_the_same_images_stand_at_the_ends_of_both_spaces(command):
+    command("run=runs/flow/seed_0", "mode=interpolate", "indices=[0,1]", "space=both", "steps=5", "out=a.npz")
+    images = np.load("a.npz")["images"].reshape(2, 7, 8, 8)
+    assert np.array_equal(images[0, [0, -1]], images[1, [0, -1]])
+    np.testing.assert_allclose(images[0, [1, -2]], images[1, [1, -2]], atol=1e-5)
+
+
+def test_pictures_animations_and_defaults(command):
+    code, out, _ = command("run=runs/flow/seed_0", "mode=interpolate")
+    assert code == 0
+    assert out.split() == [f"runs/flow/seed_0/figures/interpolate.{end}" for end in ("png", "pdf")]
+    code, out, _ = command("run=runs/mixture/seed_0", "mode=interpolate", "out=deep/a.gif")
+    assert code == 0
+    with Image.open("deep/a.gif") as animation:
+        assert animation.n_frames > 1  # equal images in a row are one frame
+
+
+def test_images_of_ones_own(command, tmp_path):
+    for name in ("a b.png", "c.png"):
+        Image.new("L", (20, 30), 128).save(tmp_path / name)
+    code, out, err = command(
+        "run=runs/flow/seed_0", "mode=reconstruct", f"images={tmp_path / 'a b.png'}", "out=a.npz"
+    )
+    assert code == 0, err
+    assert "a b.png (20x30) is cut to its centre, resized to 8x8" in err
+    assert np.load("a.npz")["images"].shape == (2, 1, 8, 8)
+    code, _, err = command("run=runs/flow/seed_0", "mode=interpolate", "images=['a b.png',c.png]", "out=a.npz")
+    assert code == 0, err
+    code, _, err = command("run=runs/conditional/seed_0", "mode=reconstruct", "images=c.png")
+    assert err == "error: context must say what the images are, such as context=3: this prior is conditional\n"
+    code, _, err = command("run=runs/conditional/seed_0", "mode=reconstruct", "images=c.png", "context=3")
+    assert code == 0, err
+
+
+MISTAKES = {
+    "outside": ("mode=reconstruct indices=[9999]", "indices: 9999 is outside the test images of digits, 0 to "),
+    "no index": ("mode=reconstruct indices=[]", "indices must be a list of numbers of test images"),
+    "odd": (
+        "mode=interpolate indices=[0,1,2]",
+        "mode=interpolate needs pairs of images, an even number of them, got 3",
+    ),
+    "both": ("mode=reconstruct indices=[0] images=a.png", "indices and images: give one of the two"),
+    "missing": ("mode=reconstruct images=a.png", "images: there is no file or folder a.png"),
+    "no attribute": ("mode=edit", "mode=edit needs attribute=NAME"),
+    "attribute": (
+        "mode=edit attribute=Joy",
+        "attribute=Joy is unknown; the known ones are: 0, 1, 2, 3, 4, 5, 6",
+    ),
+    "component": ("mode=traverse components=[77]", "components: 77 is outside 0 to "),
+    "space": ("mode=interpolate space=outer", "space must be base, latent, both, or null, got 'outer'"),
+    "steps": ("mode=interpolate steps=1", "steps must be a whole number of at least 2, got 1"),
+    "speed": ("mode=interpolate speed=fast", "speed must be even or constant, got 'fast'"),
+    "weights": (
+        "mode=interpolate speed=constant weights.vgg16=none.npz",
+        "weights.vgg16: there is no file none.npz",
+    ),
+    "ending": ("mode=interpolate out=a.jpg", "out must end in .png, .gif or .npz, got a.jpg"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_one_sentence(command, name):
+    arguments, message = MISTAKES[name]
+    code, out, err = command("run=runs/flow/seed_0", *arguments.split())
+    assert code == 1
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert out == ""
+
+
+def test_a_prior_without_a_base_has_no_base_to_walk_in(command):
+    code, _, err = command("run=runs/mixture/seed_0", "mode=interpolate", "space=base")
+    assert code == 1
+    assert err == "error: space=base: this run's prior, Mixture, has no base; use space=latent\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "arguments"),
+    [
+        (1, "runs=[runs/two_fixed/seed_0,runs/two/seed_0]"),
+        (2, "runs=runs/two/seed_0"),
+        (4, "runs=[runs/flow/seed_0] indices=[0,1]"),
+        (6, "runs=[runs/flow/seed_0] indices=[0,1] attributes=[3]"),
+        (7, "runs=[runs/flow/seed_0,runs/mixture/seed_0]"),
+        (8, "runs=[runs/flow/seed_0] attributes=[1,2] n=20 distance=classifier"),
+    ],
+)
+def test_the_papers_figures(command, number, arguments):
+    code, out, err = command(f"number={number}", *arguments.split(), name="figure")
+    assert code == 0, err
+    assert out.split() == [f"figure_{number}.png", f"figure_{number}.pdf"]
+    with Image.open(f"figure_{number}.png") as picture:
+        assert np.asarray(picture.convert("L")).std() > 10
+    assert Path(f"figure_{number}.pdf").read_bytes().startswith(b"%PDF")
+
+
+FIGURE_MISTAKES = {
+    "number": ("number=3 runs=runs/two/seed_0", "number=3 is unknown; the known ones are: 1, 2, 4, 6, 7, 8"),
+    "not two-dimensional": (
+        "number=2 runs=runs/flow/seed_0",
+        "this figure needs latent_dim=2, and the codes of",
+    ),
+    "too many": ("number=4 runs=[runs/flow/seed_0,runs/two/seed_0]", "runs: this figure is of 1 run, got 2"),
+    "no run": ("number=4 runs=nowhere", "run=nowhere is not a run directory"),
+    "no base": (
+        "number=8 runs=runs/mixture/seed_0",
+        "figure 8 compares z_0 with z_T, and this run's prior has no",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIGURE_MISTAKES)
+def test_mistakes_of_figures(command, name):
+    arguments, message = FIGURE_MISTAKES[name]
+    code, _, err = command(*arguments.split(), name="figure")
+    assert code == 1
+    assert message in err
+    assert err.count("\n") == 1
