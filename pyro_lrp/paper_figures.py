@@ -89,7 +89,7 @@ def latent(tours: Sequence[Tour]) -> Figure:
         {"title": "(c) z ~ q(z)", "points": z, **limits},
         {
             "title": "(d) z ~ p(z)", "points": samples, **limits,
-            "note": f"told from (c) with\naccuracy {told:.3f} (chance 0.5)",
+            "note": f"two-sample accuracy\n{told:.3f} (chance 0.5)",
         },
     ]  # fmt: skip
     classes = None if labels is None else [str(k) for k in range(int(labels.max()) + 1)]
@@ -201,7 +201,7 @@ def _posterior(tour: Tour) -> tuple[Tensor, Tensor, Tensor]:
 
 def _log_mixture(points: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     """Log q(z): the mean of the posteriors, widened so that narrow ones run together."""
-    width = (scale.square() + (0.05 * loc.std(0)).square()).sqrt()
+    width = (scale.square() + (0.15 * loc.std(0)).square()).sqrt()
     parts = []
     for some in points.split(500):
         normal = torch.distributions.Normal(loc, width)

@@ -94,13 +94,14 @@ def forces(panels: Sequence[Mapping[str, Any]]) -> Figure:
             point along; None where there is no such force.
     """
     with style():
-        figure = new_figure(PAGE, PAGE / len(panels) + 0.45)
+        side = PAGE / max(3, len(panels))
+        figure = new_figure(side * len(panels), side + 0.55)
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for panel, given in zip(axes, panels, strict=True):
             parts = (("prior", "on_prior", PALETTE[0]), ("posterior", "on_codes", PALETTE[3]))
             for density, arrows, colour in parts:
                 values = np.asarray(given[density])
-                levels = _levels(values, (0.9, 0.6, 0.3))
+                levels = _levels(values, (0.9, 0.5))
                 panel.contour(given["x"], given["y"], values, levels=levels, colors=colour, linewidths=0.9)
                 if given.get(arrows) is not None:
                     start, along = given[arrows]
@@ -112,10 +113,12 @@ def forces(panels: Sequence[Mapping[str, Any]]) -> Figure:
             panel.set_xticks([])
             panel.set_yticks([])
         lines = [
-            axes[0].plot([], [], color=PALETTE[0], label="prior p(z)")[0],
-            axes[0].plot([], [], color=PALETTE[3], label="codes q(z)")[0],
+            axes[0].plot([], [], color=PALETTE[0], label="prior p(z), and the pull on it")[0],
+            axes[0].plot([], [], color=PALETTE[3], label="codes q(z), and the push on them")[0],
         ]
-        figure.legend(handles=lines, loc="outside lower center", ncols=2, frameon=False)
+        figure.legend(
+            handles=lines, loc="outside lower center", ncols=2 if len(panels) > 1 else 1, frameon=False
+        )
     return figure
 
 

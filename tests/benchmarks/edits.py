@@ -3,8 +3,8 @@
     python tests/benchmarks/edits.py RUN [--attributes Smiling Eyeglasses Male Blond_Hair] [--data-root DIR]
 
 For 500 test images without an attribute: the share whose logit rises from the decoded code to the edited one,
-and that under a random direction of equal length; the share of edited codes that are less likely than 99 % of real
-ones, for edits of one, of two and of five lengths.
+and that under ten random directions of equal length; the share of edited codes that are less likely than 99 %
+of real ones, for edits of one, of two and of five lengths.
 """
 
 import argparse
@@ -30,15 +30,16 @@ def judge(tour, name, codes, reference, network, column):
     x, context = tour.without(name, 500)
     z = means(tour.autoencoder, x)
     with seeded(0, "edits", name):
-        other = torch.randn_like(direction)
-    control = other * direction.norm() / other.norm()
+        others = torch.randn(10, len(direction))
+    controls = others * direction.norm() / others.norm(dim=1, keepdim=True)
 
     def logits(shift):
         images = decode(tour.autoencoder, z + shift)
         return torch.cat([network(as_files(part))[:, column] for part in images.split(100)])
 
     before = logits(torch.zeros_like(direction))
-    rises = [(logits(shift) > before).double().mean().item() for shift in (direction, control)]
+    rose = [(logits(shift) > before).double().mean().item() for shift in (direction, *controls)]
+    rises = [rose[0], sum(rose[1:]) / len(controls)]
     prior = tour.autoencoder.prior
     left = [
         (typicality(prior(context).log_prob(z + length * direction), reference) < 0.01).double().mean().item()
