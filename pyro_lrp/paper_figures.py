@@ -149,8 +149,7 @@ def change(tours: Sequence[Tour]) -> Figure:
                 images = decode(tour.autoencoder, path(z[rows], z[rows] + direction, own))
                 parts.append(perceptual_changes(images, distance).cpu())
             by_space[label] = torch.cat(parts).double().numpy()
-        spreads = {label: _variation(values) for label, values in by_space.items()}
-        found[str(name)] = {f"{label} (variation {spreads[label]:.2f})": v for label, v in by_space.items()}
+        found[str(name)] = by_space
     return figures.change_bands(found)
 
 
@@ -163,12 +162,6 @@ def _paths(tour: Tour, t: Tensor, distance: explore.Distance) -> dict[str, Calla
             a, b, len(t), distance
         ),
     }
-
-
-def _variation(changes: np.ndarray) -> float:
-    """Standard deviation over mean of the medians of the steps."""
-    medians = np.median(changes, axis=0)
-    return float(medians.std() / medians.mean())
 
 
 def _drawn(strip: explore.Strip) -> Figure:

@@ -10,10 +10,11 @@ from PIL import Image
 from torch import nn
 
 from pyro_lrp import explore, figures, likelihoods, models, priors
-from pyro_lrp.data import pictures
+from pyro_lrp.data import ImageData, Split, pictures
 from pyro_lrp.errors import UserError
 from pyro_lrp.explore import Space, means
 from pyro_lrp.latents import along, attribute_direction, even_speed, principal_directions, slerp, typicality
+from pyro_lrp.tours import Tour
 
 
 def test_the_direction_of_an_attribute_is_where_its_codes_are_moved():
@@ -174,6 +175,24 @@ def test_strips_hold_the_images_they_are_about(ae):
     with torch.no_grad():
         coefficients = principal.coefficients(ae.prior.to_base(in_base.latents[0, 1:]))
     torch.testing.assert_close(coefficients[:, 1], values, atol=1e-4, rtol=1e-4)
+
+
+def test_an_attribute_that_nobody_has_is_no_direction(ae):
+    images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    has = torch.tensor([[True, False], [False, False], [True, False], [False, False]])
+    known = ImageData(
+        "faces", Split(images, attributes=has), Split(images, attributes=has), attributes=("Hat", "Halo")
+    )
+    tour = Tour(ae, known, {}, {"strength": 2.0}, torch.device("cpu"))
+    codes = torch.tensor([[1.0], [0.0], [3.0], [0.0]]).expand(-1, 4)
+    torch.testing.assert_close(tour.direction("Hat", codes), torch.full((4,), 4.0))
+    with pytest.raises(UserError, match="attribute=Halo: the attribute is nobody's: there is no direction"):
+        tour.direction("Halo", codes)
+    with pytest.raises(UserError, match="attribute=Hut is unknown; the known ones are: Hat, Halo"):
+        tour.direction("Hut", codes)
+    without, context = tour.without("Hat", 5)
+    assert len(without) == 2
+    assert context is None
 
 
 # --------------------------------------------------------------------- pictures

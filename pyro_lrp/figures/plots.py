@@ -10,37 +10,48 @@ from matplotlib.figure import Figure
 
 from pyro_lrp.figures.style import COLUMN, PAGE, PALETTE, new_figure, style
 
-__all__ = ["change_bands", "forces", "latent_spaces"]
+__all__ = ["change_bands", "forces", "latent_spaces", "variation"]
 
 
 def change_bands(changes: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     """Change from step to step along paths, median and 5-95 % band, one panel for each attribute (Fig. 8).
 
+    Under a panel's name stand the coefficients of variation of its medians, in the order of the legend.
+
     Args:
-        changes: By panel, then by space, arrays ``(sequences, steps)``.
+        changes: By panel, then by kind of path, arrays ``(sequences, steps)``.
     """
     columns = min(4, len(changes))
     rows = -(-len(changes) // columns)
     with style():
-        figure = new_figure(max(COLUMN, PAGE * columns / 4), 0.35 + 1.5 * rows)
+        figure = new_figure(max(COLUMN, PAGE * columns / 4), 0.6 + 1.6 * rows)
         axes = figure.subplots(rows, columns, squeeze=False, sharex=True)
         for panel in axes.flat[len(changes) :]:
             panel.set_axis_off()
-        for number, (name, by_space) in enumerate(changes.items()):
+        for number, (name, by_path) in enumerate(changes.items()):
             panel = axes.flat[number]
-            for colour, (space, values) in zip(PALETTE[:2], by_space.items(), strict=False):
+            for colour, (path, values) in zip(PALETTE, by_path.items(), strict=False):
                 steps = np.arange(1, values.shape[1] + 1)
                 low, median, high = np.percentile(values, (5, 50, 95), axis=0)
-                panel.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
-                panel.plot(steps, median, color=colour, label=space)
-            panel.set_title(name)
+                panel.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+                panel.plot(steps, median, color=colour, label=path)
+            spreads = ", ".join(f"{variation(values):.2f}" for values in by_path.values())
+            panel.set_title(f"{name}\nvariation {spreads}")
             panel.set_ylim(bottom=0)
+            panel.ticklabel_format(axis="y", scilimits=(-2, 3), useMathText=True)
             if number >= len(changes) - columns:
                 panel.set_xlabel("step of the path")
             if number % columns == 0:
                 panel.set_ylabel("perceptual change")
-        axes.flat[0].legend(frameon=False)
+        handles, labels = axes.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     return figure
+
+
+def variation(changes: np.ndarray) -> float:
+    """Standard deviation over mean of the medians of the steps, of an array ``(sequences, steps)``."""
+    medians = np.median(changes, axis=0)
+    return float(medians.std() / medians.mean())
 
 
 def latent_spaces(panels: Sequence[Mapping[str, Any]], classes: Sequence[str] | None = None) -> Figure:
