@@ -25,7 +25,7 @@ def stretched(images: Tensor) -> Tensor:
 
     What the code of Dai and Wipf (2019) does to generated images, and to no others.
 
-    >>> stretched(torch.tensor([0.2, 0.45, 0.7]).reshape(1, 1, 1, 3)).flatten().tolist()
+    >>> stretched(torch.tensor([0.25, 0.5, 0.75]).reshape(1, 1, 1, 3)).flatten().tolist()
     [0.0, 0.5, 1.0]
     """
     low, high = images.flatten(1).aminmax(dim=1)
