@@ -12,8 +12,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _SUBMODULES = (
-    "checkpoint", "config", "data", "features", "figures", "gradients", "likelihoods", "metrics", "models",
-    "networks", "objectives", "priors", "testing", "trainer", "transforms",
+    "checkpoint", "config", "data", "explore", "features", "figures", "gradients", "latents", "likelihoods",
+    "metrics", "models", "networks", "objectives", "priors", "testing", "trainer", "transforms",
 )  # fmt: skip
 
 __all__ = ["load", *_SUBMODULES]

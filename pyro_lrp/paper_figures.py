@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_lrp import explore, figures
@@ -18,6 +17,9 @@ from pyro_lrp.metrics.perceptual import perceptual_changes
 from pyro_lrp.metrics.two_sample import classifier_two_sample_test
 from pyro_lrp.randomness import seeded
 from pyro_lrp.tours import Tour, edit, interpolate, traverse
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["FIGURES"]
 

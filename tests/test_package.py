@@ -139,6 +139,7 @@ assert torch.equal(torch.get_rng_state(), before[2])
 assert torch.distributions.Distribution._validate_args == validation
 assert not list(pyro.get_param_store().keys())
 assert "tensorboard" not in __import__("sys").modules
+assert "matplotlib" not in __import__("sys").modules
 """
     subprocess.run([sys.executable, "-W", "error:::pyro_lrp", "-c", program], check=True, cwd=ROOT)
 

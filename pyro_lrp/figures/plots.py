@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from pyro_lrp.figures.style import COLUMN, PAGE, PALETTE, new_figure, style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["change_bands", "forces", "latent_spaces", "variation"]
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import matplotlib as mpl
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from pyro_lrp.checkpoint import write_atomically
+
+if TYPE_CHECKING:  # matplotlib is imported when something is plotted: training does not wait for its fonts
+    from matplotlib.figure import Figure
 
 __all__ = ["COLUMN", "PALETTE", "PAGE", "new_figure", "save_figure"]
 
@@ -30,12 +30,16 @@ _STYLE: Any = {
 @contextmanager
 def style() -> Iterator[None]:
     """Within the block matplotlib draws as here; its global settings are as before afterwards."""
+    import matplotlib as mpl
+
     with mpl.rc_context(_STYLE):
         yield
 
 
 def new_figure(width: float, height: float) -> Figure:
     """A figure of so many inches, known to no global state."""
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), layout="constrained")
 
 
