@@ -41,6 +41,8 @@ BIJECTIONS = {
     "invertible linear": lambda: (ours.invertible_linear(5), 5),
     "standardizing": lambda: (_fitted("standardize"), 3),
     "pca": lambda: (_fitted("pca"), 3),
+    "spatial flow": lambda: (T.ComposeTransformModule(ours.spatial_flow((2, 2, 3), 2, 4)), 12),
+    "channel affine": lambda: (ours.ChannelAffine(3, 4), 12),
     "inverse of a coupling": lambda: (ours.sigmoid_coupling(4, [8]).inv, 4),
 }
 

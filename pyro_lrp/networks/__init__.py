@@ -8,6 +8,10 @@ from pyro_lrp.networks.discriminators import discriminator, factor_discriminator
 from pyro_lrp.networks.infogan import infogan
 from pyro_lrp.networks.mlp import mlp, perceptron
 from pyro_lrp.networks.resnet import resnet
+from pyro_lrp.networks.spatial import SpatialPerceptron
 from pyro_lrp.networks.velocity import velocity
 
-__all__ = ["discriminator", "factor_discriminator", "infogan", "mlp", "perceptron", "resnet", "velocity"]
+__all__ = [
+    "SpatialPerceptron", "discriminator", "factor_discriminator", "infogan", "mlp", "perceptron", "resnet",
+    "velocity",
+]  # fmt: skip

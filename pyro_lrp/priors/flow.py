@@ -140,7 +140,8 @@ class ConditionalFlow(Stack):
         context_dim: Length of a context.
         layers: As in :class:`Flow`.
         context_network: Maps contexts ``(*, context_dim)`` to features ``(*, features)``; the prior owns it.
-        conditional_base: Whether the base's mean sees the context; N(0, I) if not.
+        conditional_base: Whether the base's mean sees the context, through a linear map; N(0, I) if not. Or the
+            network that makes the mean of it.
         whiten: As in :class:`Flow`.
 
     Raises:
@@ -158,7 +159,8 @@ class ConditionalFlow(Stack):
 
     def __init__(
         self, dim: int, transforms: Sequence[Any], context_dim: int, *, layers: int = 1,
-        context_network: nn.Module | None = None, conditional_base: bool = True, whiten: str | None = None,
+        context_network: nn.Module | None = None, conditional_base: bool | nn.Module = True,
+        whiten: str | None = None,
     ) -> None:  # fmt: skip
         if not isinstance(context_dim, int) or context_dim < 1:
             raise ValueError(f"expected a context_dim of at least 1, got {context_dim}")
@@ -167,11 +169,11 @@ class ConditionalFlow(Stack):
         self.context_dim, self.context_network = context_dim, context_network
         with torch.no_grad():
             features = self._features(torch.zeros(2, context_dim))
-        self.mean: nn.Linear | None = None
-        if conditional_base:
+        self.mean: nn.Module | None = conditional_base if isinstance(conditional_base, nn.Module) else None
+        if conditional_base is True:
             self.mean = nn.Linear(features.shape[-1], dim)
-            nn.init.zeros_(self.mean.weight)
-            nn.init.zeros_(self.mean.bias)
+            for parameter in self.mean.parameters():
+                nn.init.zeros_(parameter)
         self.refuse_unless_invertible(self.transforms, features)
 
     def conditional(self, *, temperature: float = 1.0) -> ConditionalFlowDistribution:

@@ -1,0 +1,45 @@
+"""A convolutional network of maps that come as vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+__all__ = ["SpatialPerceptron"]
+
+
+class SpatialPerceptron(nn.Module):
+    """Three convolutions (3x3, 1x1, 3x3) with ReLUs, of maps flattened to vectors and back.
+
+    Channels lie one after another in a vector, so that joining two vectors joins their channels.
+
+    Args:
+        inputs: Channels of the input.
+        width: Channels between.
+        outputs: Channels of the output.
+        sides: Height and width of the maps.
+        zero_last: Whether the last convolution starts at zero.
+
+    >>> import torch
+    >>> SpatialPerceptron(2, 8, 3, (4, 4))(torch.zeros(5, 6, 2 * 4 * 4)).shape
+    torch.Size([5, 6, 48])
+    """
+
+    def __init__(
+        self, inputs: int, width: int, outputs: int, sides: Sequence[int], *, zero_last: bool = True
+    ) -> None:
+        super().__init__()
+        self.shape = (inputs, *sides)
+        last = nn.Conv2d(width, outputs, 3, padding=1)
+        if zero_last:
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
+        self.layers = nn.Sequential(
+            nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU(), last
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Vectors ``(*batch, inputs * h * w)`` to vectors ``(*batch, outputs * h * w)``."""
+        maps = self.layers(x.reshape(-1, *self.shape))
+        return maps.reshape(*x.shape[:-1], -1)
