@@ -24,6 +24,26 @@ def test_given_maps_too():
     testing.check_prior(conditional)
 
 
+def phases():
+    """The U-Net's own prior: unit normals about means, phase by phase."""
+    return priors.ConditionalFlow(
+        32, [transforms.ConditionalPhaseShift(2, 4)], context_dim=32, conditional_base=False
+    )
+
+
+def test_the_unets_own_prior_is_one():
+    testing.check_prior(phases)
+
+
+def test_its_density_is_that_of_unit_normals_about_its_means():
+    prior = phases().double().eval()
+    z, context = torch.randn(2, 5, 32, dtype=torch.float64)
+    means = prior.transforms[0].means.given(context.reshape(5, 2, 4, 4), z.reshape(5, 2, 4, 4)).flatten(1)
+    expected = torch.distributions.Normal(means, 1.0).log_prob(z).sum(1)
+    torch.testing.assert_close(prior(context).log_prob(z), expected)
+    torch.testing.assert_close(z - prior.to_base(z, context), means)
+
+
 def test_a_map_comes_as_its_channels_one_after_another():
     network = networks.SpatialPerceptron(3, 8, 5, (4, 6), zero_last=False)
     maps = torch.randn(7, 3, 4, 6)

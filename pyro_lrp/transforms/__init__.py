@@ -20,12 +20,19 @@ from pyro_lrp.transforms.couplings import (
     swap,
 )
 from pyro_lrp.transforms.linear import InvertibleLinear, Whitening, invertible_linear
-from pyro_lrp.transforms.spatial import ChannelAffine, conditional_spatial_flow, spatial_flow
+from pyro_lrp.transforms.spatial import (
+    ChannelAffine,
+    ConditionalPhaseShift,
+    PhaseShift,
+    conditional_spatial_flow,
+    spatial_flow,
+)
 from pyro_lrp.transforms.splines import SplineCoupling, spline_coupling
 
 __all__ = [
-    "ChannelAffine", "ConditionalElementwiseAffine", "ConditionalSigmoidCoupling", "ElementwiseAffine",
-    "InvertibleLinear", "SigmoidCoupling", "SplineCoupling", "Swap", "VectorTransform", "Whitening",
+    "ChannelAffine", "ConditionalElementwiseAffine", "ConditionalPhaseShift", "ConditionalSigmoidCoupling",
+    "ElementwiseAffine", "InvertibleLinear", "PhaseShift", "SigmoidCoupling", "SplineCoupling", "Swap",
+    "VectorTransform", "Whitening",
     "conditional_elementwise_affine", "conditional_paper_flow", "conditional_sigmoid_coupling",
     "conditional_spatial_flow", "elementwise_affine", "inverse_and_ladj", "inverse_of", "invertible_linear",
     "paper_flow", "sigmoid_coupling", "spatial_flow", "spline_coupling", "swap",

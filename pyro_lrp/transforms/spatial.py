@@ -11,14 +11,18 @@ import math
 from collections.abc import Sequence
 
 import torch
+from pyro.distributions.conditional import ConditionalTransformModule
 from torch import Tensor, nn
 from torch.distributions import Transform
 
 from pyro_lrp.networks.spatial import SpatialPerceptron
+from pyro_lrp.networks.vunet import PhaseMeans
 from pyro_lrp.transforms.core import VectorTransform
 from pyro_lrp.transforms.couplings import ConditionalSigmoidCoupling, SigmoidCoupling, swap
 
-__all__ = ["ChannelAffine", "conditional_spatial_flow", "spatial_flow"]
+__all__ = [
+    "ChannelAffine", "ConditionalPhaseShift", "PhaseShift", "conditional_spatial_flow", "spatial_flow",
+]  # fmt: skip
 
 
 class ChannelAffine(VectorTransform):
@@ -52,6 +56,65 @@ class ChannelAffine(VectorTransform):
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         return -(self.positions * self.log_scale.sum()).expand(x.shape[:-1])
+
+
+class PhaseShift(VectorTransform):
+    """A code is noise and its means, phase by phase of its 2x2 squares: the U-Net's own prior, as a transform.
+
+    Base to latent the four phases come one after another; latent to base all at once. Volume-preserving.
+
+    Args:
+        means: A :class:`~pyro_lrp.networks.vunet.PhaseMeans`.
+        features: What it is given, ``(*batch, C s s)``.
+        side: s.
+
+    References:
+        Esser, Sutter and Ommer (2018), A Variational U-Net; van den Oord et al. (2016), for the phases' order.
+    """
+
+    volume_preserving = True
+
+    def __init__(self, means: PhaseMeans, features: Tensor, side: int) -> None:
+        super().__init__()
+        self.means, self.features, self.side = means, features, side
+
+    def _maps(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        batch = torch.broadcast_shapes(z.shape, self.features.shape)
+        shape = (-1, batch[-1] // self.side**2, self.side, self.side)
+        return self.features.expand(batch).reshape(shape), z.expand(batch).reshape(shape)
+
+    def _call(self, x: Tensor) -> Tensor:
+        features, noise = self._maps(x)
+        batch = torch.broadcast_shapes(x.shape, self.features.shape)
+        return self.means.sample(features, noise).reshape(batch)
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Latent to base with its log-determinant, which is zero."""
+        features, z = self._maps(y)
+        batch = torch.broadcast_shapes(y.shape, self.features.shape)
+        x = (z - self.means.given(features, z)).reshape(batch)
+        return x, x.new_zeros(batch[:-1])
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return x.new_zeros(x.shape[:-1])
+
+
+class ConditionalPhaseShift(ConditionalTransformModule):
+    """A :class:`PhaseShift` given features: maps of as many channels as the code has, as a vector.
+
+    Args:
+        channels: C.
+        side: s, even.
+        dropout: Share of activations.
+    """
+
+    def __init__(self, channels: int = 128, side: int = 4, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.means, self.side = PhaseMeans(channels, dropout), side
+
+    def condition(self, context: Tensor) -> PhaseShift:
+        """The transform at ``context``, shape ``(*batch, C s s)``, which broadcasts against the codes."""
+        return PhaseShift(self.means, context, self.side)
 
 
 def spatial_flow(shape: Sequence[int], layers: int = 16, width: int = 256) -> list[Transform]:
