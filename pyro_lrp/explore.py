@@ -14,7 +14,8 @@ from pyro_lrp.models import Autoencoder
 from pyro_lrp.modes import eval_mode
 
 __all__ = [
-    "SPACES", "Space", "Strip", "decode", "edits", "interpolations", "means", "reconstructions", "traversals",
+    "SPACES", "Space", "Strip", "changes", "decode", "edits", "interpolations", "means", "reconstructions",
+    "traversals",
 ]  # fmt: skip
 
 SPACES = ("base", "latent")
@@ -101,16 +102,25 @@ class Space:
         times = torch.linspace(0, 1, fine + 1, dtype=a.dtype, device=a.device).expand(len(a), -1)
         for _ in range(2):
             images = decode(self.autoencoder, self.path(a, b, times))
-            even = even_speed(_changes(images, distance).to(times).sqrt(), fine + 1)
+            even = even_speed(changes(images, distance).clamp_min(0).to(times).sqrt(), fine + 1)
             times = _compose(times, even)
         return self.path(a, b, _thin(times, steps))
 
 
-def _changes(images: Tensor, distance: Distance) -> Tensor:
-    """Between adjacent images of paths ``(B, S, C, H, W)``, at least 0: ``(B, S - 1)``."""
-    before, after = (x.flatten(0, 1).split(_MEASURED) for x in (images[:, :-1], images[:, 1:]))
+def changes(sequences: Tensor, distance: Distance, at_once: int = _MEASURED) -> Tensor:
+    """Distances between adjacent images of sequences.
+
+    Args:
+        sequences: Images, shape ``(S, T, C, H, W)``.
+        distance: Of two batches of images, ``(B,)``.
+        at_once: Pairs that are compared at once.
+
+    Returns:
+        Shape ``(S, T - 1)``.
+    """
+    before, after = (x.flatten(0, 1).split(at_once) for x in (sequences[:, :-1], sequences[:, 1:]))
     found = torch.cat([distance(x, y) for x, y in zip(before, after, strict=True)])
-    return found.clamp_min(0).reshape(len(images), -1)
+    return found.reshape(len(sequences), -1)
 
 
 def _compose(times: Tensor, at: Tensor) -> Tensor:

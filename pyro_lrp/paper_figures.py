@@ -13,7 +13,6 @@ from pyro_lrp import explore, figures
 from pyro_lrp.data import chunks
 from pyro_lrp.errors import UserError
 from pyro_lrp.explore import Space, decode, means
-from pyro_lrp.metrics.perceptual import perceptual_changes
 from pyro_lrp.metrics.two_sample import classifier_two_sample_test
 from pyro_lrp.randomness import seeded
 from pyro_lrp.tours import Tour, edit, interpolate, traverse
@@ -149,7 +148,7 @@ def change(tours: Sequence[Tour]) -> Figure:
             for rows in torch.arange(len(z)).split(50):
                 own = None if context is None else context[rows]
                 images = decode(tour.autoencoder, path(z[rows], z[rows] + direction, own))
-                parts.append(perceptual_changes(images, distance).cpu())
+                parts.append(explore.changes(images, distance).cpu())
             by_space[label] = torch.cat(parts).double().numpy()
         found[str(name)] = by_space
     return figures.change_bands(found)

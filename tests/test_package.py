@@ -12,6 +12,7 @@ PACKAGE = ROOT / "pyro_lrp"
 FLOORS = [
     {
         "errors",
+        "cache",
         "randomness",
         "gradients",
         "checkpoint",
@@ -26,8 +27,8 @@ FLOORS = [
     {"transforms", "likelihoods"},
     {"priors"},
     {"models", "testing"},
-    {"objectives"},
-    {"trainer", "metrics", "figures", "explore"},
+    {"objectives", "explore"},
+    {"trainer", "metrics", "figures"},
     {"cli", "rundir", "config", "reporting", "tours", "paper_figures"},
     {"train", "sample", "evaluate", "check", "figure"},
 ]

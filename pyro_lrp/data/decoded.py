@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from pyro_lrp.cache import cache_dir
 from pyro_lrp.errors import UserError
 
 __all__ = ["Refused", "Source", "decode"]
@@ -101,11 +102,10 @@ def decode(
         UserError: If files are no images, or not as asked for: the first of them, and how many.
     """
     what = json.dumps([_VERSION, source.stamp(), shape, parameters, skip_unreadable], sort_keys=True)
-    folder = Path(os.environ.get("PYRO_LRP_CACHE") or "~/.cache/pyro_lrp").expanduser() / "images"
+    folder = cache_dir("images")
     path = folder / f"{source.path.stem}_{hashlib.sha256(what.encode()).hexdigest()[:16]}.npy"
     kept = path.with_suffix(".json")
     if not (path.is_file() and kept.is_file()):
-        folder.mkdir(parents=True, exist_ok=True)
         _decode_all(source, convert, shape, path, kept, skip_unreadable=skip_unreadable, key=key)
     images = np.load(path, mmap_mode="c")  # private: a write would never reach the file
     return [source.names[i] for i in json.loads(kept.read_text())], torch.from_numpy(images)

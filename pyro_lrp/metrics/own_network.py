@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from pyro_lrp import checkpoint
+from pyro_lrp.cache import cache_dir
 from pyro_lrp.data import Batches, ImageData, Split
 from pyro_lrp.errors import UserError
-from pyro_lrp.metrics.subject import CHUNK, cache_dir, no_progress
+from pyro_lrp.metrics.subject import CHUNK, no_progress
 from pyro_lrp.modes import eval_mode
 from pyro_lrp.randomness import derive_seed
 

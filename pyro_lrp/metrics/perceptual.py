@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_lrp.latents import along, lerp, slerp
+from pyro_lrp import explore
 from pyro_lrp.metrics.core import Metric, labels_or_attributes, result
 from pyro_lrp.metrics.path_length import perceptual_path_length
 from pyro_lrp.metrics.perceptual_distance import (
-    Distance,
     at_once,
     classifier_judge,
     lpips_judge,
@@ -23,23 +22,9 @@ from pyro_lrp.metrics.subject import Results, Subject, as_files
 from pyro_lrp.modes import eval_mode
 from pyro_lrp.randomness import seeded
 
-__all__ = ["METRICS", "lpips_diversity", "perceptual_change", "perceptual_changes"]
+__all__ = ["METRICS", "lpips_diversity", "perceptual_change"]
 
 _STEPS = 16  # images of a path
-
-
-def perceptual_changes(sequences: Tensor, distance: Distance) -> Tensor:
-    """Distances between adjacent images of sequences.
-
-    Args:
-        sequences: Images, shape ``(S, T, C, H, W)``.
-        distance: Of two batches of images, ``(B,)``.
-
-    Returns:
-        Shape ``(S, T - 1)``.
-    """
-    before, after = (images.flatten(0, 1) for images in (sequences[:, :-1], sequences[:, 1:]))
-    return distance(before, after).reshape(len(sequences), -1)
 
 
 @torch.no_grad()
@@ -121,11 +106,10 @@ def perceptual_change(subject: Subject, name: str, network: str) -> Results:
         pairs = torch.stack([first, second], 1).split(max(1, at_once(subject) // _STEPS))
         parts = []
         for pair in subject.steps(pairs, n):
-            with eval_mode(subject.autoencoder):
-                images = _sequence(subject, pair, space).to(place(subject))
-            parts.append(perceptual_changes(images, judge.distance).cpu().double())
-        changes = torch.cat(parts)
-        kept = changes[changes.isfinite().all(1)]
+            images = _sequence(subject, pair, space).to(place(subject))
+            parts.append(explore.changes(images, judge.distance, at_once(subject)).cpu().double())
+        found = torch.cat(parts)
+        kept = found[found.isfinite().all(1)]
         protocol = {**judge.record, **_change_protocol(subject, space)}
         summary = _summary(kept) | {"non_finite": n - len(kept)}
         results[f"{name}_{space}"] = result(subject, summary.pop("value"), len(kept), protocol, **summary)
@@ -134,20 +118,15 @@ def perceptual_change(subject: Subject, name: str, network: str) -> Results:
 
 def _sequence(subject: Subject, pair: Tensor, space: str) -> Tensor:
     """Images of paths between pairs of test images ``(S, 2)``: ``(S, 16, C, H, W)``."""
-    autoencoder, prior = subject.autoencoder, subject.autoencoder.prior
+    autoencoder = subject.autoencoder
     batch = subject.data.test[pair.T.flatten()].batch(slice(None))
-    z = autoencoder.encode(batch.x.to(subject.device)).mean
+    a, b = explore.means(autoencoder, batch.x.to(subject.device)).chunk(2)
     context = None
-    if prior.context_dim is not None and batch.context is not None:
+    if autoencoder.prior.context_dim is not None and batch.context is not None:
         context = batch.context[: len(pair)].to(subject.device)  # of the first, on the whole path
-    if space == "z0":
-        z = prior.to_base(z, None if context is None else torch.cat([context, context]))
-    a, b = z.flatten(1).chunk(2)
-    t = torch.linspace(0, 1, _STEPS, dtype=z.dtype, device=z.device)
-    points = along(a, b, t, slerp if space == "z0" else lerp).reshape(-1, *prior.event_shape)
-    if space == "z0":
-        points = prior.to_latent(points, None if context is None else context.repeat_interleave(_STEPS, 0))
-    return autoencoder.decode(points).unflatten(0, (len(pair), _STEPS))
+    t = torch.linspace(0, 1, _STEPS, dtype=a.dtype, device=a.device)
+    where = explore.Space(autoencoder, {"z0": "base", "zT": "latent"}[space], context)
+    return explore.decode(autoencoder, where.path(a, b, t))
 
 
 def _summary(changes: Tensor) -> dict[str, Any]:

@@ -6,7 +6,6 @@ features) is made here, from seeds of its own, so that a result does not depend 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,13 +16,14 @@ import torch
 from torch import Tensor
 
 from pyro_lrp import checkpoint
+from pyro_lrp.cache import cache_dir
 from pyro_lrp.data import ImageData, Split, chunks
 from pyro_lrp.errors import UserError
 from pyro_lrp.metrics.frechet import FeatureStatistics
 from pyro_lrp.models import Autoencoder
 from pyro_lrp.randomness import derive_seed, seeded
 
-__all__ = ["CHUNK", "Extractor", "Results", "Subject", "as_files", "cache_dir", "no_progress"]
+__all__ = ["CHUNK", "Extractor", "Results", "Subject", "as_files", "no_progress"]
 
 CHUNK = 500  # images at once: memory does not grow with their number
 SETS = ("test", "training", "reconstructions", "resampled", "samples")
@@ -38,13 +38,6 @@ def no_progress(done: int, total: int) -> None:
 def as_files(images: Tensor) -> Tensor:
     """Clipped to [0, 1] and rounded to uint8: what a file of the images would hold, as floats."""
     return (images.clamp(0, 1) * 255).round() / 255
-
-
-def cache_dir(name: str) -> Path:
-    """A folder of the user's cache, ``$PYRO_LRP_CACHE`` or ``~/.cache/pyro_lrp``; made if it is missing."""
-    folder = Path(os.environ.get("PYRO_LRP_CACHE") or "~/.cache/pyro_lrp").expanduser() / name
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 @dataclass(frozen=True)
