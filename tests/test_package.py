@@ -22,6 +22,7 @@ FLOORS = [
         "optimizers",
         "modes",
         "rules",
+        "poses",
     },
     {"networks", "features", "data", "history", "latents"},
     {"transforms", "likelihoods"},

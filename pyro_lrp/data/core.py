@@ -16,7 +16,7 @@ from torch import Tensor
 from pyro_lrp.errors import UserError
 from pyro_lrp.randomness import derive_seed
 
-__all__ = ["Batch", "Batches", "ImageData", "Split", "chunks", "divide"]
+__all__ = ["Batch", "Batches", "ImageData", "Split", "Truth", "chunks", "divide"]
 
 _RESIDENT = 4 << 30  # bytes: a larger split stays in (or mapped into) host memory, and its batches travel
 
@@ -44,6 +44,8 @@ class Split:
         labels: Class labels, int64 of shape ``(N,)``, or None.
         attributes: Binary attributes, bool of shape ``(N, A)``, or None.
         context: What a conditional prior is given, float32 of shape ``(N, context_dim)``, or None.
+        joints: Of people, :data:`pyro_lrp.poses.JOINTS` as (x, y) in shares of the image's side, float32 of shape
+            ``(N, 15, 2)``, both -1 where one is not visible; or None.
         device: Where batches shall be, if not where the images are.
     """
 
@@ -51,6 +53,7 @@ class Split:
     labels: Tensor | None = None
     attributes: Tensor | None = None
     context: Tensor | None = None
+    joints: Tensor | None = None
     device: torch.device | None = None
 
     def __len__(self) -> int:
@@ -74,18 +77,37 @@ class Split:
         return Batch(part.images.float().div_(255.0), part.labels, part.context)
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that depend on every image, label and attribute."""
+        """16 hexadecimal digits that depend on every image, label, attribute and joint."""
         digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
-        for tensor in (self.images, self.labels, self.attributes):
+        for tensor in (self.images, self.labels, self.attributes, self.joints):
             if tensor is not None:
                 digest.update(tensor.contiguous().cpu().numpy().data)
         return digest.hexdigest()[:16]
 
     def _with(self, change: Callable[[Tensor], Tensor]) -> Split:
         """The split with every tensor changed alike."""
-        others = (self.labels, self.attributes, self.context)
-        labels, attributes, context = (None if t is None else change(t) for t in others)
-        return Split(change(self.images), labels, attributes, context, self.device)
+        others = (self.labels, self.attributes, self.context, self.joints)
+        labels, attributes, context, joints = (None if t is None else change(t) for t in others)
+        return Split(change(self.images), labels, attributes, context, joints, self.device)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """How the images of a made data set of people come about, so that a model of them has right answers.
+
+    Attributes:
+        draw: Images uint8 ``(N, 3, H, W)`` of poses ``(N, 15, 2)`` and a seed: each of an appearance of its own,
+            which is independent of its pose.
+        find: Of images in [0, 1], ``(N, 3, H, W)``: where its detector sees each marker, ``(N, M, 2)`` in pixels
+            (x, y), NaN where it sees none.
+        expected: Of poses ``(N, 15, 2)``: where the markers belong, ``(N, M, 2)`` in pixels.
+        markers: Their names, such as ``"head"``.
+    """
+
+    draw: Callable[[Tensor, int], Tensor]
+    find: Callable[[Tensor], Tensor]
+    expected: Callable[[Tensor], Tensor]
+    markers: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -98,6 +120,7 @@ class ImageData:
         test: Test images, which are never trained or selected on.
         validation: The data set's own validation images, if it has any.
         attributes: Names of the columns of the splits' attributes.
+        truth: Of a made data set, how it comes about.
     """
 
     name: str
@@ -105,6 +128,7 @@ class ImageData:
     test: Split
     validation: Split | None = None
     attributes: tuple[str, ...] = ()
+    truth: Truth | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
