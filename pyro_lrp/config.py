@@ -20,9 +20,9 @@ from pyro_lrp import checkpoint, rundir
 from pyro_lrp.cli import conf_dir
 from pyro_lrp.data import Contexts, ImageData, with_context
 from pyro_lrp.errors import UserError
-from pyro_lrp.models import Autoencoder
+from pyro_lrp.models import Autoencoder, autoencoder
 from pyro_lrp.objectives import Game
-from pyro_lrp.priors import Prior
+from pyro_lrp.priors import Hierarchy, Prior
 from pyro_lrp.randomness import seeded
 from pyro_lrp.rules import check
 from pyro_lrp.trainer import Phase, PriorPhase
@@ -203,7 +203,7 @@ def with_contexts(identity: dict[str, Any], data: ImageData) -> ImageData:
     meaning = contexts(identity)
     if meaning is None:
         return data
-    return with_context(data, "label" if meaning.kind == "label" else meaning.names)[0]
+    return with_context(data, meaning.names if meaning.kind == "attributes" else meaning.kind)[0]
 
 
 def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -254,11 +254,13 @@ def build_autoencoder(
         if not isinstance(prior, Prior) or tuple(prior.event_shape) != expected:
             found = tuple(prior.event_shape) if isinstance(prior, Prior) else type(prior).__name__
             raise UserError(f"prior: expected a Prior over codes of shape {expected} (latent_dim), got {found}")
-        _refuse_wrong_context(identity, prior)
+        score = _instantiate(likelihood, "likelihood", allow_targets)
         try:
-            return Autoencoder(encoder, decoder, prior, _instantiate(likelihood, "likelihood", allow_targets))
+            built = autoencoder(encoder, decoder, prior, score)
         except ValueError as error:
             raise UserError(f"prior: {error}") from error
+        _refuse_wrong_context(identity, prior)
+        return built
 
 
 def _refuse_wrong_context(identity: dict[str, Any], prior: Prior) -> None:
@@ -269,7 +271,7 @@ def _refuse_wrong_context(identity: dict[str, Any], prior: Prior) -> None:
     if length is None:
         raise UserError(
             f"prior: it is conditional on contexts of length {prior.context_dim}, and this run has none: "
-            "say on what, such as context=label"
+            f"say on what, such as context={'pose' if isinstance(prior, Hierarchy) else 'label'}"
         )
     if prior.context_dim is None:
         name = identity["presets"].get("prior")

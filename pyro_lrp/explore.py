@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ __all__ = [
 ]  # fmt: skip
 
 SPACES = ("base", "latent")
-_CHUNK, _MEASURED = 500, 100  # images decoded, and compared, at once
+_MEASURED = 100  # images compared at once
 _FINE = 4  # how much finer a path is measured than it is drawn
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -101,7 +102,7 @@ class Space:
         fine = _FINE * steps
         times = torch.linspace(0, 1, fine + 1, dtype=a.dtype, device=a.device).expand(len(a), -1)
         for _ in range(2):
-            images = decode(self.autoencoder, self.path(a, b, times))
+            images = decode(self.autoencoder, self.path(a, b, times), self.context)
             even = even_speed(changes(images, distance).clamp_min(0).to(times).sqrt(), fine + 1)
             times = _compose(times, even)
         return self.path(a, b, _thin(times, steps))
@@ -138,25 +139,37 @@ def _thin(times: Tensor, steps: int) -> Tensor:
 
 
 @torch.no_grad()
-def means(autoencoder: Autoencoder, x: Tensor) -> Tensor:
-    """Posterior means of images, flattened to vectors, ``(B, d)``."""
+def means(autoencoder: Autoencoder, x: Tensor, context: Tensor | None = None) -> Tensor:
+    """Posterior means of images, flattened to vectors, ``(B, d)``; of networks that see a context, given it."""
+    contexts = repeat(None) if context is None else context.split(autoencoder.at_once)
     with eval_mode(autoencoder):
-        return torch.cat([autoencoder.encode(part).mean for part in x.split(_CHUNK)]).flatten(1)
+        parts = [
+            autoencoder.encode(*pair).mean for pair in zip(x.split(autoencoder.at_once), contexts, strict=False)
+        ]
+    return torch.cat(parts).flatten(1)
 
 
 @torch.no_grad()
-def decode(autoencoder: Autoencoder, z: Tensor) -> Tensor:
-    """Mean images of codes ``(*batch, d)``, ``(*batch, C, H, W)``."""
+def decode(autoencoder: Autoencoder, z: Tensor, context: Tensor | None = None) -> Tensor:
+    """Mean images ``(B, *steps, C, H, W)`` of codes ``(B, *steps, d)`` and contexts ``(B, context_dim)``."""
+    flat = z.reshape(-1, *autoencoder.prior.event_shape)
+    contexts: Iterable[Tensor | None] = repeat(None)
+    if context is not None:
+        contexts = context.repeat_interleave(len(flat) // len(context), 0).split(autoencoder.at_once)
     with eval_mode(autoencoder):
-        flat = z.reshape(-1, *autoencoder.prior.event_shape)
-        images = torch.cat([autoencoder.decode(part) for part in flat.split(_CHUNK)])
+        parts = [
+            autoencoder.decode(*pair) for pair in zip(flat.split(autoencoder.at_once), contexts, strict=False)
+        ]
+    images = torch.cat(parts)
     return images.reshape(*z.shape[:-1], *images.shape[1:])
 
 
-def reconstructions(autoencoder: Autoencoder, x: Tensor, names: Sequence[str]) -> Strip:
+def reconstructions(
+    autoencoder: Autoencoder, x: Tensor, names: Sequence[str], context: Tensor | None = None
+) -> Strip:
     """Images, and below them the decoded means of their posteriors."""
-    z = means(autoencoder, x)
-    images = torch.stack([x, decode(autoencoder, z)])
+    z = means(autoencoder, x, context)
+    images = torch.stack([x, decode(autoencoder, z, context)])
     return Strip(images, z.expand(2, *z.shape), ("image", "reconstruction"), names)
 
 
@@ -167,6 +180,7 @@ def interpolations(
     spaces: Sequence[Space],
     steps: int,
     distance: Distance | None = None,
+    contexts: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> Strip:
     """Paths from image to image, a row for each pair and space; the images themselves stand at the ends.
 
@@ -177,11 +191,12 @@ def interpolations(
         spaces: In which to walk; each has the same autoencoder.
         steps: Decoded codes of a path, reconstructions of both ends included.
         distance: Of two batches of images: makes the speed even. None: even in t.
+        contexts: Of the images at either end, which encoders may see; a path keeps that of its space.
     """
     autoencoder = spaces[0].autoencoder
-    z_a, z_b = means(autoencoder, a), means(autoencoder, b)
+    z_a, z_b = means(autoencoder, a, contexts[0]), means(autoencoder, b, contexts[1])
     codes = _walks(z_a, z_b, spaces, steps, distance)
-    images = decode(autoencoder, codes)
+    images = decode(autoencoder, codes, _repeated(spaces))
     ends = (x.repeat_interleave(len(spaces), 0).unsqueeze(1) for x in (a, b))
     first, last = ends
     rows = [f"{name}\n{space.label}" for name in names for space in spaces]
@@ -209,9 +224,10 @@ def edits(
         reference: log p(z) of real codes: the typicality of each edited code is then noted.
     """
     autoencoder = spaces[0].autoencoder
-    z = means(autoencoder, x)
+    z = means(autoencoder, x, spaces[0].context)
     codes = _walks(z, z + direction, spaces, steps, distance)
-    images = torch.cat([x.repeat_interleave(len(spaces), 0).unsqueeze(1), decode(autoencoder, codes)], 1)
+    decoded = decode(autoencoder, codes, _repeated(spaces))
+    images = torch.cat([x.repeat_interleave(len(spaces), 0).unsqueeze(1), decoded], 1)
     notes = [] if reference is None else _typical(spaces[0], z + direction, names, reference)
     rows = [f"{name}\n{space.label}" for name in names for space in spaces]
     columns = ("image", *("" for _ in range(steps - 1)), f"+ {what}")
@@ -234,15 +250,16 @@ def traversals(
         values: In standard deviations of a component, shape ``(steps,)``.
         space: In which the directions lie.
     """
-    z = means(autoencoder, x)
+    z = means(autoencoder, x, space.context)
     if space.name == "base":
         z = autoencoder.prior.to_base(z, space.context)
     rows = [principal.replace(z.expand(len(values), -1), k, values.to(z)) for k in components]
     codes = torch.stack(rows)
+    repeated = None if space.context is None else space.context.expand(len(components), -1)
     if space.name == "base":
-        repeated = None if space.context is None else space.context.expand(len(components), -1)
         codes = Space(autoencoder, "base", repeated).to_latent(codes)
-    images = torch.cat([x.expand(len(components), *x.shape[1:]).unsqueeze(1), decode(autoencoder, codes)], 1)
+    decoded = decode(autoencoder, codes, repeated)
+    images = torch.cat([x.expand(len(components), *x.shape[1:]).unsqueeze(1), decoded], 1)
     share = principal.deviations.square() / principal.deviations.square().sum()
     labels = [f"component {k + 1}\n{100 * share[k]:.0f} % of variance" for k in components]
     columns = ("image", *(f"{value:+.1f} sd" for value in values.tolist()))
@@ -257,6 +274,12 @@ def _walks(a: Tensor, b: Tensor, spaces: Sequence[Space], steps: int, distance: 
         for space in spaces
     ]
     return torch.stack(paths, 1).flatten(0, 1)
+
+
+def _repeated(spaces: Sequence[Space]) -> Tensor | None:
+    """The contexts of :func:`_walks`."""
+    context = spaces[0].context
+    return None if context is None else context.repeat_interleave(len(spaces), 0)
 
 
 def _pairs(spaces: Sequence[Space]) -> int:

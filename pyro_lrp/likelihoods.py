@@ -106,14 +106,17 @@ class PerceptualDistribution(TorchDistribution):
     Args:
         mean: Mean images, shape ``(*batch, C, H, W)``.
         features: Maps images ``(B, C, H, W)`` to a list of activations.
-        weight: Of the squared differences.
+        weight: Of the differences.
+        power: 2 for squared differences, 1 for absolute ones.
     """
 
     arg_constraints: ClassVar = {}
     has_rsample = True
 
-    def __init__(self, mean: Tensor, features: Callable[[Tensor], list[Tensor]], weight: float) -> None:
-        self._mean, self.features, self.weight = mean, features, weight
+    def __init__(
+        self, mean: Tensor, features: Callable[[Tensor], list[Tensor]], weight: float, power: int = 2
+    ) -> None:
+        self._mean, self.features, self.weight, self.power = mean, features, weight, power
         super().__init__(mean.shape[:-3], mean.shape[-3:], validate_args=False)
 
     @property
@@ -122,19 +125,19 @@ class PerceptualDistribution(TorchDistribution):
 
     def expand(self, batch_shape: Any, _instance: object = None) -> PerceptualDistribution:
         mean = self._mean.expand(torch.Size(batch_shape) + self.event_shape)
-        return PerceptualDistribution(mean, self.features, self.weight)
+        return PerceptualDistribution(mean, self.features, self.weight, self.power)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """The mean: without a normaliser there is no noise to draw."""
         return self._mean.expand(torch.Size(sample_shape) + self._mean.shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Minus the weighted sum over layers of mean squared differences; not normalised."""
+        """Minus the weighted sum over layers of mean differences; not normalised."""
         value, mean = torch.broadcast_tensors(value, self._mean)
         with torch.no_grad():
             targets = self.features(value.flatten(0, -4))
         pairs = zip(self.features(mean.flatten(0, -4)), targets, strict=True)
-        distances = [full_precision(a - b).square().flatten(1).mean(1) for a, b in pairs]
+        distances = [full_precision(a - b).abs().pow(self.power).flatten(1).mean(1) for a, b in pairs]
         return -self.weight * torch.stack(distances).sum(0).reshape(value.shape[:-3])
 
 
@@ -152,9 +155,13 @@ class Perceptual(Likelihood):
         layers: Its layers, such as ``relu_1_1``.
         weight: Factor of the whole, above 0.
         sha256: Of the weights' file, if it must be a certain one.
+        power: 2 for squared differences, 1 for absolute ones.
+        pixels: The largest value of a pixel in a layer of pixels themselves, besides those of the network; 0
+            for none. The U-Net has 255.
 
     References:
-        Hou et al. (2017), Deep Feature Consistent VAE.
+        Hou et al. (2017), Deep Feature Consistent VAE; Esser et al. (2018), A Variational U-Net, for absolute
+        differences and pixels (spec 11.3).
     """
 
     unit = "(no density: features' distance)"
@@ -166,10 +173,15 @@ class Perceptual(Likelihood):
         layers: Sequence[str] = ("relu_1_1", "relu_2_1", "relu_3_1", "relu_4_1"),
         weight: float = 1.0,
         sha256: str | None = None,
+        power: int = 2,
+        pixels: float = 0.0,
     ) -> None:
         super().__init__()
         if not (weight > 0 and math.isfinite(weight)):
             raise ValueError(f"expected weight to be a positive number, got {weight}")
+        if power not in (1, 2) or not (pixels >= 0 and math.isfinite(pixels)):
+            raise ValueError(f"expected power 1 or 2 and pixels of at least 0, got {power} and {pixels}")
+        self.power, self.pixels = power, pixels
         self.network, self.layers, self.weight, self.sha256 = network, tuple(layers), weight, sha256
         self._features: list[Features] = []  # in a list, so that its weights are not this module's
 
@@ -189,4 +201,9 @@ class Perceptual(Likelihood):
         """The score of images given their mean, shape ``(*batch, C, H, W)``."""
         if not self._features:
             self.prepare({})
-        return PerceptualDistribution(mean, self._features[0].to(mean), self.weight)
+        network = self._features[0].to(mean)
+
+        def features(x: Tensor) -> list[Tensor]:
+            return [self.pixels * x, *network(x)] if self.pixels else network(x)
+
+        return PerceptualDistribution(mean, features, self.weight, self.power)

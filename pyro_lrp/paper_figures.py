@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_lrp import explore, figures
+from pyro_lrp import explore, figures, posed
 from pyro_lrp.data import chunks
 from pyro_lrp.errors import UserError
 from pyro_lrp.explore import Space, decode, means
@@ -140,14 +140,14 @@ def change(tours: Sequence[Tour]) -> Figure:
     for name in tour.options["attributes"] or ["Eyeglasses", "Smiling", "Male", "Blond_Hair"]:
         direction = tour.direction(str(name), codes)
         x, context = tour.without(str(name), tour.options["n"])
-        z = means(tour.autoencoder, x)
+        z = means(tour.autoencoder, x, context)
         by_space = {}
         t = torch.linspace(0, 1, _STEPS, device=z.device)
         for label, path in _paths(tour, t, distance).items():
             parts = []
             for rows in torch.arange(len(z)).split(50):
                 own = None if context is None else context[rows]
-                images = decode(tour.autoencoder, path(z[rows], z[rows] + direction, own))
+                images = decode(tour.autoencoder, path(z[rows], z[rows] + direction, own), own)
                 parts.append(explore.changes(images, distance).cpu())
             by_space[label] = torch.cat(parts).double().numpy()
         found[str(name)] = by_space
@@ -186,7 +186,7 @@ def _posterior(tour: Tour) -> tuple[Tensor, Tensor, Tensor]:
     """Of test images: a sample of q(z|x), its mean and deviation, ``(N, 2)`` on the CPU."""
     parts: list[list[Tensor]] = []
     for number, batch in enumerate(chunks(tour.data.test[:_POINTS].to(tour.device))):
-        q = tour.autoencoder.encode(batch.x)
+        q = tour.autoencoder.encode(batch.x, batch.context)
         with seeded(0, "figure", "codes", number):
             parts.append([t.cpu() for t in (q.sample(), q.mean, q.stddev)])
     z, loc, scale = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -229,5 +229,5 @@ def _some_contexts(tour: Tour, n: int) -> Tensor | None:
 
 
 FIGURES: dict[int, Callable[[Sequence[Tour]], Figure]] = {
-    1: forces, 2: latent, 4: interpolation, 6: edits, 7: overview, 8: change,
+    1: forces, 2: latent, 4: interpolation, 6: edits, 7: overview, 8: change, 9: posed.diversity,
 }  # fmt: skip

@@ -45,7 +45,8 @@ class SamplePictures:
         autoencoder = report.game.in_force()
         context = None
         if self.contexts is not None and autoencoder.prior.context_dim is not None:
-            context = self.contexts.to(next(autoencoder.parameters()).device)
+            most = _DRAWN if len(autoencoder.sites) == 1 else _PICTURED  # large networks draw what is shown
+            context = self.contexts[:most].to(next(autoencoder.parameters()).device)
         with seeded(self.seed, "pictures"):
             draw = autoencoder.draw(_DRAWN if context is None else len(context), context=context)
         if report.picture_due and len(draw.images):

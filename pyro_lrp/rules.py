@@ -82,6 +82,10 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: v is None or _is_counts(v),
         "a list of numbers of test images, such as [0,1], or null",
     ),
+    "pose": (
+        lambda v: v is None or _is_count(v, 0) or _is_counts(v),
+        "a number of a test image, a list of such, or null",
+    ),
     "components": (
         lambda v: v is None or _is_counts(v),
         "a list of numbers of components, such as [0,1], or null",

@@ -10,7 +10,7 @@ import numpy as np
 from omegaconf import DictConfig
 from torch import Tensor
 
-from pyro_lrp import config, figures, rundir
+from pyro_lrp import config, figures, posed, rundir
 from pyro_lrp.checkpoint import write_atomically
 from pyro_lrp.cli import command
 from pyro_lrp.devices import choose_device
@@ -20,7 +20,8 @@ from pyro_lrp.models import Draw
 from pyro_lrp.randomness import seeded
 from pyro_lrp.tours import TOURS, Tour
 
-_MODES = ("prior", *TOURS)
+_TOURS = {**TOURS, "transfer": posed.transfer}
+_MODES = ("prior", *_TOURS)
 _ENDINGS = {"prior": (".png", ".npz")}
 
 
@@ -47,6 +48,14 @@ def _prior(run: Path, options: dict[str, Any]) -> Any:
     if options["n"] is None:  # which means something to other commands
         raise UserError("n must be a whole number of at least 1, got None")
     device = choose_device(options["device"])
+    meaning = config.contexts(rundir.read_identity(run))
+    if meaning is not None and meaning.kind == "pose":
+        if options["context"] is not None:
+            meaning.encode(options["context"], 1)  # says what to use instead
+        strip = posed.samples(Tour.of(run, options, device))
+        return lambda out: _write_posed(out, strip)
+    if options["pose"] is not None:
+        raise UserError(f"pose has no effect: {run} is given no poses")
     context = _contexts(run, options)
     autoencoder = config.load(run, allow_targets=options["allow_targets"]).to(device)
     with seeded(options["seed"], "sample"):
@@ -77,10 +86,17 @@ def _write_draw(out: Path, draw: Draw) -> list[Path]:
 
 
 def _tour(run: Path, options: dict[str, Any]) -> Any:
-    strip = TOURS[options["mode"]](Tour.of(run, options, choose_device(options["device"])))
+    strip = _TOURS[options["mode"]](Tour.of(run, options, choose_device(options["device"])))
     for note in strip.notes:
         print(note, file=sys.stderr)
     return lambda out: _write_strip(out, strip)
+
+
+def _write_posed(out: Path, strip: Strip) -> list[Path]:
+    if out.suffix == ".png":
+        return _write_strip(out, strip)
+    _write_arrays(out, strip.images[:, 1:].flatten(0, 1), strip.latents[:, 1:].flatten(0, 1))
+    return [out]
 
 
 def _write_strip(out: Path, strip: Strip) -> list[Path]:

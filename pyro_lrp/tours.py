@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_lrp import config, explore, rundir
-from pyro_lrp.data import ImageData, Split, chunks, pictures
+from pyro_lrp.data import ImageData, Split, chunks, joints_beside, pictures
 from pyro_lrp.errors import UserError
 from pyro_lrp.explore import Space, Strip, means
 from pyro_lrp.latents import attribute_direction, principal_directions
@@ -20,7 +20,7 @@ from pyro_lrp.metrics.perceptual_distance import classifier_judge, lpips_judge
 from pyro_lrp.metrics.subject import Subject
 from pyro_lrp.models import Autoencoder
 
-__all__ = ["TOURS", "Tour", "real_densities"]
+__all__ = ["TOURS", "Tour", "noted", "real_densities"]
 
 _CODES = 20_000  # training codes that directions are computed from
 
@@ -49,8 +49,9 @@ class Tour:
         if files is not None:
             if indices is not None:
                 raise UserError("indices and images: give one of the two")
-            names, raw, notes = pictures(files if isinstance(files, list) else [files], self.data.image_shape)
-            return names, raw.to(self.device) / 255, self._context_of_files(len(names)), notes
+            paths = files if isinstance(files, list) else [files]
+            names, raw, notes = pictures(paths, self.data.image_shape)
+            return names, raw.to(self.device) / 255, self._context_of_files(paths, len(names)), notes
         chosen = list(range(min(usual, len(self.data.test)))) if indices is None else indices
         outside = [i for i in chosen if not 0 <= i < len(self.data.test)]
         if outside:
@@ -62,10 +63,12 @@ class Tour:
         conditional = self.autoencoder.prior.context_dim is not None
         return [f"test {i}" for i in chosen], batch.x, batch.context if conditional else None, []
 
-    def _context_of_files(self, n: int) -> Tensor | None:
+    def _context_of_files(self, paths: list[str], n: int) -> Tensor | None:
         if self.autoencoder.prior.context_dim is None:
             return None
         meaning = config.contexts(self.identity)
+        if meaning is not None and meaning.kind == "pose":
+            return joints_beside(paths).flatten(1).to(self.device)
         if self.options["context"] is None or meaning is None:
             raise UserError(
                 "context must say what the images are, such as context=3: this prior is conditional"
@@ -95,7 +98,7 @@ class Tour:
     def training_codes(self) -> Tensor:
         """Posterior means of training images."""
         train = self.data.train[:_CODES].to(self.device)
-        return torch.cat([means(self.autoencoder, batch.x) for batch in chunks(train)])
+        return torch.cat([means(self.autoencoder, batch.x, batch.context) for batch in chunks(train)])
 
     def without(self, name: str, n: int) -> tuple[Tensor, Tensor | None]:
         """Test images that lack an attribute or are of another class, at most ``n``, and their contexts."""
@@ -127,8 +130,8 @@ class Tour:
 
 def reconstruct(tour: Tour) -> Strip:
     """Images above their reconstructions."""
-    names, x, _, notes = tour.images(8)
-    return _noted(explore.reconstructions(tour.autoencoder, x, names), notes)
+    names, x, context, notes = tour.images(8)
+    return noted(explore.reconstructions(tour.autoencoder, x, names, context), notes)
 
 
 def interpolate(tour: Tour) -> Strip:
@@ -137,9 +140,11 @@ def interpolate(tour: Tour) -> Strip:
     if len(x) < 2 or len(x) % 2:
         raise UserError(f"mode=interpolate needs pairs of images, an even number of them, got {len(x)}")
     pairs = [f"{a} to {b}" for a, b in zip(names[::2], names[1::2], strict=True)]
-    spaces = tour.spaces(None if context is None else context[::2])
-    strip = explore.interpolations(x[::2], x[1::2], pairs, spaces, tour.options["steps"], tour.distance())
-    return _noted(strip, notes)
+    ends = (None, None) if context is None else (context[::2], context[1::2])
+    strip = explore.interpolations(
+        x[::2], x[1::2], pairs, tour.spaces(ends[0]), tour.options["steps"], tour.distance(), ends
+    )
+    return noted(strip, notes)
 
 
 def traverse(tour: Tour) -> Strip:
@@ -163,7 +168,7 @@ def traverse(tour: Tour) -> Strip:
         raise UserError(f"components: {outside[0]} is outside 0 to {len(principal.deviations) - 1}")
     reach = 1.5 * tour.options["strength"]
     values = torch.linspace(-reach, reach, tour.options["steps"], device=tour.device)
-    return _noted(explore.traversals(tour.autoencoder, x[:1], principal, components, values, space), notes)
+    return noted(explore.traversals(tour.autoencoder, x[:1], principal, components, values, space), notes)
 
 
 def edit(tour: Tour) -> Strip:
@@ -178,7 +183,7 @@ def edit(tour: Tour) -> Strip:
     strip = explore.edits(
         x, direction, names, str(name), spaces, tour.options["steps"], tour.distance(), real_densities(tour)
     )
-    return _noted(strip, notes)
+    return noted(strip, notes)
 
 
 @torch.no_grad()
@@ -190,11 +195,12 @@ def real_densities(tour: Tour) -> Tensor | None:
     found = []
     for batch in chunks(tour.data.test[:2000].to(tour.device)):
         context = batch.context if prior.context_dim is not None else None
-        found.append(prior(context).log_prob(means(tour.autoencoder, batch.x)))
+        found.append(prior(context).log_prob(means(tour.autoencoder, batch.x, batch.context)))
     return torch.cat(found)
 
 
-def _noted(strip: Strip, notes: list[str]) -> Strip:
+def noted(strip: Strip, notes: Sequence[str]) -> Strip:
+    """The strip with notes before its own."""
     return Strip(strip.images, strip.latents, strip.rows, strip.columns, [*notes, *strip.notes], strip.groups)
 
 

@@ -30,7 +30,7 @@ FLOORS = [
     {"models", "testing"},
     {"objectives", "explore"},
     {"trainer", "metrics", "figures"},
-    {"cli", "rundir", "config", "reporting", "tours", "paper_figures"},
+    {"cli", "rundir", "config", "reporting", "tours", "paper_figures", "posed"},
     {"train", "sample", "evaluate", "check", "figure"},
 ]
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
@@ -44,6 +44,8 @@ WITHIN_A_FLOOR = {
     ("tours", "config"),
     ("tours", "rundir"),
     ("paper_figures", "tours"),
+    ("paper_figures", "posed"),
+    ("posed", "tours"),
 }  # ground and assembly lean on their own
 
 

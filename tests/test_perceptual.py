@@ -18,7 +18,9 @@ from pyro_lrp.latents import lerp, slerp
 from pyro_lrp.metrics import Subject, path_length, path_lengths, perceptual_changes
 from pyro_lrp.metrics.path_length import face_crop, perceptual_path_length
 from pyro_lrp.metrics.perceptual import METRICS, _sequence, lpips_diversity, perceptual_change
-from pyro_lrp.metrics.perceptual_distance import Judge, at_once, standard_error
+from pyro_lrp.metrics.perceptual_distance import Judge, at_once, lpips_judge, standard_error
+
+ALEXNET = partial(lpips_judge, network="alexnet")
 
 
 def squared(x, y):
@@ -290,24 +292,24 @@ def share_different(x, y):
 def test_diversity_of_independent_pairs():
     """Pixels of N(0, 1) are clipped to 0 with probability 1/2, to 1 with 0.16, and are else all different."""
     subject = with_judge(linear_subject(priors.StandardNormal(64)), share_different)
-    (found,) = lpips_diversity(subject, "lpips_diversity", "alexnet").values()
+    (found,) = lpips_diversity(subject, "lpips_diversity", ALEXNET).values()
     above = 0.5 * math.erfc(math.sqrt(0.5))
     steps = (1 - 0.5 - above) / 255  # two in between are rounded to the same, if at all, so rarely
     assert found["value"] == pytest.approx(1 - 0.25 - above**2, abs=0.01 + steps)
     assert found["n"] == 1900
     assert found["standard_error"] == pytest.approx(math.sqrt(0.725 * 0.275 / 64 / 1900), rel=0.2)
     again = with_judge(linear_subject(priors.StandardNormal(64)), share_different)
-    assert lpips_diversity(again, "lpips_diversity", "alexnet")["lpips_diversity"] == found
+    assert lpips_diversity(again, "lpips_diversity", ALEXNET)["lpips_diversity"] == found
 
 
 def test_the_pairs_of_a_conditional_prior_share_a_context():
     subject = with_judge(conditional_subject(1e-6, n=20, k=5), share_different)
-    (found,) = lpips_diversity(subject, "d", "alexnet").values()
+    (found,) = lpips_diversity(subject, "d", ALEXNET).values()
     assert found["value"] == 0.0  # rounded to the same files
     assert found["n"] == 100
     assert found["protocol"]["contexts"] == "of 20 test images"
     noisy = with_judge(conditional_subject(1.0, n=20, k=5), share_different)
-    (found,) = lpips_diversity(noisy, "d", "alexnet").values()
+    (found,) = lpips_diversity(noisy, "d", ALEXNET).values()
     assert found["value"] > 0.5
     assert 0 < found["standard_error"] < 0.05
 
@@ -316,7 +318,7 @@ def test_pairs_are_independent_only_between_contexts():
     """Distances that depend on the context alone: the error is that of 20 values, not of 100."""
     subject = conditional_subject(1e-6, n=20, k=5)
     with_judge(subject, lambda x, y: x.flatten(1)[:, :10].argmax(1).double())  # the class
-    (found,) = lpips_diversity(subject, "d", "alexnet").values()
+    (found,) = lpips_diversity(subject, "d", ALEXNET).values()
     classes = subject.some(subject.data.test, 20, "lpips_diversity").labels.double()
     assert found["value"] == pytest.approx(classes.mean().item())
     assert found["standard_error"] == pytest.approx(classes.std().item() / math.sqrt(20))
@@ -329,7 +331,7 @@ def test_images_that_are_not_finite_are_not_clipped_into_the_mean():
 
     subject = with_judge(linear_subject(priors.StandardNormal(64), n=50, k=2), share_different)
     subject.autoencoder.decoder = Torn()
-    (found,) = lpips_diversity(subject, "d", "alexnet").values()
+    (found,) = lpips_diversity(subject, "d", ALEXNET).values()
     assert 0 < found["non_finite"] < 70
     assert found["n"] == 100 - found["non_finite"]
 

@@ -4,14 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_lrp.networks import vunet
 from pyro_lrp.networks.vunet import (
+    LATENT_SIDES,
     AppearanceEncoder,
     PhaseMeans,
     PoseDecoder,
     PoseEncoder,
     Posterior,
     WeightNormConv,
+    channels_of,
     data_dependent_initialization,
     depth_to_space,
     space_to_depth,
@@ -50,11 +51,11 @@ def test_shapes_from_coarse_to_fine(size):
     assert {number: z.shape for number, z in drawn.items()} == {0: (2, 128, 4, 4), 1: (2, 128, 8, 8)}
     assert asked == {number: z.shape for number, z in drawn.items()}
     assert image.shape == (2, 3, size, size)
-    assert len(features) == 2 * len(vunet.channels_of(size))
+    assert len(features) == 2 * len(channels_of(size))
     assert [f.shape[-1] for f in features[::2]] == [size >> k for k in range(len(features) // 2)]
 
 
-@pytest.mark.parametrize("size", [0, 8, 48, 100])
+@pytest.mark.parametrize("size", [0, 8, 16, 48, 100])
 def test_sizes_that_cannot_be_halved_so_often_are_refused(size):
     with pytest.raises(ValueError, match=f"a power of two, got {size}"):
         PoseEncoder(size)
@@ -132,7 +133,7 @@ def test_a_latent_may_know_the_pose_and_the_coarser_latent():
     torch.manual_seed(0)
     pose, decoder = PoseEncoder(32).eval(), PoseDecoder(32).eval()
     stick = torch.rand(1, 3, 32, 32)
-    z = [torch.randn(1, 128, side, side) for side in vunet.LATENT_SIDES]
+    z = [torch.randn(1, 128, side, side) for side in LATENT_SIDES]
 
     def features(stick, z):
         seen = []

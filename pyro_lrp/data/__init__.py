@@ -3,13 +3,16 @@
 from pyro_lrp.data.celeb import celeba
 from pyro_lrp.data.cifar import cifar10
 from pyro_lrp.data.contexts import Contexts, with_context
-from pyro_lrp.data.core import Batch, Batches, ImageData, Split, chunks, divide
+from pyro_lrp.data.core import Batch, Batches, ImageData, Split, Truth, at_once, chunks, divide
+from pyro_lrp.data.deepfashion import deepfashion
 from pyro_lrp.data.folders import folder
 from pyro_lrp.data.idx import fashion_mnist, mnist
-from pyro_lrp.data.pictures import pictures
+from pyro_lrp.data.pictures import joints_beside, pictures
+from pyro_lrp.data.posed_figures import posed_figures
 from pyro_lrp.data.small import digits, fake, npz
 
 __all__ = [
-    "Batch", "Batches", "Contexts", "ImageData", "Split", "celeba", "chunks", "cifar10", "digits", "divide",
-    "fake", "fashion_mnist", "folder", "mnist", "npz", "pictures", "with_context",
+    "Batch", "Batches", "Contexts", "ImageData", "Split", "Truth", "at_once", "celeba", "chunks", "cifar10",
+    "deepfashion", "digits", "divide", "fake", "fashion_mnist", "folder", "joints_beside", "mnist", "npz",
+    "pictures", "posed_figures", "with_context",
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from pyro_lrp.data.core import ImageData, Split
 from pyro_lrp.errors import UserError
+from pyro_lrp.poses import JOINTS
 
 __all__ = ["Contexts", "with_context"]
 
@@ -21,8 +22,9 @@ class Contexts:
     """What the entries of a context mean.
 
     Attributes:
-        kind: ``"label"``, one-hot; or ``"attributes"``, 1 where an image has one and -1 where it has not.
-        names: Of the classes, or of the attributes.
+        kind: ``"label"``, one-hot; ``"attributes"``, 1 where an image has one and -1 where it has not; or
+            ``"pose"``, the joints' coordinates.
+        names: Of the classes, of the attributes, or of the coordinates.
 
     >>> Contexts("label", ("0", "1", "2")).encode([2, 0], n=3)
     tensor([[0., 0., 1.],
@@ -44,8 +46,10 @@ class Contexts:
             n: How many.
 
         Raises:
-            UserError: If a name is none of these, or no attributes are said.
+            UserError: If a name is none of these, no attributes are said, or it is a pose, which has no name.
         """
+        if self.kind == "pose":
+            raise UserError("context has no effect on a run that is given poses: use pose=, such as pose=[0,1]")
         if wanted is None and self.kind == "attributes":
             raise UserError(f"context must say which attributes, such as context=[{self.names[0]}], or []")
         items = (
@@ -70,7 +74,7 @@ def with_context(data: ImageData, wanted: Any) -> tuple[ImageData, Contexts]:
 
     Args:
         data: With labels, or with attributes.
-        wanted: ``"label"``; ``"attributes"`` for all; or a list of names of attributes.
+        wanted: ``"label"``; ``"pose"``; ``"attributes"`` for all; or a list of names of attributes.
 
     Raises:
         UserError: If the data set does not know that.
@@ -83,8 +87,15 @@ def with_context(data: ImageData, wanted: Any) -> tuple[ImageData, Contexts]:
         classes = 1 + max(int(part.max()) for part in known if part is not None and len(part))
         contexts = Contexts("label", tuple(str(c) for c in range(classes)))
         return _on_all(data, lambda split: _one_hot(split, classes)), contexts
+    if wanted == "pose":
+        if data.train.joints is None:
+            raise UserError(f"context=pose needs joints, and data={data.name} has none")
+        coordinates = tuple(f"{joint}_{axis}" for joint in JOINTS for axis in "xy")
+        return _on_all(data, _poses), Contexts("pose", coordinates)
     if wanted != "attributes" and not isinstance(wanted, (list, tuple)):
-        raise UserError(f"context must be label, attributes, a list of attributes, or null, got {wanted!r}")
+        raise UserError(
+            f"context must be label, pose, attributes, a list of attributes, or null, got {wanted!r}"
+        )
     if not data.attributes:
         raise UserError(f"context={wanted} needs attributes, and data={data.name} has none")
     names = data.attributes if wanted == "attributes" else tuple(str(name) for name in wanted)
@@ -107,6 +118,11 @@ def _on_all(data: ImageData, context: Any) -> ImageData:
 def _one_hot(split: Split, classes: int) -> Tensor:
     assert split.labels is not None, "a data set has labels in all splits or in none"
     return F.one_hot(split.labels, classes).float()
+
+
+def _poses(split: Split) -> Tensor:
+    assert split.joints is not None, "a data set has joints in all splits or in none"
+    return split.joints.flatten(1)
 
 
 def _signs(split: Split, columns: Tensor) -> Tensor:

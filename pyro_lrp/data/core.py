@@ -16,7 +16,7 @@ from torch import Tensor
 from pyro_lrp.errors import UserError
 from pyro_lrp.randomness import derive_seed
 
-__all__ = ["Batch", "Batches", "ImageData", "Split", "Truth", "chunks", "divide"]
+__all__ = ["Batch", "Batches", "ImageData", "Split", "Truth", "at_once", "chunks", "divide"]
 
 _RESIDENT = 4 << 30  # bytes: a larger split stays in (or mapped into) host memory, and its batches travel
 
@@ -44,8 +44,8 @@ class Split:
         labels: Class labels, int64 of shape ``(N,)``, or None.
         attributes: Binary attributes, bool of shape ``(N, A)``, or None.
         context: What a conditional prior is given, float32 of shape ``(N, context_dim)``, or None.
-        joints: Of people, :data:`pyro_lrp.poses.JOINTS` as (x, y) in shares of the image's side, float32 of shape
-            ``(N, 15, 2)``, both -1 where one is not visible; or None.
+        joints: Of people, :data:`pyro_lrp.poses.JOINTS` as (x, y) in shares of the image's side, both -1 where
+            one is not visible, float32 of shape ``(N, 15, 2)``; or None.
         device: Where batches shall be, if not where the images are.
     """
 
@@ -96,10 +96,10 @@ class Truth:
     """How the images of a made data set of people come about, so that a model of them has right answers.
 
     Attributes:
-        draw: Images uint8 ``(N, 3, H, W)`` of poses ``(N, 15, 2)`` and a seed: each of an appearance of its own,
-            which is independent of its pose.
-        find: Of images in [0, 1], ``(N, 3, H, W)``: where its detector sees each marker, ``(N, M, 2)`` in pixels
-            (x, y), NaN where it sees none.
+        draw: Images uint8 ``(N, 3, H, W)`` of poses ``(N, 15, 2)`` and a seed: each of an appearance of its
+            own, which is independent of its pose.
+        find: Of images in [0, 1], ``(N, 3, H, W)``: where its detector sees each marker, ``(N, M, 2)`` in
+            pixels (x, y), NaN where it sees none.
         expected: Of poses ``(N, 15, 2)``: where the markers belong, ``(N, M, 2)`` in pixels.
         markers: Their names, such as ``"head"``.
     """
@@ -240,7 +240,17 @@ class Batches:
         return self.fetch(self.source, self._order[stream][1][start : start + self.batch_size])
 
 
-def chunks(split: Split, size: int = 500) -> Iterator[Batch]:
-    """All images of a split, in order."""
+def at_once(height: int, width: int) -> int:
+    """How many images networks are given at once outside training, so that their activations fit in memory.
+
+    >>> at_once(28, 28), at_once(64, 64), at_once(256, 256)
+    (500, 500, 31)
+    """
+    return max(1, min(500, 500 * 64 * 64 // (height * width)))
+
+
+def chunks(split: Split, size: int | None = None) -> Iterator[Batch]:
+    """All images of a split, in order; ``size`` of them at a time, :func:`at_once` by default."""
+    size = size or at_once(*split.images.shape[-2:])
     for start in range(0, len(split), size):
         yield split.batch(slice(start, start + size))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from pyro_lrp.errors import UserError
+from pyro_lrp.poses import JOINTS
 
-__all__ = ["pictures"]
+__all__ = ["joints_beside", "pictures"]
 
 
 def pictures(paths: Sequence[str | Path], image_shape: Sequence[int]) -> tuple[list[str], Tensor, list[str]]:
@@ -46,6 +48,44 @@ def pictures(paths: Sequence[str | Path], image_shape: Sequence[int]) -> tuple[l
     return names, torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous(), notes
 
 
+def joints_beside(paths: Sequence[str | Path]) -> Tensor:
+    """Joints of people in image files, from a ``.json`` beside each: ``{"rwrist": [x, y], ...}``.
+
+    Args:
+        paths: As for :func:`pictures`; square images.
+
+    Returns:
+        :data:`pyro_lrp.poses.JOINTS`, shape ``(N, 15, 2)``, (x, y) in shares of the image's side; -1 where one
+        is not in the file.
+
+    Raises:
+        UserError: If a file is missing or says something else, or its image is not square.
+    """
+    return torch.stack([_joints_of(path) for path in _files(paths)])
+
+
+def _joints_of(path: Path) -> Tensor:
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        raise UserError(
+            f"images: {path} needs its joints in {beside.name} beside it, as a run given poses does"
+        )
+    with Image.open(path) as file:
+        if file.width != file.height:
+            raise UserError(f"images: {path} must be square to fit its joints, got {file.width}x{file.height}")
+    try:
+        said = {name: [float(v) for v in place] for name, place in json.loads(beside.read_text()).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f'images: {beside} must be like {{"rwrist": [0.4, 0.7], ...}}') from error
+    wrong = [name for name, place in said.items() if name not in JOINTS or len(place) != 2 or max(place) > 1]
+    if wrong:
+        raise UserError(
+            f"images: {beside}: {wrong[0]} is no joint with x and y in shares of the side; there are "
+            f"{', '.join(JOINTS)}"
+        )
+    return torch.tensor([said.get(name, [-1.0, -1.0]) for name in JOINTS])
+
+
 def _files(paths: Sequence[str | Path]) -> list[Path]:
     found: list[Path] = []
     for given in paths:
@@ -53,7 +93,7 @@ def _files(paths: Sequence[str | Path]) -> list[Path]:
         if not path.exists():
             raise UserError(f"images: there is no file or folder {path}")
         inside = (
-            sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+            sorted(p for p in path.iterdir() if p.is_file() and p.name[0] != "." and p.suffix != ".json")
             if path.is_dir()
             else [path]
         )

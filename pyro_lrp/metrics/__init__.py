@@ -12,6 +12,7 @@ from pyro_lrp.metrics import kernel_distance as _kernel_distance
 from pyro_lrp.metrics import likelihood as _likelihood
 from pyro_lrp.metrics import manifolds as _manifolds
 from pyro_lrp.metrics import perceptual as _perceptual
+from pyro_lrp.metrics import pose as _pose
 from pyro_lrp.metrics import prior_gap as _prior_gap
 from pyro_lrp.metrics import reconstruction as _reconstruction
 from pyro_lrp.metrics import separability as _separability
@@ -64,4 +65,5 @@ METRICS: dict[str, Metric] = {
     **_perceptual.METRICS,
     **_likelihood.METRICS,
     **_reconstruction.METRICS,
+    **_pose.METRICS,
 }

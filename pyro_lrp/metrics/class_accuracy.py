@@ -9,7 +9,7 @@ from torch.nn.functional import one_hot
 from pyro_lrp.errors import UserError
 from pyro_lrp.metrics.classifier import JUDGED, Classifier, class_classifier, class_record
 from pyro_lrp.metrics.core import Metric, labels, result
-from pyro_lrp.metrics.subject import CHUNK, Results, Subject, as_files
+from pyro_lrp.metrics.subject import Results, Subject, as_files
 from pyro_lrp.randomness import seeded
 
 __all__ = ["METRICS", "class_accuracy", "class_contexts"]
@@ -60,7 +60,7 @@ def class_accuracy(subject: Subject) -> Results:
 def _samples(subject: Subject, network: Classifier, wanted: Tensor, classes: int) -> list[Tensor]:
     """Whether a sample of each class that is wanted is taken for it, in chunks."""
     parts = []
-    for number, part in enumerate(subject.steps(wanted.split(CHUNK), len(wanted))):
+    for number, part in enumerate(subject.steps(wanted.split(subject.at_once), len(wanted))):
         context = one_hot(part, classes).float().to(subject.device)
         with seeded(subject.seed, "evaluate", "class_accuracy", number):
             draw = subject.autoencoder.draw(len(part), context=context)

@@ -126,7 +126,7 @@ def _log_joint(autoencoder: Autoencoder, batch: Batch) -> LogJoint:
         conditional = batch.context is not None and autoencoder.prior.context_dim is not None
         context = batch.context.repeat(k, 1) if conditional and batch.context is not None else None
         log_prior = autoencoder.prior(context).log_prob(flat).reshape(z.shape[:2])
-        mean = autoencoder.decode(z)
+        mean = autoencoder.decode(z, batch.context)
         likelihood = autoencoder.likelihood(mean, batch.x.dim() - 1).log_prob(batch.x)
         return likelihood, log_prior
 
@@ -147,13 +147,14 @@ def _bounds(subject: Subject, n: int, k: int) -> _Bounds:
         numbered = _numbers(subject, n)
         test = subject.data.test[numbered].to(device)
         with torch.no_grad():
-            spread = torch.cat([ae.encode(batch.x).mean for batch in chunks(subject.train[:2000].to(device))])
+            some = chunks(subject.train[:2000].to(device))
+            spread = torch.cat([ae.encode(batch.x, batch.context).mean for batch in some])
         unit = spread.std(0).clamp_min(1e-6)
         found: tuple[list[Bound], list[Bound]] = ([], [])
         for number, batch in enumerate(subject.steps(chunks(test, _IMAGES), len(test), lambda b: len(b.x))):
             log_joint = _log_joint(ae, batch)
             with torch.no_grad():
-                q = ae.encode(batch.x)
+                q = ae.encode(batch.x, batch.context)
             with seeded(subject.seed, "evaluate", "likelihood", number):
                 found[0].append(importance_weighted_bound(log_joint, q, k))
                 proposal = refine(log_joint, q.mean, q.stddev, unit=unit)
@@ -255,8 +256,8 @@ def scores(subject: Subject) -> Results:
         columns["label"] = test.labels.tolist()
     errors, densities = [], []
     for batch in chunks(test):
-        z = ae.encode(batch.x).mean
-        errors.append((ae.decode(z) - batch.x).square().flatten(1).mean(1))
+        z = ae.encode(batch.x, batch.context).mean
+        errors.append((ae.decode(z, batch.context) - batch.x).square().flatten(1).mean(1))
         if ae.prior.has_log_prob:
             densities.append(ae.prior(batch.context if ae.prior.context_dim else None).log_prob(z))
     columns["squared_error"] = torch.cat(errors).tolist()

@@ -173,7 +173,7 @@ def _lengths(
 
     def generate(points: Tensor) -> Tensor:
         z = points.reshape(-1, *prior.event_shape)
-        return autoencoder.decode(prior.to_latent(z, twice) if space == "z0" else z)
+        return autoencoder.decode(prior.to_latent(z, twice) if space == "z0" else z, twice)
 
     path = slerp if space == "z0" else lerp
     with _doubles():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from pyro_lrp import explore
 from pyro_lrp.metrics.core import Metric, labels_or_attributes, result
 from pyro_lrp.metrics.path_length import perceptual_path_length
 from pyro_lrp.metrics.perceptual_distance import (
+    Judge,
     at_once,
     classifier_judge,
     lpips_judge,
@@ -20,7 +22,7 @@ from pyro_lrp.metrics.perceptual_distance import (
 )
 from pyro_lrp.metrics.subject import Results, Subject, as_files
 from pyro_lrp.modes import eval_mode
-from pyro_lrp.randomness import seeded
+from pyro_lrp.randomness import derive_seed, seeded
 
 __all__ = ["METRICS", "lpips_diversity", "perceptual_change"]
 
@@ -28,50 +30,63 @@ _STEPS = 16  # images of a path
 
 
 @torch.no_grad()
-def lpips_diversity(subject: Subject, name: str, network: str) -> Results:
+def lpips_diversity(subject: Subject, name: str, judge: Callable[[Subject], Judge]) -> Results:
     """Mean LPIPS of pairs of prior samples: 19 pairs for each of 100 contexts, or 1,900 pairs without contexts.
 
-    Both images of a pair have the context of one test image.
+    Both images of a pair have the context of one test image. Of a made data set of poses, ``<name>_truth`` is
+    that of pairs of its own images of the same poses: what a model that is right has.
 
     Args:
         subject: Under judgement; ``n`` counts contexts, ``k`` the pairs of each.
         name: Of the result.
-        network: LPIPS's trunk.
+        judge: Makes the distance.
 
     References:
         Zhu et al. (2017), Toward Multimodal Image-to-Image Translation, arXiv:1711.11586, for the score;
         Huang et al. (2018), Multimodal Unsupervised Image-to-Image Translation, arXiv:1804.04732, for pairs.
     """
-    judge, pairs = lpips_judge(subject, network), subject.repeats(19)
+    measure, pairs = judge(subject), subject.repeats(19)
     conditional = subject.autoencoder.prior.context_dim is not None
     test = subject.some(subject.data.test, subject.count(100), "lpips_diversity")
     contexts = test.context if conditional else None
     groups = subject.count(100) if contexts is None else len(contexts)
-    parts = []
+    parts, true = [], []
     rows = torch.arange(groups).repeat_interleave(pairs).split(at_once(subject))
     for number, part in enumerate(subject.steps(rows, groups * pairs)):
         context = None if contexts is None else contexts[part].to(subject.device)
         with seeded(subject.seed, "evaluate", "lpips_diversity", number):
             x, y = (_samples(subject, len(part), context) for _ in range(2))
-        finite = (x.isfinite() & y.isfinite()).flatten(1).all(1)
-        x, y = (as_files(images).to(place(subject)) for images in (x, y))
-        parts.append(torch.where(finite.to(x.device), judge.distance(x, y), torch.nan).cpu().double())
-    values = torch.cat(parts)
-    kept = values[values.isfinite()]
-    means = values.reshape(groups, pairs).nanmean(1)  # pairs of one context are not independent
-    independent = kept if contexts is None else means[means.isfinite()]
+        parts.append(_apart(subject, measure, x, y))
+        if subject.data.truth is not None and test.joints is not None and contexts is not None:
+            seeds = (derive_seed(subject.seed, "evaluate", "diversity", number, end) for end in range(2))
+            draws = (subject.data.truth.draw(test.joints[part].cpu(), seed) for seed in seeds)
+            true.append(_apart(subject, measure, *(images.float() / 255 for images in draws)))
     protocol = {
-        **judge.record,
+        **measure.record,
         "pairs": "of prior samples" if contexts is None else f"{pairs} for each context, sharing it",
         "contexts": None if contexts is None else f"of {groups} test images",
         "images": "decoder means, clipped to [0, 1], rounded to uint8",
     }
-    return {
-        name: result(
-            subject, kept.mean().item(), len(kept), protocol,
-            standard_error=standard_error(independent), non_finite=len(values) - len(kept),
-        )
-    }  # fmt: skip
+    of_truth = {**protocol, "pairs": "of the data set's own images of these poses", "images": "as made"}
+    sets = {name: (parts, protocol)} | ({f"{name}_truth": (true, of_truth)} if true else {})
+    size = 1 if contexts is None else pairs  # pairs of one context are not independent
+    return {key: _mean(subject, torch.cat(found), size, said) for key, (found, said) in sets.items()}
+
+
+def _mean(subject: Subject, values: Tensor, size: int, protocol: dict[str, Any]) -> dict[str, Any]:
+    """Of distances, in groups of ``size`` that are independent; NaN where there is none."""
+    kept, means = values[values.isfinite()], values.reshape(-1, size).nanmean(1)
+    return result(
+        subject, kept.mean().item(), len(kept), protocol,
+        standard_error=standard_error(means[means.isfinite()]), non_finite=len(values) - len(kept),
+    )  # fmt: skip
+
+
+def _apart(subject: Subject, judge: Judge, x: Tensor, y: Tensor) -> Tensor:
+    """Distances of pairs, on the CPU; NaN where an image is not finite."""
+    finite = (x.isfinite() & y.isfinite()).flatten(1).all(1)
+    x, y = (as_files(images).to(place(subject)) for images in (x, y))
+    return torch.where(finite.to(x.device), judge.distance(x, y), torch.nan).cpu().double()
 
 
 def _samples(subject: Subject, n: int, context: Tensor | None) -> Tensor:
@@ -79,7 +94,7 @@ def _samples(subject: Subject, n: int, context: Tensor | None) -> Tensor:
     autoencoder = subject.autoencoder
     with eval_mode(autoencoder):
         p = autoencoder.prior(context)
-        return autoencoder.decode(p.sample(() if p.batch_shape else (n,)))
+        return autoencoder.decode(p.sample(() if p.batch_shape else (n,)), context)
 
 
 @torch.no_grad()
@@ -120,13 +135,14 @@ def _sequence(subject: Subject, pair: Tensor, space: str) -> Tensor:
     """Images of paths between pairs of test images ``(S, 2)``: ``(S, 16, C, H, W)``."""
     autoencoder = subject.autoencoder
     batch = subject.data.test[pair.T.flatten()].batch(slice(None))
-    a, b = explore.means(autoencoder, batch.x.to(subject.device)).chunk(2)
+    x, known = batch.x.to(subject.device), None if batch.context is None else batch.context.to(subject.device)
+    a, b = explore.means(autoencoder, x, known).chunk(2)
     context = None
     if autoencoder.prior.context_dim is not None and batch.context is not None:
         context = batch.context[: len(pair)].to(subject.device)  # of the first, on the whole path
     t = torch.linspace(0, 1, _STEPS, dtype=a.dtype, device=a.device)
     where = explore.Space(autoencoder, {"z0": "base", "zT": "latent"}[space], context)
-    return explore.decode(autoencoder, where.path(a, b, t))
+    return explore.decode(autoencoder, where.path(a, b, t), context)
 
 
 def _summary(changes: Tensor) -> dict[str, Any]:
@@ -158,7 +174,8 @@ def _path_length(name: str, network: str, *, hours: bool = False) -> Metric:
 
 
 def _diversity(name: str, network: str) -> Metric:
-    return Metric(partial(lpips_diversity, name=name, network=network), network=network)
+    judge = partial(lpips_judge, network=network)
+    return Metric(partial(lpips_diversity, name=name, judge=judge), network=network)
 
 
 def _change(name: str, network: str) -> Metric:
@@ -174,6 +191,10 @@ METRICS = {
     ),
     "lpips_diversity": _diversity("lpips_diversity", "alexnet"),
     "lpips_diversity_squeezenet": _diversity("lpips_diversity_squeezenet", "squeezenet"),
+    "diversity_classifier": Metric(
+        partial(lpips_diversity, name="diversity_classifier", judge=classifier_judge),
+        needs=(labels_or_attributes,),
+    ),
     "perceptual_change": _change("perceptual_change", "vgg16"),
     "perceptual_change_squeezenet": _change("perceptual_change_squeezenet", "squeezenet"),
 }

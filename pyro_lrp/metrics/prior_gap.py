@@ -20,7 +20,7 @@ from pyro_lrp.metrics.classifier import JUDGED, domain_extractor
 from pyro_lrp.metrics.core import Metric, labels_or_attributes, result
 from pyro_lrp.metrics.frechet import FeatureStatistics
 from pyro_lrp.metrics.prior_verdict import COPIES, Evidence, verdict
-from pyro_lrp.metrics.subject import CHUNK, Results, Subject
+from pyro_lrp.metrics.subject import Results, Subject
 from pyro_lrp.metrics.two_sample import (
     CLASSIFIER,
     Copying,
@@ -79,16 +79,16 @@ class _Codes:
         context = None if self.context is None else self.context[index]
         return _Codes(self.z[index], self.mean[index], self.variance[index], context)
 
-    def parts(self) -> list[_Codes]:
-        return [self[start : start + CHUNK] for start in range(0, len(self.z), CHUNK)]
+    def parts(self, size: int) -> list[_Codes]:
+        return [self[start : start + size] for start in range(0, len(self.z), size)]
 
 
 @torch.no_grad()
 def _codes(subject: Subject, split: Split, label: str) -> _Codes:
-    batches = chunks(split.to(torch.device(subject.device)), CHUNK)
+    batches = chunks(split.to(torch.device(subject.device)))
     parts = []
     for number, batch in enumerate(subject.steps(batches, len(split), lambda batch: len(batch.x))):
-        q = subject.autoencoder.encode(batch.x)
+        q = subject.autoencoder.encode(batch.x, batch.context)
         with seeded(subject.seed, "evaluate", "prior_gap", label, number):
             parts.append([t.cpu() for t in (q.sample(), q.mean, q.variance)])
     z, mean, variance = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -122,6 +122,7 @@ def prior_gap(subject: Subject) -> Results:
         )
     results = _densities(subject, training, test)
     results |= _two_samples(subject, samples, training.flat, test.flat)
+    results |= _by_scale(subject, samples, training, test)
     results |= _copies(subject, samples, test.flat, pool.flat)
     results |= _base_moments(subject, test) | _active_units(subject, test) | _frechet(subject, n)
     return results | _judged(subject, results, samples)
@@ -138,7 +139,7 @@ def _densities(subject: Subject, training: _Codes, test: _Codes) -> Results:
     for name, codes in (("training", training[:most]), ("test", test[:most])):
         with torch.no_grad():
             parts = []
-            for number, part in enumerate(codes.parts()):
+            for number, part in enumerate(codes.parts(subject.at_once)):
                 context = None if part.context is None else part.context.to(subject.device)
                 with seeded(subject.seed, "evaluate", "prior_gap", "density", name, number):
                     parts.append(-prior(context).log_prob(part.z.to(subject.device)).double().cpu())
@@ -177,6 +178,32 @@ def _two_samples(subject: Subject, samples: Tensor, training: Tensor, test: Tens
     return results
 
 
+@torch.no_grad()
+def _by_scale(subject: Subject, samples: Tensor, training: _Codes, test: _Codes) -> Results:
+    """The same for each latent of several, ``prior_gap_z1_...``: which scale the prior fits, and which not."""
+    prior: Any = subject.autoencoder.prior
+    results: Results = {}
+    first = 0
+    for number, site in enumerate(subject.autoencoder.sites if len(subject.autoencoder.sites) > 1 else ()):
+        own = slice(first, first + prior.lengths[number])
+        first = own.stop
+        found = _two_samples(subject, samples[:, own], training.flat[:, own], test.flat[:, own])
+        for name, codes in (("training", training), ("test", test)):
+            parts = []
+            for part in codes.parts(subject.at_once):
+                assert part.context is not None, "a prior of several latents is given one"
+                z, context = part.flat.to(subject.device), part.context.to(subject.device)
+                parts.append(-prior.log_probs(z, context)[number].double().cpu())
+            nll = torch.cat(parts)
+            found[f"prior_gap_nll_{name}"] = result(
+                subject, nll.mean().item(), len(nll),
+                {"unit": "nats", "given": "the context and the coarser latents"},
+                standard_error=nll.std().item() / len(nll) ** 0.5,
+            )  # fmt: skip
+        results |= {key.replace("prior_gap_", f"prior_gap_{site}_"): value for key, value in found.items()}
+    return results
+
+
 def _copies(subject: Subject, samples: Tensor, test: Tensor, references: Tensor) -> Results:
     found = copying(samples, test, references)
     protocol = {
@@ -202,7 +229,7 @@ def _base_moments(subject: Subject, test: _Codes) -> Results:
     if not prior.has_base:
         return {}
     taken, drawn = [], []
-    for number, part in enumerate(test.parts()):
+    for number, part in enumerate(test.parts(subject.at_once)):
         context = None if part.context is None else part.context.to(subject.device)
         taken.append(prior.to_base(part.z.to(subject.device), context).cpu())
         base = prior.base(context)

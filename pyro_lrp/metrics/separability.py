@@ -20,7 +20,7 @@ from pyro_lrp.metrics.attribute_classifier import attribute_classifier, attribut
 from pyro_lrp.metrics.classifier import JUDGED, class_classifier, class_record
 from pyro_lrp.metrics.core import Metric, attributes, labels, result
 from pyro_lrp.metrics.own_network import OwnNetwork
-from pyro_lrp.metrics.subject import CHUNK, Results, Subject, as_files, no_progress
+from pyro_lrp.metrics.subject import Results, Subject, as_files, no_progress
 from pyro_lrp.modes import eval_mode
 from pyro_lrp.randomness import seeded
 
@@ -218,9 +218,9 @@ def _sure_of_class(logits: Tensor) -> Tensor:
 def _draw(subject: Subject, network: OwnNetwork, n: int) -> _Draws:
     """Only codes and logits are kept of the images, which come in chunks."""
     parts: list[dict[str, Tensor]] = []
-    for start in subject.steps(range(0, n, CHUNK), n, lambda _: CHUNK):
+    for start in subject.steps(range(0, n, subject.at_once), n, lambda _: subject.at_once):
         with seeded(subject.seed, "evaluate", "separability", start):
-            codes, images = _chunk(subject, min(CHUNK, n - start))
+            codes, images = _chunk(subject, min(subject.at_once, n - start))
         rows = [*codes.values(), images]
         finite = torch.stack([torch.isfinite(part.flatten(1)).all(1) for part in rows]).all(0)
         if finite.any():
@@ -240,10 +240,10 @@ def _chunk(subject: Subject, size: int) -> tuple[dict[str, Tensor], Tensor]:
     with eval_mode(autoencoder):
         if not prior.has_base:
             latent = prior(context).sample(shape)
-            return {"zT": latent}, autoencoder.decode(latent)
+            return {"zT": latent}, autoencoder.decode(latent, context)
         base = prior.base(context).sample(shape)
         latent = prior.to_latent(base, context)
-        return {"z0": base, "zT": latent}, autoencoder.decode(latent)
+        return {"z0": base, "zT": latent}, autoencoder.decode(latent, context)
 
 
 def _results(

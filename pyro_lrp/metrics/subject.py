@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyro_lrp import checkpoint
 from pyro_lrp.cache import cache_dir
-from pyro_lrp.data import ImageData, Split, chunks
+from pyro_lrp.data import ImageData, Split, at_once, chunks
 from pyro_lrp.errors import UserError
 from pyro_lrp.metrics.frechet import FeatureStatistics
 from pyro_lrp.models import Autoencoder
@@ -25,7 +25,7 @@ from pyro_lrp.randomness import derive_seed, seeded
 
 __all__ = ["CHUNK", "Extractor", "Results", "Subject", "as_files", "no_progress"]
 
-CHUNK = 500  # images at once: memory does not grow with their number
+CHUNK = 500  # rows of features or codes at once: memory does not grow with their number
 SETS = ("test", "training", "reconstructions", "resampled", "samples")
 Results = dict[str, dict[str, Any]]  # by name: value, n, seed, protocol, and what else is worth keeping
 T = TypeVar("T")
@@ -96,6 +96,11 @@ class Subject:
         self.non_finite = 0  # prior samples that were left out so far, of the set asked for last
         self._memo: dict[tuple[Any, ...], Any] = {}
 
+    @property
+    def at_once(self) -> int:
+        """How many images are made at once."""
+        return at_once(*self.data.image_shape[1:])
+
     # ----------------------------------------------------------------- numbers and splits
 
     def count(self, full: int, quick: int | None = None) -> int:
@@ -153,12 +158,12 @@ class Subject:
             return
         split = self.some(self.data.test, n, "test") if of in ("test", "reconstructions") else None
         split = self.some(self.train, n, of) if split is None else split
-        for number, batch in enumerate(chunks(split.to(torch.device(self.device)), CHUNK)):
+        for number, batch in enumerate(chunks(split.to(torch.device(self.device)))):
             if of in ("test", "training"):
                 yield batch.x
                 continue
             with seeded(self.seed, "evaluate", of, number):
-                images = self.autoencoder.reconstruct(batch.x)
+                images = self.autoencoder.reconstruct(batch.x, batch.context)
             yield images
 
     def samples(self, n: int, label: str = "samples") -> Iterator[tuple[Tensor, Tensor]]:
@@ -170,8 +175,8 @@ class Subject:
             UserError: If none is finite.
         """
         self.non_finite = found = 0
-        for start in range(0, n, CHUNK):
-            size = min(CHUNK, n - start)
+        for start in range(0, n, self.at_once):
+            size = min(self.at_once, n - start)
             with seeded(self.seed, "evaluate", label, start):
                 draw = self.autoencoder.draw(size, context=self.contexts(size))
             self.non_finite += draw.non_finite

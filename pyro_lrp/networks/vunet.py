@@ -22,7 +22,7 @@ __all__ = [
     "data_dependent_initialization", "depth_to_space", "space_to_depth",
 ]  # fmt: skip
 
-_FIRST, _MOST, _COARSEST = 32, 128, 4  # channels at the finest scale and at most; side of the coarsest scale
+_FIRST, _MOST = 32, 128  # channels at the finest scale, and at most, as published
 LATENT_SIDES = (4, 8)
 
 Draw = Callable[[int, Tensor], Tensor]  # a latent, given its number and features or a mean of its shape
@@ -122,19 +122,27 @@ class _Up(nn.Module):
         return depth_to_space(self.convolution(x))
 
 
-def channels_of(size: int) -> list[int]:
+def channels_of(size: int, first: int = _FIRST, most: int = _MOST) -> list[int]:
     """Channels of each scale of an image, from the finest to the coarsest, 4x4.
 
     >>> channels_of(256)
     [32, 64, 128, 128, 128, 128, 128]
 
     Raises:
-        ValueError: If the size is no power of two from 16 on.
+        ValueError: If the size is no power of two from 32 on, or ``most`` odd or below ``first``.
     """
     scales = math.log2(size) - 1 if size > 0 else 0.0
-    if not scales.is_integer() or scales < 3:
-        raise ValueError(f"expected an image size of 16, 32, 64, 128 or 256, a power of two, got {size}")
-    return [min(_MOST, _FIRST * 2**scale) for scale in range(int(scales))]
+    if not scales.is_integer() or scales < 4:
+        raise ValueError(f"expected an image size of 32, 64, 128 or 256, a power of two, got {size}")
+    channels = [min(most, first * 2**scale) for scale in range(int(scales))]
+    if (
+        first < 1 or most % 2 or channels[-2] != most
+    ):  # the two latents have equally many, which couplings halve
+        raise ValueError(
+            f"expected channels that double from `first` to an even `most` by the scale of 8x8, "
+            f"got first={first}, most={most} at size {size}"
+        )
+    return channels
 
 
 class _Encoder(nn.Module):
@@ -161,15 +169,17 @@ class PoseEncoder(_Encoder):
     """Features of a stick figure, ``(B, 3, size, size)``: two at each scale, the finest first.
 
     Args:
-        size: Side of the image: 256 as published, or another power of two from 16 on.
+        size: Side of the image: 256 as published, or another power of two from 32 on.
         dropout: Share of activations.
+        first: Channels at the finest scale.
+        most: Channels at most, and of the latents.
 
     >>> sum(p.numel() for p in PoseEncoder(256).parameters())
     2253216
     """
 
-    def __init__(self, size: int = 256, dropout: float = 0.1) -> None:
-        super().__init__(3, channels_of(size), dropout)
+    def __init__(self, size: int = 256, dropout: float = 0.1, first: int = _FIRST, most: int = _MOST) -> None:
+        super().__init__(3, channels_of(size, first, most), dropout)
 
 
 class AppearanceEncoder(_Encoder):
@@ -178,13 +188,14 @@ class AppearanceEncoder(_Encoder):
     Args:
         size: Side of the image that the parts are cut from.
         dropout: Share of activations.
+        most: Channels.
 
     >>> sum(p.numel() for p in AppearanceEncoder(256).parameters())
     2071296
     """
 
-    def __init__(self, size: int = 256, dropout: float = 0.1) -> None:
-        super().__init__(24, [_MOST] * (len(channels_of(size)) - 2), dropout)
+    def __init__(self, size: int = 256, dropout: float = 0.1, most: int = _MOST) -> None:
+        super().__init__(24, [most] * (len(channels_of(size)) - 2), dropout)
 
 
 class Posterior(nn.Module):
@@ -194,27 +205,28 @@ class Posterior(nn.Module):
 
     Args:
         dropout: Share of activations.
+        most: Channels, of the latents too.
 
     >>> sum(p.numel() for p in Posterior().parameters())
     3085568
     """
 
-    def __init__(self, dropout: float = 0.1) -> None:
+    def __init__(self, dropout: float = 0.1, most: int = _MOST) -> None:
         super().__init__()
         sides = range(len(LATENT_SIDES))
-        self.first = WeightNormConv(_MOST, _MOST, 1)
-        self.before = nn.ModuleList(_Block(_MOST, _MOST, dropout) for _ in sides)
-        self.mean = nn.ModuleList(WeightNormConv(_MOST, _MOST) for _ in sides)
-        self.after = nn.ModuleList(_Block(_MOST, 2 * _MOST, dropout) for _ in sides)
-        self.up = nn.ModuleList(_Up(_MOST, _MOST) for _ in sides)
-        self.last = _Block(_MOST, _MOST, dropout)
+        self.first = WeightNormConv(most, most, 1)
+        self.before = nn.ModuleList(_Block(most, most, dropout) for _ in sides)
+        self.mean = nn.ModuleList(WeightNormConv(most, most) for _ in sides)
+        self.after = nn.ModuleList(_Block(most, 2 * most, dropout) for _ in sides)
+        self.up = nn.ModuleList(_Up(most, most) for _ in sides)
+        self.last = _Block(most, most, dropout)
 
     def forward(self, appearance: Sequence[Tensor], draw: Draw) -> Tensor:
         """Call ``draw(number, mean) -> z`` for each latent in turn.
 
         Args:
             appearance: What the encoder gave.
-            draw: Makes a latent of its mean, each ``(B, 128, side, side)``.
+            draw: Makes a latent of its mean, each ``(B, most, side, side)``.
         """
         skips = list(appearance)
         h = self.first(skips[-1])
@@ -232,34 +244,40 @@ class PoseDecoder(nn.Module):
     Args:
         size: Side of the image.
         dropout: Share of activations.
+        first: Channels at the finest scale.
+        most: Channels at most, and of the latents.
     """
 
-    def __init__(self, size: int = 256, dropout: float = 0.1) -> None:
+    def __init__(self, size: int = 256, dropout: float = 0.1, first: int = _FIRST, most: int = _MOST) -> None:
         super().__init__()
-        channels = channels_of(size)[::-1]
+        channels = channels_of(size, first, most)[::-1]
         self.first = WeightNormConv(channels[0], channels[0], 1)
         self.before = nn.ModuleList(_Block(c, c, dropout) for c in channels)
-        self.inject = nn.ModuleList(WeightNormConv(2 * _MOST, _MOST, 1) for _ in LATENT_SIDES)
+        self.inject = nn.ModuleList(WeightNormConv(2 * most, most, 1) for _ in LATENT_SIDES)
         self.after = nn.ModuleList(_Block(c, c, dropout) for c in channels)
         self.up = nn.ModuleList(_Up(a, b) for a, b in zip(channels[:-1], channels[1:], strict=True))
         self.image = WeightNormConv(channels[-1], 3)
 
-    def forward(self, pose: Sequence[Tensor], draw: Draw) -> Tensor:
+    def forward(self, pose: Sequence[Tensor], draw: Draw, *, to_image: bool = True) -> Tensor | None:
         """Call ``draw(number, features) -> z`` where a latent enters, from coarse to fine.
 
         Args:
             pose: What the pose encoder gave.
             draw: Makes a latent, given features that know the pose and the latents before it.
+            to_image: Go on to the image once all latents are drawn.
 
         Returns:
-            Shape ``(B, 3, size, size)``.
+            Shape ``(B, 3, size, size)``, or None.
         """
         skips = list(pose)
         h = self.first(skips[-1])
         for scale, (before, after) in enumerate(zip(self.before, self.after, strict=True)):
             h = before(h, skips.pop())
             if scale < len(LATENT_SIDES):
-                h = self.inject[scale](torch.cat([h, draw(scale, h)], 1))
+                z = draw(scale, h)
+                if not to_image and scale == len(LATENT_SIDES) - 1:
+                    return None
+                h = self.inject[scale](torch.cat([h, z], 1))
             h = after(h, skips.pop())
             if scale < len(self.up):
                 h = self.up[scale](h)

@@ -52,7 +52,8 @@ class BilevelELBO(pyro.infer.ELBO):
             from step to step; a constant 0.0 skips what it would multiply.
         single_level: Eq. 11 instead: one objective F for all, so the prior too gets the β-weighted gradient.
         kl: ``"sampled"``; ``"analytic"`` for the closed form, which needs sites whose q(z|x) and p(z) are both
-            diagonal normals; ``"auto"`` for the closed form where there is one.
+            diagonal normals (of an autoregressive p(z), given the dimensions before each); ``"auto"`` for the
+            closed form where there is one.
         free_bits: Nats per latent dimension that are not regularized (Kingma et al., 2016, Eq. 15): the upper
             objective has max(free_bits, KL) in place of the batch's mean KL, dimension by dimension in closed
             form, for a sampled KL over the whole site. The lower objective is as ever.
@@ -145,7 +146,8 @@ class BilevelELBO(pyro.infer.ELBO):
 
     def _regularization(self, p: dict, q: dict, images: int) -> _Regularization:
         """What a site adds to the loss, summed over the batch."""
-        closed = self.kl != "sampled" and is_diagonal(p["fn"]) and is_diagonal(q["fn"])
+        shifts = getattr(p["fn"], "shifts_alone", False)
+        closed = self.kl != "sampled" and is_diagonal(q["fn"]) and (is_diagonal(p["fn"]) or shifts)
         if self.kl == "analytic" and not closed:
             kinds = f"{type(q['fn']).__name__} and {type(p['fn']).__name__}"
             raise ValueError(f"site {p['name']!r} has no closed-form KL ({kinds}): use kl=sampled or kl=auto")
@@ -159,7 +161,9 @@ class BilevelELBO(pyro.infer.ELBO):
             return tensor if self.single_level else scale_grad(tensor, weight)
 
         if closed:
-            log_p, log_q = _expected(q["fn"], p["fn"], cross)
+            with self._levels():
+                normal = p["fn"].conditionals(cross(p["value"])) if shifts else p["fn"]
+            log_p, log_q = _expected(q["fn"], normal, cross)
         else:
             log_p = self._score(p, cross)
             # at a constant beta of 0 the entropy is only logged

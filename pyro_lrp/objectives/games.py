@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pyro_lrp.data import Batch
 from pyro_lrp.gradients import bilevel
 from pyro_lrp.models import Autoencoder
+from pyro_lrp.models import autoencoder as make_autoencoder
 from pyro_lrp.objectives.elbo import BilevelELBO, Losses, is_diagonal
-from pyro_lrp.priors import StandardNormal
 from pyro_lrp.schedules import Constant, Progress, Schedule
 
 __all__ = ["AutoencoderGame", "Codes", "Game", "LatentGame", "Turn", "Weight"]
@@ -153,7 +154,7 @@ class AutoencoderGame(Game):
         super().__init__()
         self.autoencoder = autoencoder
         self.beta = Weight(beta, beta_schedule)
-        self.stand_in = StandardNormal(math.prod(autoencoder.prior.event_shape))
+        self.stand_in = autoencoder.prior.stand_in()
         self.alone = False
 
     def players(self) -> dict[str, nn.ModuleList]:
@@ -168,7 +169,7 @@ class AutoencoderGame(Game):
         return any(p.requires_grad for p in self.autoencoder.prior.parameters())
 
     def initialize(self, batch: Any) -> None:
-        self.autoencoder.prior.initialize(batch.x)
+        self.autoencoder.initialize(batch.x, batch.context)
 
     def advance(self, progress: Progress) -> None:
         self.beta.advance(progress)
@@ -177,10 +178,14 @@ class AutoencoderGame(Game):
     def in_force(self) -> Autoencoder:
         """The autoencoder with the prior of the present phase."""
         ae = self.autoencoder
-        return Autoencoder(ae.encoder, ae.decoder, self.stand_in, ae.likelihood) if self.alone else ae
+        return make_autoencoder(ae.encoder, ae.decoder, self.stand_in, ae.likelihood) if self.alone else ae
 
-    def codes(self, batch: Any) -> Codes:
-        q = self.autoencoder.encode(batch.x)
+    def codes(self, batch: Any) -> Codes | None:
+        if (
+            len(self.autoencoder.sites) > 1
+        ):  # the mean of a finer latent is not known before the coarser is drawn
+            return None
+        q = self.autoencoder.encode(batch.x, batch.context)
         return Codes(q.mean, q.stddev, batch.context)
 
     def fit(self, codes: Codes) -> dict[str, Any] | None:
@@ -199,14 +204,25 @@ class LatentGame(AutoencoderGame):
         autoencoder: Its encoder, decoder and likelihood are the player ``autoencoder``; its prior is ``prior``.
         elbo: Computes the joint turn, and the autoencoder's alone.
         beta_schedule: Factor of the ELBO's β over the joint phase.
+        latent_reconstruction: Weight, for encoder and decoder, of -log q(z | G(z)) of codes z drawn from the
+            prior: a remedy against codes that the decoder ignores. 0 for none, as in the paper's own models.
 
     Raises:
         TypeError: If the prior has no density, or no closed form that the ELBO insists on.
+        ValueError: If ``latent_reconstruction`` is negative.
+
+    References:
+        Morrow and Chiu, section 2, which names the remedy; Zhu et al. (2017), Toward Multimodal Image-to-Image
+        Translation, section 3.2 (the latent regressor); Chen et al. (2016), InfoGAN, Eq. 5 (this form).
     """
 
     def __init__(
-        self, autoencoder: Autoencoder, elbo: BilevelELBO, beta_schedule: Schedule | None = None
-    ) -> None:
+        self, autoencoder: Autoencoder, elbo: BilevelELBO, beta_schedule: Schedule | None = None,
+        latent_reconstruction: float = 0.0,
+    ) -> None:  # fmt: skip
+        weight = latent_reconstruction
+        if not (isinstance(weight, (int, float)) and math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"expected latent_reconstruction to be at least 0, got {weight!r}")
         if not isinstance(elbo, BilevelELBO):
             raise TypeError(f"expected elbo to be a BilevelELBO, got {elbo!r}")
         prior, kind = autoencoder.prior, type(autoencoder.prior).__name__
@@ -217,7 +233,7 @@ class LatentGame(AutoencoderGame):
                 f"kl=analytic needs a diagonal normal p(z), which {kind} is not: use sampled or auto"
             )
         super().__init__(autoencoder, elbo.beta, beta_schedule)
-        self.elbo = elbo
+        self.elbo, self.latent_reconstruction = elbo, latent_reconstruction
 
     def turns(self, phase: str) -> tuple[Turn, ...]:
         learns = self.prior_learns()
@@ -234,12 +250,27 @@ class LatentGame(AutoencoderGame):
         if turn == "prior":
             return self._prior_alone(batches[0])
         losses = self._losses(batches[0])
-        extra = {**self.gamma(), **self.beta.terms("beta")}
-        return Losses(losses.loss / len(batches[0].x), {**losses.terms, **extra}, losses.latents)
+        loss, extra = losses.loss / len(batches[0].x), {**self.gamma(), **self.beta.terms("beta")}
+        if self.latent_reconstruction:
+            error = self._latent_error(batches[0])
+            loss, extra["latent_error"] = loss + self.latent_reconstruction * error, error.detach()
+        return Losses(loss, {**losses.terms, **extra}, losses.latents)
 
-    def _prior_alone(self, codes: Codes) -> Losses:
+    def _latent_error(self, batch: Any) -> Tensor:
+        """-log q(z | G(z)) in nats per code, of as many codes of the prior as there are images."""
+        autoencoder = self.in_force()
+        context = None if autoencoder.prior.context_dim is None else batch.context
+        with torch.no_grad():
+            z = autoencoder.prior(context).sample((len(batch.x),) if context is None else ())
+        return -autoencoder.encode(autoencoder.decode(z, context), context).log_prob(z).mean()
+
+    def _prior_alone(self, given: Codes | Batch) -> Losses:
+        with torch.no_grad():
+            z = (
+                given if isinstance(given, Codes) else self.autoencoder.encode(given.x, given.context)
+            ).sample()
         with bilevel(0.0):  # what the prior computes with and does not own stays as it is
-            prior, z = self.autoencoder.prior(codes.context), codes.sample()
+            prior = self.autoencoder.prior(given.context)
             if hasattr(prior, "fit_loss"):
                 loss = prior.fit_loss(z).mean()
                 return Losses(loss, {"fit_loss": loss.detach()})

@@ -46,9 +46,10 @@ class TotalCorrelation(LatentGame):
         discriminator: Maps codes ``(B, d)`` to two logits ``(B, 2)``; the player ``discriminator``.
         weight: Of the total correlation, at least 0; 40 in the paper's comparison.
         beta_schedule: As in :class:`LatentGame`.
+        latent_reconstruction: Likewise.
 
     Raises:
-        TypeError: If the prior has no density.
+        TypeError: If the prior has no density, or the autoencoder several latents.
         ValueError: If ``weight`` is negative or not finite.
 
     References:
@@ -62,8 +63,11 @@ class TotalCorrelation(LatentGame):
         discriminator: nn.Module,
         weight: float = 40.0,
         beta_schedule: Schedule | None = None,
+        latent_reconstruction: float = 0.0,
     ) -> None:
-        super().__init__(autoencoder, elbo, beta_schedule)
+        super().__init__(autoencoder, elbo, beta_schedule, latent_reconstruction)
+        if len(autoencoder.sites) > 1:
+            raise TypeError("TotalCorrelation is of one latent, and this autoencoder has several")
         if not (isinstance(weight, (int, float)) and math.isfinite(weight) and weight >= 0):
             raise ValueError(f"expected weight to be a finite number of at least 0, got {weight!r}")
         self.discriminator, self.weight = discriminator, weight

@@ -13,12 +13,21 @@ from pyro_lrp.priors.flow import (
     paper_flow,
 )
 from pyro_lrp.priors.flow_matching import FlowMatching, FlowMatchingDistribution
+from pyro_lrp.priors.hierarchy import Hierarchy, HierarchyDistribution
 from pyro_lrp.priors.mixture import Mixture, MixtureDistribution, VampPrior
 from pyro_lrp.priors.sampler import NeuralSampler, SamplerDistribution
+from pyro_lrp.priors.spatial import (
+    autoregressive_maps,
+    conditional_spatial_flow,
+    unet_autoregressive,
+    unet_flow,
+)
 from pyro_lrp.priors.zuko import Zuko
 
 __all__ = [
     "ConditionalFlow", "ConditionalFlowDistribution", "Flow", "FlowDistribution", "FlowMatching",
-    "FlowMatchingDistribution", "Mixture", "MixtureDistribution", "NeuralSampler", "Prior",
-    "SamplerDistribution", "StandardNormal", "VampPrior", "Zuko", "conditional_paper_flow", "paper_flow",
+    "FlowMatchingDistribution", "Hierarchy", "HierarchyDistribution", "Mixture", "MixtureDistribution",
+    "NeuralSampler", "Prior", "SamplerDistribution", "StandardNormal", "VampPrior", "Zuko",
+    "autoregressive_maps", "conditional_paper_flow", "conditional_spatial_flow", "paper_flow",
+    "unet_autoregressive", "unet_flow",
 ]  # fmt: skip

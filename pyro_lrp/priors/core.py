@@ -58,6 +58,10 @@ class Prior(nn.Module):
         """
         return None
 
+    def stand_in(self) -> Prior:
+        """The fixed prior over the same codes, in whose place this one comes in training of two stages."""
+        return StandardNormal(self.event_shape.numel())
+
     def record(self) -> dict[str, Any]:
         """How its figures come about, for the summary of a run: what is approximate, what was fitted."""
         return {}

@@ -41,6 +41,18 @@ class FlowDistribution(dist.TransformedDistribution):
                 total = total + ladj
             return self.base_dist.log_prob(x) + total
 
+    @property
+    def shifts_alone(self) -> bool:
+        """Whether it is a normal whose coordinates have means that only coordinates before them decide."""
+        return [getattr(t, "autoregressive_shift", False) for t in self.transforms] == [True]
+
+    def conditionals(self, value: Tensor) -> TorchDistribution:
+        """If it :attr:`shifts_alone`: the normal of each coordinate given those of ``value`` before it."""
+        with torch.autocast(value.device.type, enabled=False):
+            x = full_precision(value)
+            shift = x - inverse_and_ladj(self.transforms[0], x, 1)[0]
+        return dist.Normal(self.base_dist.mean + shift, self.base_dist.stddev).to_event(1)
+
 
 class Flow(Stack):
     r"""A base pushed through ANY list of invertible Pyro transforms.

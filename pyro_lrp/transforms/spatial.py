@@ -73,6 +73,7 @@ class PhaseShift(VectorTransform):
     """
 
     volume_preserving = True
+    autoregressive_shift = True  # what is added to a coordinate depends on the coordinates before it alone
 
     def __init__(self, means: PhaseMeans, features: Tensor, side: int) -> None:
         super().__init__()
