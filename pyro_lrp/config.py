@@ -114,6 +114,8 @@ def _default_name(groups: dict[str, str], beta: float) -> str:
 
 def _fill_epochs(tree: dict[str, Any]) -> None:
     family = tree.pop("family")
+    if tree["epochs"] is not None and tree["prior_epochs"] is not None:
+        return
     try:
         usual = tree["data"]["epochs"][family]
     except (KeyError, TypeError) as error:

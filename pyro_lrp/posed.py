@@ -18,7 +18,7 @@ from pyro_lrp.tours import Tour, noted
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["diversity", "poses", "samples", "transfer"]
+__all__ = ["diversity", "in_turn", "poses", "samples", "transfer"]
 
 
 def poses(tour: Tour, usual: int) -> tuple[list[str], Tensor]:
@@ -43,15 +43,21 @@ def poses(tour: Tour, usual: int) -> tuple[list[str], Tensor]:
 
 
 def samples(tour: Tour) -> Strip:
-    """A row for each pose: its stick figure, and samples of the prior given it, ``n`` in all."""
-    names, given = poses(tour, 8)
-    each = max(1, tour.options["n"] // len(names))
+    """A row for each pose: its stick figure, and samples of the prior given it, ``n`` in all or a few more."""
+    names, given = poses(tour, min(8, tour.options["n"]))
+    each = -(-tour.options["n"] // len(names))
     with seeded(tour.options["seed"], "sample"):
         draw = _drawn(tour, given.repeat_interleave(each, 0))
     images = draw[0].unflatten(0, (len(names), each))
     codes = draw[1].unflatten(0, (len(names), each))
     shown = torch.cat([_figures(tour, given)[:, None], images], 1)
     return Strip(shown, torch.cat([codes[:, :1], codes], 1), names, ["pose", *[""] * each])
+
+
+def in_turn(tour: Tour) -> Tensor:
+    """The poses asked for, one after another, ``n`` of them: ``(n, 30)``."""
+    _, given = poses(tour, 8)
+    return given[torch.arange(tour.options["n"], device=given.device) % len(given)]
 
 
 def transfer(tour: Tour) -> Strip:

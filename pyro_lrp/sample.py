@@ -38,25 +38,28 @@ def main(cfg: DictConfig) -> None:
     endings = _ENDINGS.get(mode, (".png", ".gif", ".npz"))
     if out.suffix not in endings:
         raise UserError(f"out must end in {', '.join(endings[:-1])} or {endings[-1]}, got {out}")
-    write = _prior(run, options) if mode == "prior" else _tour(run, options)
+    write = _prior(run, options, out) if mode == "prior" else _tour(run, options)
     out.parent.mkdir(parents=True, exist_ok=True)
     for path in write(out):
         print(path)
 
 
-def _prior(run: Path, options: dict[str, Any]) -> Any:
+def _prior(run: Path, options: dict[str, Any], out: Path) -> Any:
     if options["n"] is None:  # which means something to other commands
         raise UserError("n must be a whole number of at least 1, got None")
     device = choose_device(options["device"])
     meaning = config.contexts(rundir.read_identity(run))
-    if meaning is not None and meaning.kind == "pose":
-        if options["context"] is not None:
-            meaning.encode(options["context"], 1)  # says what to use instead
-        strip = posed.samples(Tour.of(run, options, device))
-        return lambda out: _write_posed(out, strip)
-    if options["pose"] is not None:
+    posed_run = meaning is not None and meaning.kind == "pose"
+    if posed_run and options["context"] is None:
+        tour = Tour.of(run, options, device)
+        if out.suffix == ".png":
+            strip = posed.samples(tour)
+            return lambda out: _write_strip(out, strip)
+        context = posed.in_turn(tour)
+    elif options["pose"] is not None and not posed_run:
         raise UserError(f"pose has no effect: {run} is given no poses")
-    context = _contexts(run, options)
+    else:
+        context = _contexts(run, options)
     autoencoder = config.load(run, allow_targets=options["allow_targets"]).to(device)
     with seeded(options["seed"], "sample"):
         context = None if context is None else context.to(device)
@@ -90,13 +93,6 @@ def _tour(run: Path, options: dict[str, Any]) -> Any:
     for note in strip.notes:
         print(note, file=sys.stderr)
     return lambda out: _write_strip(out, strip)
-
-
-def _write_posed(out: Path, strip: Strip) -> list[Path]:
-    if out.suffix == ".png":
-        return _write_strip(out, strip)
-    _write_arrays(out, strip.images[:, 1:].flatten(0, 1), strip.latents[:, 1:].flatten(0, 1))
-    return [out]
 
 
 def _write_strip(out: Path, strip: Strip) -> list[Path]:

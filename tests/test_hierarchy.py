@@ -299,7 +299,7 @@ WRONG = {
     "another size": (lambda ae: ae.encode(*people(2, 64)).mean, "expected images of 32x32, got 64x64"),
     "a pose too short": (lambda ae: ae.prior(torch.zeros(2, 4)), "a context of length 30, got"),
     "unbound": (
-        lambda ae: PRIORS["flow"]().walk(torch.zeros(2, 30), lambda number, h: h), "make an autoencoder of both",
+        lambda ae: PRIORS["flow"]().walk(torch.zeros(2, 30), lambda number, h: h), "make an autoencoder of",
     ),
     "of one latent": (
         lambda ae: models.autoencoder(*networks.mlp((1, 8, 8), 160), PRIORS["flow"](), likelihoods.Gaussian()),
