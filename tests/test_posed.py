@@ -130,7 +130,7 @@ def test_a_picture_of_ones_own_brings_its_joints(command, tmp_path):
     joints = {name: place.tolist() for name, place in zip(JOINTS, test.joints[7], strict=True)}
     Path("me.json").write_text(json.dumps(joints))
     assert command(run, *transfer, "images=me.png", "out=a.npz")[0] == 0
-    assert command(run, *transfer, "indices=7", "out=b.npz")[0] == 0
+    assert command(run, *transfer, "indices=[7]", "out=b.npz")[0] == 0
     mine, known = (np.load(file)["images"] for file in ("a.npz", "b.npz"))
     np.testing.assert_allclose(mine, known, atol=1e-5)
     Path("me.json").write_text(json.dumps({"tail": [0.5, 0.5]}))
@@ -173,7 +173,7 @@ def test_a_mistake_is_told_in_a_line(command, mistake):
 
 
 REFUSED = {
-    ("model=vunet_flow", "data=digits", "epochs=1", "prior_epochs=1"): "context=pose needs joints, and data=digits has none",
+    ("model=vunet_flow", "data=digits", "epochs=1", "prior_epochs=1"): "needs joints, and data=digits has none",
     ("model=vunet", *SMALL, "data.image_size=48"): "data.image_size must be 32, 64, 128 or 256, got 48",
     ("model=vunet", *SMALL, "latent_dim=64"): "latents have length 160 at most=2, and latent_dim=64",
     ("model=vunet", *SMALL, "context=null"): "such as context=pose",

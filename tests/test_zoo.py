@@ -10,7 +10,11 @@ from commands import ROOT, in_process
 import pyro_lrp
 from pyro_lrp.history import History
 
-ZOO = sorted(path.stem for path in (ROOT / "conf" / "prior").iterdir())
+UNETS = {
+    "unet_flow": "vunet_flow",
+    "unet_autoregressive": "vunet",
+}  # of two latents; how they train: test_posed
+ZOO = sorted({path.stem for path in (ROOT / "conf" / "prior").iterdir()} - set(UNETS))
 SMALL = ("data.flow.layers=2", "data.flow.width=16", "device=cpu", "progress=false")
 NEEDS = {  # what a prior needs beside its name
     "conditional_flow": ("context=label",),
@@ -43,6 +47,35 @@ def test_the_laws_hold(run, name, dim):
     code, out, err = run("check", f"prior={name}", f"latent_dim={dim}", *SMALL, *needs)
     assert code == 0, out + err
     assert "all laws hold" in out
+
+
+POSED = (
+    "data=posed_figures", "data.n=60", "data.test=30", "data.image_size=32", "likelihood=gaussian",
+    "network.first=1", "network.most=2", "latent_dim=160", *SMALL,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNETS)
+def test_the_laws_hold_of_two_latents(run, name):
+    code, out, err = run("check", f"model={UNETS[name]}", f"prior={name}", *POSED)
+    assert code == 0, out + err
+    assert "all laws hold" in out
+
+
+def test_priors_of_latents_are_composed_in_yaml(run):
+    """The coarse latent has a flow, the fine one stays N(0, I)."""
+    Path("mine/prior").mkdir(parents=True)
+    Path("mine/prior/mixed.yaml").write_text(
+        "_target_: pyro_lrp.priors.Hierarchy\n"
+        "scales:\n"
+        "  - {_target_: pyro_lrp.priors.conditional_spatial_flow, shape: [2, 4, 4], layers: 2, width: 4}\n"
+        "  - {_target_: pyro_lrp.priors.StandardNormal, dim: 128}\n"
+    )
+    few = ("epochs=1", "prior_epochs=1", "batch_size=20", "name=mixed", "--config-dir", "mine")
+    code, _, err = run("train", "model=vunet_flow", "prior=mixed", *POSED, *few)
+    assert code == 0, err
+    scales = pyro_lrp.load("runs/mixed/seed_0").prior.scales
+    assert [type(prior).__name__ for prior in scales] == ["ConditionalFlow", "StandardNormal"]
 
 
 @pytest.mark.parametrize("beta", [0, 1])
