@@ -44,10 +44,19 @@ def composed(*arguments):
         return config.plan(cfg).identity
 
 
+POSED = (  # what a U-Net needs: people, and sizes of a test
+    "data=posed_figures", "data.n=32", "data.test=16", "data.image_size=32", "network.first=1",
+    "network.most=2", "latent_dim=160", "data.flow.layers=2", "data.flow.width=4", "likelihood=gaussian",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("model", GROUPS["model"])
-def test_players_of_every_preset_are_disjoint_and_complete(model):
-    identity = composed(f"model={model}", "data=fake", "network.hidden_dims=[8]")
-    game = config.build_game(identity, config.build_autoencoder(identity, (1, 28, 28)))
+def test_players_of_every_preset_are_disjoint_and_complete(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYRO_LRP_CACHE", str(tmp_path))
+    choices = POSED if "vunet" in model else ("data=fake", "network.hidden_dims=[8]")
+    identity = composed(f"model={model}", *choices)
+    identity, data = config.settle(identity, config.build_data(identity, None))
+    game = config.build_game(identity, config.build_autoencoder(identity, data.image_shape))
     owned = [p for player in game.players().values() for p in player.parameters()]
     assert len(owned) == len({id(p) for p in owned}) == len(list(game.parameters()))
     movers = {
@@ -58,11 +67,33 @@ def test_players_of_every_preset_are_disjoint_and_complete(model):
 
 BETAS = {
     "vae": 1, "beta_vae": 25, "factor_vae": 1, "vae_flow": 0, "vae_flow_learned_gamma": 0, "aae": 1,
-    "aae_learned": 0, "vae_perceptual": 0,
+    "aae_learned": 0, "vae_perceptual": 0, "vunet": 1, "vunet_flow": 0,
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("model", GROUPS["model"])
+def test_the_u_nets_presets_are_the_published_ones():
+    """Spec 11.2-11.4: one objective and the ramp, or two levels and none; losses, rates and sizes alike."""
+    original, learned = (
+        composed(f"model={model}", "data=deepfashion", "data.root=nowhere") for model in ("vunet", "vunet_flow")
+    )
+    elbos = [identity["objective"]["elbo"] for identity in (original, learned)]
+    assert [elbo["single_level"] for elbo in elbos] == [True, False]
+    assert [identity["beta"] for identity in (original, learned)] == [1, 0]
+    ramp = original["objective"]["beta_schedule"]
+    assert [ramp[key] for key in ("start", "stop", "initial", "final")] == [0.5, 0.75, 1e-6, 1.0]
+    assert learned["objective"]["beta_schedule"]["_target_"].endswith("Constant")
+    assert learned["prior"].items() >= {"channels": 128, "layers": 16, "width": 256}.items()
+    for identity in (original, learned):
+        assert identity["trainer"]["optimizers"]["autoencoder"]["betas"] == [0.5, 0.9]
+        assert identity["trainer"]["schedule"].items() >= {"start": 0.01, "final": 0.0}.items()
+        assert (identity["lr"], identity["batch_size"], identity["latent_dim"]) == (1e-3, 8, 10240)
+        assert identity["epochs"] + identity["prior_epochs"] == 16
+        assert identity["likelihood"].items() >= {"weight": 5.0, "power": 1, "pixels": 255.0}.items()
+        assert identity["network"].items() >= {"first": 32, "most": 128, "dropout": 0.1}.items()
+    assert original["network"] == learned["network"]
+
+
+@pytest.mark.parametrize("model", [model for model in GROUPS["model"] if "vunet" not in model])
 def test_every_preset_has_the_papers_weights(model):
     """Contract; spec, sections 6 and 8."""
     identity = composed(f"model={model}", "data=mnist")
@@ -83,6 +114,10 @@ def test_every_preset_has_the_papers_weights(model):
 NEEDS = {  # what a choice needs beside it
     "model=vae_perceptual": ("weights.vgg19=random vgg19.npz",),
     "likelihood=perceptual": ("weights.vgg19=random vgg19.npz",),
+    "likelihood=vunet": ("weights.vgg19=random vgg19.npz",),
+    "model=vunet": POSED,
+    "model=vunet_flow": POSED,
+    "network=vunet": ("model=vunet_flow", *POSED),
     "network=resnet": ("data.image_shape=[3,16,16]", "network.base=4"),
     "model=aae_learned": ("prior.width=16", "objective.discriminator.width=16"),
     "model=factor_vae": ("objective.discriminator.width=16",),
@@ -91,15 +126,17 @@ NEEDS = {  # what a choice needs beside it
 
 @pytest.mark.parametrize("choice", SWAPS)
 def test_every_choice_trains_and_loads(train, choice):
-    if "perceptual" in choice:
+    if "perceptual" in choice or choice == "likelihood=vunet":
         random_vgg19("random vgg19.npz")
     code, out, err = train(*QUICK, choice, *NEEDS.get(choice, ()))
     assert code == 0, err
     assert "samples of the prior" in out
     run = only_run()
     assert (run / "figures" / "samples.png").is_file()
-    shape = (3, 16, 16) if choice == "network=resnet" else (1, 28, 28)
-    assert pyro_lrp.load(run).sample(3).shape == (3, *shape)
+    posed = choice in ("model=vunet", "model=vunet_flow", "network=vunet")
+    shape = (3, 16, 16) if choice == "network=resnet" else (3, 32, 32) if posed else (1, 28, 28)
+    context = torch.rand(3, 30) if posed else None
+    assert pyro_lrp.load(run).sample(3, context=context).shape == (3, *shape)
 
 
 EXPERIMENTS = {
@@ -107,10 +144,21 @@ EXPERIMENTS = {
     "fashion_small": ("fashion_mnist", 16, {"channels": [16, 32]}),
     "disentanglement": ("celeba", 64, {"num_scale": 4, "blocks_per_scale": 1, "pool": "average"}),
     "faces_small": ("celeba", 32, {"base": 8}),
-}
+}  # and posed_small, whose data set is made: below
 
 
-@pytest.mark.parametrize("experiment", GROUPS["experiment"])
+def test_posed_small_trains_a_step_of_both_presets(train):
+    for model in ("vunet", "vunet_flow"):
+        few = ("data.n=16", "data.test=4", "epochs=1", "device=cpu", "progress=false", f"name={model}")
+        code, _, err = train("experiment=posed_small", f"model={model}", "prior_epochs=1", *few)
+        assert code == 0, err
+        identity = yaml.safe_load(Path("runs", model, "seed_0", "config.yaml").read_text())
+        assert (identity["latent_dim"], identity["network"]["most"]) == (5120, 64)
+    plans = [composed("experiment=posed_small", f"model={model}") for model in ("vunet", "vunet_flow")]
+    assert [plan["epochs"] + plan["prior_epochs"] for plan in plans] == [9, 9]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_trains_two_steps_on_its_real_data(train, real_data, experiment):
     short = ("epochs=1", "prior_epochs=1", "data.limit=250", "device=cpu", "progress=false")
     if EXPERIMENTS[experiment][0] == "celeba":
@@ -343,7 +391,7 @@ MISTAKES = {
     ),
     "unknown data set": (
         ("data=mnits",),
-        "data=mnits is unknown; the known ones are: celeba, cifar10, digits, fake, fashion_mnist",
+        "data=mnits is unknown; the known ones are: celeba, cifar10, deepfashion, digits, fake",
     ),
     "unknown key": (("betaa=1",), "unknown key betaa (did you mean beta?)"),
     "unknown nested key": (("prior.depth=3",), "unknown key prior.depth"),
