@@ -77,3 +77,29 @@ def test_a_step_of_the_papers_network_does_not_wait_for_the_device():
             run._train_step(run.spans[0], run.images)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
+@pytest.mark.parametrize("prior", [priors.unet_flow, priors.unet_autoregressive])
+def test_a_step_of_the_published_u_net_fits_and_does_not_wait_for_the_device(prior, precision):
+    """At 256x256, batch 8, within 16 GB."""
+    encoder, decoder = networks.vunet((3, 256, 256), 10_240)
+    ae = models.autoencoder(encoder, decoder, prior(), Gaussian(0.01))
+    images = torch.randint(0, 256, (16, 3, 256, 256), dtype=torch.uint8)
+    people = data.Split(images, context=torch.rand(16, 30), joints=torch.rand(16, 15, 2))
+    run = Trainer(
+        objectives.LatentGame(ae, objectives.BilevelELBO(0.5)), data.ImageData("people", people, people),
+        phases=[Phase("joint", 1)], batch_size=8, device="cuda", precision=precision, progress=False,
+    )  # fmt: skip
+    torch.cuda.reset_peak_memory_stats()
+    row = run.fit()[-1]
+    assert all(torch.isfinite(torch.tensor(v)) for v in row.values() if isinstance(v, float))
+    assert torch.cuda.max_memory_allocated() < 16 << 30
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        import pyro
+
+        with pyro.validation_enabled(False):
+            run._train_step(run.spans[0], run.images)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
