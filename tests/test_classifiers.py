@@ -257,7 +257,7 @@ def real(digits, shift=0, lost=0):
             rows = torch.stack([(labels == c).nonzero()[i % 50, 0] for i, c in enumerate(wanted)])
             return models.Draw(x[rows], torch.zeros(n, 4), lost)
 
-        def reconstruct(self, x):
+        def reconstruct(self, x, context=None):
             return x
 
     prior = priors.conditional_paper_flow(4, 10, 1, 8)

@@ -92,7 +92,7 @@ def test_reconstruction_error_beside_that_of_the_best_constant_image():
     images = data.fake(600, (1, 8, 8))
 
     class Identity(models.Autoencoder):
-        def reconstruct(self, x):
+        def reconstruct(self, x, context=None):
             return x + 0.1
 
     ae = Identity(nn.Identity(), nn.Identity(), priors.StandardNormal(4), likelihoods.Gaussian())
@@ -193,7 +193,7 @@ def test_features_are_computed_once_for_all_metrics(subject):
 
 def test_samples_that_are_not_finite_are_left_out_and_counted(subject):
     class Stray(models.Autoencoder):
-        def decode(self, z):
+        def decode(self, z, context=None):
             images = super().decode(z)
             return torch.where((torch.arange(len(images)) % 4 == 0)[:, None, None, None], torch.nan, images)
 
@@ -204,7 +204,7 @@ def test_samples_that_are_not_finite_are_left_out_and_counted(subject):
     assert judged.non_finite == 175
 
     class Nothing(Stray):
-        def decode(self, z):
+        def decode(self, z, context=None):
             return super().decode(z) * torch.nan
 
     nothing = Subject(Nothing(ae.encoder, ae.decoder, ae.prior, ae.likelihood).eval(), subject.data, n=7)
@@ -254,7 +254,7 @@ def test_distances_of_a_model_beside_its_floors(tmp_path, monkeypatch):
 
         noise = 0.0
 
-        def reconstruct(self, x):
+        def reconstruct(self, x, context=None):
             return x
 
         def draw(self, n, temperature=1.0, context=None):

@@ -421,6 +421,7 @@ NETWORKS = {
     "ppl_classifier": None,
     "lpips_diversity": "alexnet",
     "lpips_diversity_squeezenet": "squeezenet",
+    "diversity_classifier": None,
     "perceptual_change": "vgg16",
     "perceptual_change_squeezenet": "squeezenet",
 }
