@@ -100,8 +100,8 @@ def joints_of(data):
 def test_all_formats_give_the_same_joints(base, form):
     points = pixels()
     WRITERS[form](base, points)
-    data = deepfashion(base.parent, image_size=16)
-    assert (data.name, data.image_shape, data.validation) == ("deepfashion", (3, 16, 16), None)
+    data = deepfashion(base.parent, image_size=32)
+    assert (data.name, data.image_shape, data.validation) == ("deepfashion", (3, 32, 32), None)
     expected = np.where(points < 0, -1, (points[..., ::-1] + 0.5) / 256)[:, COLUMNS]
     assert data.train.joints.dtype == torch.float32
     assert torch.allclose(joints_of(data), torch.from_numpy(expected).float())
@@ -110,9 +110,9 @@ def test_all_formats_give_the_same_joints(base, form):
 
 def test_the_index_decides_who_is_trained_on_unless_told(base):
     write_vunet(base, vunet(pixels()))
-    data = deepfashion(base, image_size=16)  # the folder itself is a root too
+    data = deepfashion(base, image_size=32)  # the folder itself is a root too
     assert (sorted(greys(data.train)), sorted(greys(data.test))) == (list(range(8)), [8, 9])
-    told = deepfashion(base, split=[5, 2, 3], image_size=16)
+    told = deepfashion(base, split=[5, 2, 3], image_size=32)
     assert [len(part) for part in (told.train, told.validation, told.test)] == [5, 2, 3]
     in_order = sorted(range(len(NAMES)), key=lambda row: NAMES[row])
     assert greys(told.train) + greys(told.validation) + greys(told.test) == in_order
@@ -120,12 +120,12 @@ def test_the_index_decides_who_is_trained_on_unless_told(base):
 
 def test_a_garment_is_either_trained_or_tested_on(base):
     write_npz(base, pixels())
-    data = deepfashion(base, image_size=16)
+    data = deepfashion(base, image_size=32)
     assert greys(data.test) == [4, 5]
     assert sorted(greys(data.train)) == [0, 1, 2, 3, 6, 7, 8, 9]
     parts = [greys(part) for part in (data.train, data.test)]
     write_vunet(base, vunet(pixels(), train=None, imgs=[f"img/{name}" for name in NAMES]))
-    again = deepfashion(base, image_size=16)
+    again = deepfashion(base, image_size=32)
     assert [greys(part) for part in (again.train, again.test)] == parts  # whatever the index
 
 
@@ -136,7 +136,7 @@ def test_images_without_a_shoulder_or_a_hip_are_counted_and_left_out(base):
     for write in (WRITERS["index.p"], write_npz):
         write(base, points)
         with pytest.warns(UserWarning, match="data=deepfashion: 2 of 10 images lack a shoulder or a hip"):
-            data = deepfashion(base, split=[6, 2], image_size=16)
+            data = deepfashion(base, split=[6, 2], image_size=32)
         assert sorted(greys(data.train) + greys(data.test)) == [0, 2, 3, 5, 6, 7, 8, 9]
 
 
@@ -164,10 +164,10 @@ def test_files_of_the_same_name_are_told_apart_by_their_folders(base):
     for number, name in enumerate(names):
         (base / "img" / NAMES[number].replace("jpg", "png")).rename(base / name)
     write_vunet(base, vunet(pixels(), imgs=names))
-    data = deepfashion(base, image_size=16)
+    data = deepfashion(base, image_size=32)
     assert greys(data.train) + greys(data.test) == list(range(10))
     (base / names[9]).unlink()  # and its row does not get the other 4.png
-    assert greys(deepfashion(base, image_size=16).test) == [8]
+    assert greys(deepfashion(base, image_size=32).test) == [8]
 
 
 def test_a_zip_of_images_and_one_of_another_name(base, tmp_path):
@@ -176,32 +176,32 @@ def test_a_zip_of_images_and_one_of_another_name(base, tmp_path):
         for file in sorted((base / "img").iterdir())[:-1]:
             archive.write(file, f"img/{file.name.upper()}")
         archive.writestr("img/of_nobody.png", b"no image")
-    named = deepfashion(base, images="sample.zip", split=[5, 4], image_size=16)
+    named = deepfashion(base, images="sample.zip", split=[5, 4], image_size=32)
     assert len(named.train) + len(named.test) == 9  # one has no file, one file is of no one
     (base / "img").rename(tmp_path / "elsewhere")
-    assert deepfashion(base, split=[5, 4], image_size=16).train.fingerprint() == named.train.fingerprint()
+    assert deepfashion(base, split=[5, 4], image_size=32).train.fingerprint() == named.train.fingerprint()
 
 
 @pytest.mark.parametrize("protocol", range(6))
 def test_pickles_of_every_protocol(base, protocol):
     index = vunet(pixels())
     write_vunet(base, index, protocol=protocol)
-    expected = joints_of(deepfashion(base, image_size=16))
+    expected = joints_of(deepfashion(base, image_size=32))
     odd = index | {"joints": np.asfortranarray(index["joints"]).astype(">f4"), "imgs": np.array(NAMES)}
     odd["train"] = [np.bool_(flag) for flag in TRAIN]
     odd["joint_order"] = np.array(JOINTS, dtype=object)
     write_vunet(base, odd, protocol=protocol)
-    assert torch.allclose(joints_of(deepfashion(base, image_size=16)), expected)
+    assert torch.allclose(joints_of(deepfashion(base, image_size=32)), expected)
 
 
 def test_a_pickle_of_python_2(base):
     shares = np.array(vunet(pixels())["joints"])
     body = pickle.dumps(vunet(pixels(), joints=shares), protocol=2).replace(b"numpy._core", b"numpy.core")
     (base / "index.p").write_bytes(body)
-    expected = joints_of(deepfashion(base, image_size=16))
+    expected = joints_of(deepfashion(base, image_size=32))
     text = {"joint_order": [j.encode() for j in JOINTS], "imgs": [n.encode() for n in NAMES], "train": TRAIN}
     write_vunet(base, {key.encode(): value for key, value in (text | {"joints": shares}).items()}, protocol=4)
-    assert torch.equal(joints_of(deepfashion(base, image_size=16)), expected)
+    assert torch.equal(joints_of(deepfashion(base, image_size=32)), expected)
     raw = shares[0].astype("<f8").tobytes()  # as Python 2 wrote an array: its bytes are its text
     array = (
         b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntU\x01btR(I1\n(I15\nI2\ntcnumpy\ndtype\n(U\x02f8"
@@ -230,32 +230,32 @@ def test_nothing_in_a_pickle_is_run(base):
         with pytest.raises(
             UserError, match=r"index.p is not unpickled: it asks for \w+.\w+, and may hold only"
         ):
-            deepfashion(base, image_size=16)
+            deepfashion(base, image_size=32)
         assert not mark.exists()
     for call in (Hostile(np.ndarray, (1,), np.dtype(object), b"8 bytes."), Hostile(np.dtype, "f8,O")):
         write_vunet(base, vunet(pixels(), joints=call))  # an address that NumPy itself would follow
         with pytest.raises(UserError, match="index.p is not unpickled"):
-            deepfashion(base, image_size=16)
+            deepfashion(base, image_size=32)
     (base / "index.p").write_bytes(pickle.dumps(vunet(pixels()))[:-100])
     with pytest.raises(UserError, match="index.p is not unpickled"):
-        deepfashion(base, image_size=16)
+        deepfashion(base, image_size=32)
 
 
 def test_joints_in_another_order_and_more_of_them(base):
     index = vunet(pixels())
     write_vunet(base, index)
-    expected = joints_of(deepfashion(base, image_size=16))
+    expected = joints_of(deepfashion(base, image_size=32))
     backwards = [np.concatenate([joints[::-1], [[0.5, 0.5]]]) for joints in index["joints"]]
     write_vunet(base, index | {"joint_order": [*JOINTS[::-1], "cneck"], "joints": backwards})
-    assert torch.equal(joints_of(deepfashion(base, image_size=16)), expected)
+    assert torch.equal(joints_of(deepfashion(base, image_size=32)), expected)
     write_vunet(base, index | {"joint_order": ["neck", *JOINTS[1:]]})
     with pytest.raises(UserError, match=r"index.p: joint_order lacks rankle; it has neck, rknee"):
-        deepfashion(base, image_size=16)
+        deepfashion(base, image_size=32)
 
 
 def refused(base, message, **options):
     with pytest.raises(UserError, match=message):
-        deepfashion(base, **{"image_size": 16, **options})
+        deepfashion(base, **{"image_size": 32, **options})
 
 
 def test_the_wrong_number_of_joints_is_refused(base):
@@ -302,7 +302,7 @@ def test_what_does_not_fit_is_refused(base, tmp_path):
     refused(tmp_path / "nowhere", "data=deepfashion needs data.root=DIR .* and finds no images in")
     write_npz(base, pixels())
     for size in (100, 8, 2048, 64.0, True):
-        refused(base, "data.image_size must be a power of two from 16 to 1024", image_size=size)
+        refused(base, "data.image_size must be a power of two from 32 to 1024", image_size=size)
     refused(base, "data.index: there is no .*other.p", index="other.p")
     refused(base, "data.images: there is no .*other.zip", images="other.zip")
     refused(base, "data.index: .*img is no .p or .pkl", index="img")
@@ -324,7 +324,7 @@ def test_joints_far_outside_are_refused(base):
         index["joints"][3][JOINTS.index("lwrist")] = [0.5, value]
         write_vunet(base, index)
         if fits:
-            assert joints_of(deepfashion(base, image_size=16)).max() == np.float32(value)
+            assert joints_of(deepfashion(base, image_size=32)).max() == np.float32(value)
         else:
             refused(base, rf"index.p: lwrist of {NAMES[3]} is outside the image, at \(0.5, {value}\)")
 

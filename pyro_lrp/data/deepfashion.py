@@ -21,7 +21,7 @@ from pyro_lrp.poses import JOINTS, complete
 
 __all__ = ["deepfashion"]
 
-_SIDES = (16, 32, 64, 128, 256, 512, 1024)
+_SIDES = (32, 64, 128, 256, 512, 1024)
 _GREY = 128  # half of 255, in whole numbers: what is 0 to networks that see images in [-1, 1]
 _OUTSIDE = 0.1  # of the side: detectors place joints a little beyond the edge, but not this far
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -52,7 +52,7 @@ def deepfashion(
             keypoints, else the only ``.csv`` (plain or gzipped) of annotations there.
         split: As for :func:`pyro_lrp.data.divide`, in the order of the files' names; if None the index decides,
             and if it does not, a tenth of the garments, with all their images, is tested on.
-        image_size: Side of the resulting squares, in pixels: a power of two from 16 to 1024.
+        image_size: Side of the resulting squares, in pixels: a power of two from 32 to 1024.
 
     Returns:
         Images uint8 of shape ``(N, 3, S, S)`` and joints float32 of shape ``(N, 15, 2)``, (x, y) in shares of
