@@ -211,8 +211,8 @@ def test_attributes_become_signs_by_name():
         ("label", "context=label needs class labels, and data=faces has none"),
         (["Hat"], "Hat is no attribute of data=faces; there are Male, Bald, Smiling"),
         ([], "names no attribute"),
-        ("colour", "context must be label, attributes, a list of attributes, or null, got 'colour'"),
-        (3, "context must be label, attributes"),
+        ("colour", "context must be label, pose, attributes, a list of attributes, or null, got 'colour'"),
+        (3, "context must be label, pose, attributes"),
     ],
 )
 def test_contexts_that_cannot_be_are_named(wanted, message):
