@@ -49,6 +49,7 @@ def _prior(run: Path, options: dict[str, Any], out: Path) -> Any:
         raise UserError("n must be a whole number of at least 1, got None")
     device = choose_device(options["device"])
     meaning = config.contexts(rundir.read_identity(run))
+    context: Tensor | None = None
     posed_run = meaning is not None and meaning.kind == "pose"
     if posed_run and options["context"] is None:
         tour = Tour.of(run, options, device)
