@@ -203,7 +203,8 @@ def slogdet(function: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
     units = torch.eye(dim, dtype=points.dtype, device=points.device)
     blocks = units.split(max(1, _ROWS // count))
     rows = torch.cat([_products(function, points, block) for block in blocks])
-    return torch.linalg.slogdet(rows.transpose(0, 1)).logabsdet
+    # one by one: of a batch of large ones on several threads, MKL's LU has been seen to go wrong (DLASWP)
+    return torch.stack([torch.linalg.slogdet(jacobian).logabsdet for jacobian in rows.unbind(1)])
 
 
 def _products(function: Callable[[Tensor], Tensor], points: Tensor, directions: Tensor) -> Tensor:
