@@ -182,9 +182,8 @@ def _quadrilaterals(points: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
 def _box(top: Tensor, bottom: Tensor, width: float) -> Tensor:
     """About a line, as wide as ``width`` of its length: ``(B, 4, 2)``."""
     along = bottom - top
-    aside = (
-        0.5 * width * torch.stack([along[:, 1], -along[:, 0]], -1)
-    )  # to the right of who looks down the line
+    right = torch.stack([along[:, 1], -along[:, 0]], -1)  # of who looks down the line
+    aside = 0.5 * width * right
     return torch.stack([top - aside, bottom - aside, bottom + aside, top + aside], 1)
 
 

@@ -1,4 +1,4 @@
-"""What all tests share: two threads, a clean parameter store, the folder of real data if there is one."""
+"""What all tests share: few threads, a clean parameter store, the folder of real data if there is one."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,9 @@ import pytest
 import torch
 from commands import in_process
 
-torch.set_num_threads(min(2, os.cpu_count() or 1, int(os.environ.get("OMP_NUM_THREADS", "2"))))
+# Two workers of one thread take half the time of one worker of two; alone (pytest -n 0) it may have both.
+_most = 1 if "PYTEST_XDIST_WORKER" in os.environ else int(os.environ.get("OMP_NUM_THREADS", "2"))
+torch.set_num_threads(min(_most, os.cpu_count() or 1))
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 

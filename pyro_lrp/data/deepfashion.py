@@ -207,9 +207,8 @@ def _padded(joints: Tensor, source: Source) -> Tensor:
 
 
 def _check_inside(joints: Tensor, names: list[str], origin: Path) -> None:
-    outside = (~(joints <= 1 + _OUTSIDE)).any(
-        -1
-    )  # so that what is no number is outside; negative ones are missing
+    # Negative ones are missing; what is no number is outside.
+    outside = (~(joints <= 1 + _OUTSIDE)).any(-1)
     if outside.any():
         row, joint = outside.nonzero()[0].tolist()
         x, y = joints[row, joint].tolist()

@@ -135,9 +135,8 @@ def channels_of(size: int, first: int = _FIRST, most: int = _MOST) -> list[int]:
     if not scales.is_integer() or scales < 4:
         raise ValueError(f"expected an image size of 32, 64, 128 or 256, a power of two, got {size}")
     channels = [min(most, first * 2**scale) for scale in range(int(scales))]
-    if (
-        first < 1 or most % 2 or channels[-2] != most
-    ):  # the two latents have equally many, which couplings halve
+    # The two latents have equally many, which couplings halve.
+    if first < 1 or most % 2 or channels[-2] != most:
         raise ValueError(
             f"expected channels that double from `first` to an even `most` by the scale of 8x8, "
             f"got first={first}, most={most} at size {size}"

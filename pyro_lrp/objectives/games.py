@@ -181,10 +181,8 @@ class AutoencoderGame(Game):
         return make_autoencoder(ae.encoder, ae.decoder, self.stand_in, ae.likelihood) if self.alone else ae
 
     def codes(self, batch: Any) -> Codes | None:
-        if (
-            len(self.autoencoder.sites) > 1
-        ):  # the mean of a finer latent is not known before the coarser is drawn
-            return None
+        if len(self.autoencoder.sites) > 1:
+            return None  # the mean of a finer latent is not known before the coarser is drawn
         q = self.autoencoder.encode(batch.x, batch.context)
         return Codes(q.mean, q.stddev, batch.context)
 
@@ -266,9 +264,8 @@ class LatentGame(AutoencoderGame):
 
     def _prior_alone(self, given: Codes | Batch) -> Losses:
         with torch.no_grad():
-            z = (
-                given if isinstance(given, Codes) else self.autoencoder.encode(given.x, given.context)
-            ).sample()
+            q = given if isinstance(given, Codes) else self.autoencoder.encode(given.x, given.context)
+            z = q.sample()
         with bilevel(0.0):  # what the prior computes with and does not own stays as it is
             prior = self.autoencoder.prior(given.context)
             if hasattr(prior, "fit_loss"):
