@@ -1,5 +1,6 @@
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from pyro_lrp.history import History, read_rows
 from pyro_lrp.objectives import BilevelELBO, LatentGame
 from pyro_lrp.priors import StandardNormal
 from pyro_lrp.schedules import Halving
-from pyro_lrp.trainer import Phase, Trainer
+from pyro_lrp.trainer import Phase, Trainer, loop
 
 FAKE = data.fake(64, (1, 8, 8))
 PHASES = (Phase("joint", 4), Phase("prior_only", 3))
@@ -57,6 +58,63 @@ def test_resume_is_bit_for_bit(tmp_path, stop_after):
     steps = [row["step"] for row in read_rows(parts / "metrics.jsonl")]
     assert steps == sorted(set(steps))
     assert steps[-1] == 5 * 4 + 5 * 3
+
+
+@pytest.mark.parametrize(
+    ("seconds", "steps"), [(0.0, [20, 35]), (40.0, [2, 4, 6, 8, 10]), (90.0, [1, 2, 3, 4, 5])]
+)
+def test_where_steps_are_slow_a_save_does_not_wait_for_a_report(tmp_path, monkeypatch, seconds, steps):
+    """Of a clock that only steps move: with a minute between saves, reports every 100 steps."""
+    now = [0.0]
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: now[0]))
+    saved = []
+
+    def run(folder, most=100):
+        folder.mkdir(exist_ok=True)
+        slow = trainer(directory=folder, report_every=100, save_minutes=1)
+        step, save = slow._train_step, slow._save
+
+        def step_slowly(*arguments):
+            now[0] += seconds
+            if slow.step == most:
+                raise StopError
+            step(*arguments)
+
+        def note():
+            saved.append(slow.step)
+            save()
+
+        slow._train_step, slow._save = step_slowly, note
+        return slow.fit()
+
+    run(tmp_path / "whole")
+    assert saved[:5] == steps
+    with pytest.raises(StopError):
+        run(tmp_path / "parts", most=7)
+    assert len(run(tmp_path / "parts")) == saved.index(35) + 1
+    last = "checkpoints/last.safetensors"
+    assert (tmp_path / "parts" / last).read_bytes() == (tmp_path / "whole" / last).read_bytes()
+
+
+def test_saves_take_a_tenth_of_the_time_at_most(tmp_path, monkeypatch):
+    """A save takes 90 seconds, a step 40: the next is due after 23 steps, and a phase ends before."""
+    now = [0.0]
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: now[0]))
+    slow = trainer(directory=tmp_path, report_every=100, save_minutes=1)
+    step, save, saved = slow._train_step, slow._save, []
+
+    def step_slowly(*arguments):
+        now[0] += 40
+        step(*arguments)
+
+    def save_slowly():
+        now[0] += 90
+        saved.append(slow.step)
+        save()
+
+    slow._train_step, slow._save = step_slowly, save_slowly
+    slow.fit()
+    assert saved == [2, 20, 35]  # 20 and 35 are the ends of the phases
 
 
 @pytest.mark.parametrize("name", GAMES)

@@ -7,10 +7,10 @@ bit the run that was never stopped.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +30,10 @@ from pyro_lrp.optimizers import check_options, make_optimizers, set_rate
 from pyro_lrp.randomness import derive_seed, seeded, untouched_generators
 from pyro_lrp.schedules import Constant, Phase, Schedule
 from pyro_lrp.trainer.prior_phase import Averages, EarlyStop, PriorPhase, assign, frozen_codes, held_out_score
+from pyro_lrp.trainer.report import Callback, Report
 from pyro_lrp.trainer.spans import Span, lay_out
 
-__all__ = ["Report", "Trainer"]
-
-
-@dataclass(frozen=True)
-class Report:
-    """What callbacks are given after an evaluation; what they return is added to the row."""
-
-    game: Game
-    step: int
-    phase: str
-    picture_due: bool
-    row: Mapping[str, Any]
-
-
-Callback = Callable[[Report], "Mapping[str, float] | None"]
+__all__ = ["Trainer"]
 
 
 class Trainer:
@@ -71,7 +58,8 @@ class Trainer:
         report_every: Steps between rows of the metrics.
         evaluations: Evenly spaced scorings of all splits in a phase.
         evaluation_images: Images of a split that are scored; the last scoring of a phase takes all.
-        save_minutes: Between checkpoints, which are also written at the end of a phase.
+        save_minutes: Between checkpoints, which come with a report; where steps are so slow that none is near,
+            one is made. They are also written at the end of a phase. With 0 each report is saved.
         callbacks: Called after each evaluation; what they return joins the row.
         on_row: Called with each row of the metrics, for loggers.
         progress: Show a progress bar.
@@ -151,7 +139,7 @@ class Trainer:
         self.stopped = False
         self._prior_state: dict[str, Any] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
-        self._last_save = time.monotonic()
+        self._last_save, self._save_seconds = time.monotonic(), 0.0
         self._window: list[tuple[list[str], Tensor]] = []
 
     @property
@@ -204,8 +192,14 @@ class Trainer:
             self._train_step(span, batches)
             self.step += 1
             self.bar.update()
-            if self.step % self.report_every == 0 or self.step == span.stop:
-                self._report(span)
+            on_time = self.step % self.report_every == 0 or self.step == span.stop
+            if on_time or self._save_is_overdue():
+                self._report(span, on_time=on_time)
+
+    def _save_is_overdue(self) -> bool:
+        """Whether steps are too slow to wait for a report; saves take a tenth of the time at most."""
+        patience = max(60 * self.save_minutes, 10 * self._save_seconds) if self.save_minutes else math.inf
+        return self.directory is not None and time.monotonic() - self._last_save > patience
 
     def _begin_prior_only(self, span: Span) -> Batches:
         """What the phase sees. At its first step the prior may estimate itself from that."""
@@ -270,7 +264,7 @@ class Trainer:
             fetch=Split.batch if codes is None else Codes.rows, length=len(train), device=self.fabric.device,
         )  # fmt: skip
 
-    def _report(self, span: Span) -> None:
+    def _report(self, span: Span, *, on_time: bool) -> None:
         terms = self._read_window()
         seconds = time.perf_counter() - self._clock
         row: dict[str, Any] = {
@@ -283,10 +277,11 @@ class Trainer:
             "images_per_second": round(self._images_since_report / max(seconds, 1e-9), 1),
             "seconds": round(self.history.seconds + seconds, 3),
         }
-        save_due = self.step == span.stop or time.monotonic() - self._last_save > 60 * self.save_minutes
+        begun = time.monotonic()
+        save_due = self.step == span.stop or begun - self._last_save > 60 * self.save_minutes
         if self.averages and self.step == span.stop:
             assign(self.averages.parameters, self.averages.values)
-        scored = span.due(self.step, self.evaluations, self.report_every)
+        scored = on_time and span.due(self.step, self.evaluations, self.report_every)
         if scored or save_due:
             with self.averages.applied() if self.averages else nullcontext():
                 self._evaluate(span, row, save_due=save_due)
@@ -298,6 +293,8 @@ class Trainer:
         self.bar.set_postfix(shown | {"images/s": str(round(row["images_per_second"]))})
         if save_due and self.directory:
             self._save()
+            self._last_save = time.monotonic()
+            self._save_seconds = self._last_save - begun
         self._images_since_report, self._clock = 0, time.perf_counter()
 
     def _read_window(self) -> dict[str, float]:
@@ -367,7 +364,6 @@ class Trainer:
             state["prior"] = {"averages": averages, "early_stop": early_stop, "stopped": self.stopped}
         assert self.directory is not None
         checkpoint.rotate_and_save(self.directory / "checkpoints", state)
-        self._last_save = time.monotonic()
 
     def _kept(self) -> str:
         path = None if self.directory is None else checkpoint.latest(self.directory / "checkpoints")
