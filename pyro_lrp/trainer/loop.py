@@ -294,7 +294,8 @@ class Trainer:
         if save_due and self.directory:
             self._save()
             self._last_save = time.monotonic()
-            self._save_seconds = self._last_save - begun
+        if scored or save_due:
+            self._save_seconds = time.monotonic() - begun
         self._images_since_report, self._clock = 0, time.perf_counter()
 
     def _read_window(self) -> dict[str, float]:
