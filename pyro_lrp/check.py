@@ -19,7 +19,8 @@ def main(cfg: DictConfig) -> None:
     """Build the prior as a run would, and print its laws as they are measured."""
     plan = config.plan(cfg)
     identity, allow = plan.identity, plan.circumstances["allow_targets"]
-    data = config.build_data(identity, plan.circumstances["data.root"], allow_targets=allow)
+    typed = {**identity["data"], "root": plan.circumstances["data.root"]}
+    data = config.build_data(identity, typed, allow)
     if identity["context"] is None and config.needs_context(identity):
         identity = {**identity, "context": "label"}
     identity, _ = config.settle(identity, data)

@@ -18,12 +18,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pyro_lrp.errors import UserError
+from pyro_lrp.errors import UserError, printable
 
 __all__ = ["command", "conf_dir"]
 
 FLAGS_WITH_VALUES = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg", "-c")
-PATH_KEYS = ("run", "runs", "out", "images", "data.root", "data.path", "data.images", "data.attributes")
+PATH_KEYS = (
+    "run", "runs", "out", "images", "data.root", "data.path", "data.images", "data.attributes", "data.index",
+)  # fmt: skip
 
 
 def conf_dir() -> str:
@@ -76,14 +78,14 @@ def _one_line_errors(name: str) -> Iterator[None]:
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         if os.environ.get("PYRO_LRP_TRACEBACK"):
             raise
-        sys.exit(f"error: {_one_line(error, name)}")
+        sys.exit(printable(f"error: {_one_line(error, name)}"))
     except KeyboardInterrupt:
         sys.exit("interrupted: the same command goes on from the last checkpoint")
     except Exception as error:  # a bug, or a mistake that nobody foresaw
         if os.environ.get("PYRO_LRP_TRACEBACK"):
             raise
         text = " ".join(str(error).split())[:300]
-        sys.exit(f"error: {type(error).__name__}: {text} (PYRO_LRP_TRACEBACK=1 shows where)")
+        sys.exit(printable(f"error: {type(error).__name__}: {text} (PYRO_LRP_TRACEBACK=1 shows where)"))
 
 
 def _refuse_unknown_flags(arguments: list[str]) -> None:

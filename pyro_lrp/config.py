@@ -6,7 +6,7 @@ A run's configuration has two parts. The *identity* decides what is computed and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
-from pyro_lrp import checkpoint, rundir
+from pyro_lrp import allowed, checkpoint, rundir
+from pyro_lrp.bounds import Budget, check_sizes
 from pyro_lrp.cli import conf_dir
 from pyro_lrp.data import Contexts, ImageData, with_context
 from pyro_lrp.errors import UserError
@@ -29,15 +30,10 @@ from pyro_lrp.trainer import Phase, PriorPhase
 
 __all__ = [
     "Plan", "build_autoencoder", "build_data", "build_game", "conf_dir", "contexts", "default_data_root",
-    "load", "needs_context", "options", "optimizers", "phases", "plan", "prior_phase", "schedule", "settle",
-    "with_contexts",
+    "load", "needs_context", "options", "optimizers", "phases", "places", "plan", "prior_phase", "schedule",
+    "settle", "with_contexts",
 ]  # fmt: skip
 
-ALLOWED_TARGETS = (
-    "pyro_lrp.data.", "pyro_lrp.likelihoods.", "pyro_lrp.models.", "pyro_lrp.networks.", "pyro_lrp.objectives.",
-    "pyro_lrp.priors.", "pyro_lrp.schedules.", "pyro_lrp.transforms.", "pyro.distributions.", "pyro.nn.",
-    "torch.nn.", "torch.distributions.", "zuko.flows.",
-)  # fmt: skip
 CIRCUMSTANCES = (
     "device",
     "logger",
@@ -55,6 +51,7 @@ USED_BY = {  # root keys that an objective takes over: where they stand in its n
 }
 GROUPS_NEEDED = ("data", "network", "likelihood", "prior", "objective", "trainer")
 FROM_DATA = ("context_dim", "image_shape")  # in a prior's node, null stands for what only the data can say
+PLACES = ("root", "path", "images", "attributes", "index")  # keys of a data set that name files or folders
 DATA_DEFAULTS = ("latent_dim", "lr", "flow", "epochs")  # values that other keys refer to
 
 
@@ -80,7 +77,8 @@ class Plan:
 def plan(cfg: DictConfig) -> Plan:
     """Split a composed ``train`` configuration into identity and circumstances, with defaults filled in."""
     tree = options(cfg)
-    groups = {k: v for k, v in HydraConfig.get().runtime.choices.items() if "/" not in k and v is not None}
+    chosen = {k: v for k, v in HydraConfig.get().runtime.choices.items() if "/" not in k and v is not None}
+    groups = {group: str(name).replace("/", ".") for group, name in chosen.items()}  # names, not paths
     known = set(OmegaConf.load(Path(conf_dir()) / "train.yaml")) | set(groups)
     stray = sorted(str(key) for key in tree.keys() - known)
     if stray:
@@ -139,8 +137,9 @@ def _hand_to_objective(tree: dict[str, Any]) -> None:
 
 def default_data_root(identity: dict[str, Any]) -> str | None:
     """Where ``train`` would look for a run's data set if it is not told."""
-    preset = Path(conf_dir()) / "data" / f"{identity['presets'].get('data')}.yaml"
-    return OmegaConf.select(OmegaConf.load(preset), "data.root") if preset.is_file() else None
+    presets = {path.stem: path for path in (Path(conf_dir()) / "data").glob("*.yaml")}
+    preset = presets.get(str(identity["presets"].get("data")))  # looked up by its name, never used as a path
+    return None if preset is None else OmegaConf.select(OmegaConf.load(preset), "data.root")
 
 
 def phases(identity: dict[str, Any]) -> list[Phase]:
@@ -229,15 +228,37 @@ def _filled(node: Any, said: dict[str, Any]) -> Any:
 
 
 def build_data(
-    identity: dict[str, Any], root: str | None, path: str | None = None, allow_targets: Sequence[str] = ()
+    identity: dict[str, Any], places: Mapping[str, str | None], allow_targets: Sequence[str] = ()
 ) -> ImageData:
-    """The data set of a run, looked for at ``root`` (or, for a file of the user's, at ``path``)."""
-    node = {k: v for k, v in identity["data"].items() if k not in ("limit", "validation")}
-    if root is not None:
-        node["root"] = root
-    if path is not None:
-        node["path"] = path
+    """The data set of a run, read where its user says.
+
+    Args:
+        identity: Of the run. The places in it are passed over: a stranger's run must not choose what is opened.
+        places: Files and folders by their key, such as ``{"root": DIR}``; see :data:`PLACES`.
+        allow_targets: As in :func:`load`.
+
+    Raises:
+        UserError: If the run was trained on a file of its user's and ``places`` has none.
+    """
+    recorded = identity["data"]
+    node = {k: v for k, v in recorded.items() if k not in ("limit", "validation", *PLACES)}
+    for key in PLACES:
+        given = places.get(key)
+        if given is not None:
+            node[key] = given
+        elif recorded.get(key) is not None and key != "root":
+            raise UserError(
+                f"data.{key}: this run was trained on {recorded[key]}; say data.{key}=... (a place that a run "
+                "names is not opened unless it is typed)"
+            )
+        elif key in recorded:
+            node[key] = None
     return _instantiate(node, "data", allow_targets)
+
+
+def places(identity: dict[str, Any], typed: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Where the data set of a trained run lies: as typed, and else its root where ``train`` would look."""
+    return {**typed, "root": typed.get("root") or default_data_root(identity)}
 
 
 def build_autoencoder(
@@ -245,7 +266,10 @@ def build_autoencoder(
 ) -> Autoencoder:
     """The untrained autoencoder of a run, initialised under its seed."""
     likelihood = {k: v for k, v in identity["likelihood"].items() if k != "lr"}
-    with seeded(identity["seed"], "init"):
+    sizes = {"image_shape": list(image_shape), "latent_dim": identity["latent_dim"]}
+    for key, value in sizes.items():
+        check_sizes(value, key)
+    with seeded(identity["seed"], "init"), Budget("the model of this configuration"):
         network = _instantiate(identity["network"], "network", allow_targets)
         try:
             encoder, decoder = network(image_shape=tuple(image_shape), latent_dim=identity["latent_dim"])
@@ -302,8 +326,8 @@ def load(run: str | Path, *, allow_targets: Sequence[str] = ()) -> Autoencoder:
 
     Args:
         run: A run directory.
-        allow_targets: Prefixes of dotted names (such as ``"my_package."``) that its configuration may name
-            besides this library, Pyro's distributions and torch's modules. Nothing else is ever called.
+        allow_targets: Modules of yours (such as ``"my_package."``) that its configuration may name besides
+            those of :mod:`pyro_lrp.allowed`. Nothing else is ever called.
 
     Raises:
         UserError: If there is no such run, its checkpoint is damaged, or its configuration names a target that
@@ -323,10 +347,12 @@ def load(run: str | Path, *, allow_targets: Sequence[str] = ()) -> Autoencoder:
 
 
 def _instantiate(node: Any, name: str, allow_targets: Sequence[str]) -> Any:
+    """Build a node of a configuration, once it is known that it names and asks for nothing it must not."""
     if "_target_" not in node:
         raise UserError(f"{name}: its configuration has no _target_")
     prefixes = (allow_targets,) if isinstance(allow_targets, str) else tuple(allow_targets)
-    _refuse_foreign_targets(node, name, prefixes)
+    allowed.check_node(node, name, prefixes)
+    check_sizes(node, name)
     try:
         return hydra.utils.instantiate(node, _convert_="all")
     except InstantiationException as error:
@@ -336,41 +362,3 @@ def _instantiate(node: Any, name: str, allow_targets: Sequence[str]) -> Any:
         if isinstance(cause, (TypeError, ValueError, InstantiationException)):
             raise UserError(f"{name}: {' '.join(str(cause).split())}") from error
         raise
-
-
-def _refuse_foreign_targets(node: Any, name: str, allow_targets: tuple[str, ...]) -> None:
-    """A configuration can name any callable, so one from a stranger must not get to call what it likes."""
-    if isinstance(node, str) and "${" in node:  # already resolved: what is left could make a node of its own
-        raise UserError(f"{name}: {node!r} is an interpolation, which a run's configuration must not hold")
-    if isinstance(node, dict):
-        target = node.get("_target_")
-        if target is not None:
-            _check_target(str(target), name, allow_targets)
-        for key, value in node.items():
-            _refuse_foreign_targets(str(key), f"{name}.{key}", allow_targets)
-            _refuse_foreign_targets(value, f"{name}.{key}", allow_targets)
-    elif isinstance(node, (list, tuple)):
-        for index, value in enumerate(node):
-            _refuse_foreign_targets(value, f"{name}.{index}", allow_targets)
-
-
-def _check_target(target: str, name: str, allow_targets: tuple[str, ...]) -> None:
-    data_only = () if name == "data" else ("pyro_lrp.data.",)  # its functions read files and may download
-    allowed = tuple(p for p in ALLOWED_TARGETS if p not in data_only) + allow_targets
-    refusal = UserError(
-        f"{name}: _target_ {target} is not allowed; if you trust it, add its module to allow_targets"
-    )
-    private = any(part.startswith("_") for part in target.split("."))
-    if private or not target.startswith(allowed):
-        raise refusal
-    try:
-        found = hydra.utils.get_object(target)
-    except Exception as error:
-        hint = "; pip install 'pyro_lrp[zuko]'" if target.startswith("zuko.") else ""
-        raise UserError(
-            f"{name}: _target_ {target} cannot be imported ({' '.join(str(error).split())}){hint}"
-        ) from error
-    # a module's attribute may be another module's function: pyro_lrp.data.urllib... must not slip through
-    home = f"{getattr(found, '__module__', None) or type(found).__module__}."
-    if not callable(found) or not home.startswith(allowed):
-        raise refusal

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from pyro_lrp import checkpoint, config, rundir
 from pyro_lrp.cli import command
 from pyro_lrp.devices import choose_device
-from pyro_lrp.errors import UserError
+from pyro_lrp.errors import UserError, printable
 from pyro_lrp.features import sha256
 from pyro_lrp.metrics import METRICS, Subject
 
@@ -47,7 +47,7 @@ def main(cfg: DictConfig) -> None:
             results |= new
             rundir.write_json(path, results)
         shown |= new
-    print(_table(shown))
+    print(printable(_table(shown)))
     for name, reason in left_out.items():
         print(f"not computed: {name} {reason}")
     print(path)
@@ -76,8 +76,7 @@ def _subject(run: Path, options: dict[str, Any]) -> tuple[Subject, dict[str, Any
     if not trained["finished"]:
         print(f"{run} is not finished: judged is {saved.name}, of step {trained['step']}", file=sys.stderr)
     identity = rundir.read_identity(run)
-    root = options["data"]["root"] or config.default_data_root(identity)
-    data = config.build_data(identity, root, options["data"]["path"], allow)
+    data = config.build_data(identity, config.places(identity, options["data"]), allow)
     data = config.with_contexts(identity, data)
     seen, _ = data.limited(identity["data"].get("limit")).hold_out(identity["data"].get("validation", 0.0))
     subject = Subject(

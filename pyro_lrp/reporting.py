@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import platform
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -138,8 +139,16 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def closing_words(directory: Path, summary: dict[str, Any]) -> str:
-    """The last lines on the screen: how it went, where the picture is, what to try next."""
+def closing_words(directory: Path, summary: dict[str, Any], places: Mapping[str, Any]) -> str:
+    """The last lines on the screen: how it went, where the picture is, what to try next.
+
+    Args:
+        directory: Of the run.
+        summary: What :func:`summarize` returned.
+        places: Files of the user's that the data set is read from, by their key.
+    """
+    typed = [f"data.{key}={place}" for key, place in places.items() if place is not None]
+    evaluate = ["python -m pyro_lrp.evaluate", *(shlex.quote(part) for part in (f"run={directory}", *typed))]
     final = summary["final"]
     labels = {
         "log p(x|z), test images": "test/log_likelihood",
@@ -159,6 +168,6 @@ def closing_words(directory: Path, summary: dict[str, Any]) -> str:
         f"  parameters                  {counts}",
         f"  samples of the prior        {directory / 'figures' / 'samples.png'}",
         "try next:",
-        f"  python -m pyro_lrp.sample run={directory} n=100 temperature=0.8",
-        f"  python -m pyro_lrp.evaluate run={directory}",
+        f"  python -m pyro_lrp.sample {shlex.quote(f'run={directory}')} n=100 temperature=0.8",
+        f"  {' '.join(evaluate)}",
     ])  # fmt: skip

@@ -39,8 +39,8 @@ class Tour:
     def of(cls, run: Path, options: dict[str, Any], device: torch.device) -> Tour:
         """Read a run and its data set."""
         allow, identity = options["allow_targets"], rundir.read_identity(run)
-        root = options["data"]["root"] or config.default_data_root(identity)
-        data = config.with_contexts(identity, config.build_data(identity, root, options["data"]["path"], allow))
+        data = config.build_data(identity, config.places(identity, options["data"]), allow)
+        data = config.with_contexts(identity, data)
         return cls(config.load(run, allow_targets=allow).to(device), data, identity, dict(options), device)
 
     def images(self, usual: int) -> tuple[list[str], Tensor, Tensor | None, list[str]]:

@@ -16,7 +16,8 @@ def main(cfg: DictConfig) -> None:
     plan = config.plan(cfg)
     circumstances, directory = plan.circumstances, plan.directory
     allow = circumstances["allow_targets"]
-    data = config.build_data(plan.identity, circumstances["data.root"], allow_targets=allow)
+    typed = {**plan.identity["data"], "root": circumstances["data.root"]}
+    data = config.build_data(plan.identity, typed, allow)
     identity, data = config.settle(plan.identity, data.limited(plan.identity["data"].get("limit")))
     autoencoder = config.build_autoencoder(identity, data.image_shape, allow)
     settled = autoencoder.likelihood.prepare(circumstances["weights"])
@@ -52,7 +53,8 @@ def main(cfg: DictConfig) -> None:
             rundir.write_json(directory / "summary.json", summary)
     if board:
         board.close()
-    print(reporting.closing_words(directory, summary))
+    places = {key: identity["data"].get(key) for key in config.PLACES}
+    print(reporting.closing_words(directory, summary, places))
 
 
 if __name__ == "__main__":

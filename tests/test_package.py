@@ -22,6 +22,7 @@ FLOORS = [
         "optimizers",
         "modes",
         "rules",
+        "bounds",
         "poses",
     },
     {"networks", "features", "data", "history", "latents"},
@@ -30,7 +31,7 @@ FLOORS = [
     {"models", "testing"},
     {"objectives", "explore"},
     {"trainer", "metrics", "figures"},
-    {"cli", "rundir", "config", "reporting", "tours", "paper_figures", "posed"},
+    {"cli", "rundir", "allowed", "config", "reporting", "tours", "paper_figures", "posed"},
     {"train", "sample", "evaluate", "check", "figure"},
 ]
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
@@ -39,6 +40,8 @@ WITHIN_A_FLOOR = {
     ("devices", "errors"),
     ("optimizers", "errors"),
     ("rules", "errors"),
+    ("bounds", "errors"),
+    ("config", "allowed"),
     ("config", "rundir"),
     ("config", "cli"),
     ("tours", "config"),

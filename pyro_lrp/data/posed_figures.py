@@ -28,6 +28,7 @@ from pyro_lrp.randomness import derive_seed
 __all__ = ["draw_people", "find_markers", "marker_places", "posed_figures", "random_pose"]
 
 _VERSION = 1  # raise it when the same parameters give other pixels
+_MOST_BYTES = 2**33
 _SIZES = (32, 64, 128, 256)
 _MARGIN = 0.055  # of the image's side, around all joints but the head's: more than a foot's radius
 _SHARE = 0.25  # of a marker's area that must be seen for it to be found
@@ -56,6 +57,8 @@ def posed_figures(n: int = 6000, image_size: int = 64, test: int = 1000) -> Imag
             raise UserError(f"data.{key} must be a whole number of at least 1, got {value!r}")
     if not isinstance(image_size, int) or image_size not in _SIZES:
         raise UserError(f"data.image_size must be 32, 64, 128 or 256, got {image_size!r}")
+    if (n + test) * 3 * image_size**2 > _MOST_BYTES:
+        raise UserError(f"data.n and data.test ask for images of more than {_MOST_BYTES:,} bytes")
     truth = Truth(
         draw=partial(draw_people, image_size=image_size),
         find=find_markers,

@@ -14,6 +14,8 @@ from pyro_lrp.errors import UserError
 
 __all__ = ["digits", "fake", "npz"]
 
+_MOST_BYTES = 2**33
+
 
 def digits() -> ImageData:
     """The 1,797 handwritten digits that scikit-learn carries, 8x8; every fifth is a test image.
@@ -62,6 +64,8 @@ def npz(path: str | Path | None) -> ImageData:
 def fake(n: int = 256, image_shape: Sequence[int] = (1, 28, 28), classes: int = 10) -> ImageData:
     """Random images for tests of wiring: class c is a bright bar at a place of its own, plus noise."""
     channels, height, width = image_shape
+    if 2 * n * channels * height * width > _MOST_BYTES:
+        raise ValueError(f"n and image_shape ask for more than {_MOST_BYTES:,} bytes")
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(2 * n) % classes
     images = torch.randint(0, 64, (2 * n, channels, height, width), generator=generator, dtype=torch.uint8)

@@ -54,7 +54,7 @@ if __name__ == "__main__":
     parser.add_argument("--attributes", nargs="+", default=["Smiling", "Eyeglasses", "Male", "Blond_Hair"])
     parser.add_argument("--data-root")
     given = parser.parse_args()
-    options = {"allow_targets": [], "data": {"root": given.data_root, "path": None}, "strength": 1.0}
+    options = {"allow_targets": [], "data": {"root": given.data_root}, "strength": 1.0}
     tour = Tour.of(given.run, options, torch.device("cpu"))
     network = attribute_classifier(Subject(tour.autoencoder, tour.data))
     names = attribute_names(tour.data)

@@ -64,7 +64,7 @@ def judge(experiment, label, more):
     root = next(
         (m.partition("=")[2] for m in more if m.startswith("data.root=")), config.default_data_root(identity)
     )
-    data = config.build_data(identity, root)
+    data = config.build_data(identity, {"root": root})
     metrics = ["reconstruction_mse", *(["fd_classifier"] if data.train.labels is not None else [])]
     command(evaluate.main, f"run={run}", f"metrics=[{','.join(metrics)}]", f"data.root={root}")
     found = {key: result["value"] for key, result in json.loads((run / "evaluation.json").read_text()).items()}

@@ -168,7 +168,9 @@ def fitted(run, name, arguments, data, seconds, seed):
 
 def main(options):
     global config_data
-    data = config_data = config.build_data(composed(arguments_of("joint", 16, 0, 0)), options.data_root)
+    data = config_data = config.build_data(
+        composed(arguments_of("joint", 16, 0, 0)), {"root": options.data_root}
+    )
     network = classifier_for(data)
     reference = feature_statistics(network, (batch.x for batch in chunks(data.test)))
     done = {
