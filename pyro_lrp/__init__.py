@@ -12,19 +12,20 @@ from typing import Any
 __version__ = "0.1.0"
 
 _SUBMODULES = (
-    "checkpoint", "config", "data", "explore", "features", "figures", "gradients", "latents", "likelihoods",
-    "metrics", "models", "networks", "objectives", "priors", "testing", "trainer", "transforms",
+    "config", "core", "data", "features", "figures", "latents", "likelihoods", "metrics", "models", "networks",
+    "objectives", "people", "priors", "schedules", "testing", "trainer", "transforms",
 )  # fmt: skip
+_ALIASES = {"checkpoint": "core.checkpoint", "explore": "latents.views", "gradients": "core.gradients"}
 
-__all__ = ["load", *_SUBMODULES]
+__all__ = ["load", *_SUBMODULES, *_ALIASES]
 
 
 def __getattr__(name: str) -> Any:
     """Import submodules (and ``load``) on first use, so that ``import pyro_lrp`` is quick."""
     if name == "load":
         return importlib.import_module("pyro_lrp.config").load
-    if name in _SUBMODULES:
-        return importlib.import_module(f"pyro_lrp.{name}")
+    if name in (*_SUBMODULES, *_ALIASES):
+        return importlib.import_module(f"pyro_lrp.{_ALIASES.get(name, name)}")
     raise AttributeError(f"module 'pyro_lrp' has no attribute {name!r}")
 
 

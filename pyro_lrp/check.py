@@ -8,8 +8,8 @@ import time
 from omegaconf import DictConfig
 
 from pyro_lrp import config
-from pyro_lrp.cli import command
-from pyro_lrp.errors import UserError
+from pyro_lrp.config.command import command
+from pyro_lrp.core.errors import UserError
 from pyro_lrp.priors import Prior
 from pyro_lrp.testing import prior_laws
 

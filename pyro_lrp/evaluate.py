@@ -12,12 +12,14 @@ from typing import Any
 from omegaconf import DictConfig
 from tqdm.auto import tqdm
 
-from pyro_lrp import checkpoint, config, rundir
-from pyro_lrp.cli import command
-from pyro_lrp.devices import choose_device
-from pyro_lrp.errors import UserError, printable
+from pyro_lrp import config
+from pyro_lrp.config import rundir
+from pyro_lrp.config.command import command
+from pyro_lrp.core import checkpoint
+from pyro_lrp.core.errors import UserError, printable
 from pyro_lrp.features import sha256
 from pyro_lrp.metrics import METRICS, Subject
+from pyro_lrp.trainer.devices import choose_device
 
 
 @command("evaluate")

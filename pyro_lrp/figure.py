@@ -7,11 +7,11 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from pyro_lrp import config, figures
-from pyro_lrp.cli import command
-from pyro_lrp.devices import choose_device
-from pyro_lrp.errors import UserError
-from pyro_lrp.paper_figures import FIGURES
-from pyro_lrp.tours import Tour
+from pyro_lrp.config.command import command
+from pyro_lrp.core.errors import UserError
+from pyro_lrp.figures.paper import FIGURES
+from pyro_lrp.figures.requests import Tour
+from pyro_lrp.trainer.devices import choose_device
 
 
 @command("figure")

@@ -12,9 +12,9 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
-from pyro_lrp.errors import UserError
+from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.gradients import full_precision
 from pyro_lrp.features import Features
-from pyro_lrp.gradients import full_precision
 
 __all__ = ["Bernoulli", "Gaussian", "Likelihood", "Perceptual", "PerceptualDistribution"]
 

@@ -10,15 +10,17 @@ import numpy as np
 from omegaconf import DictConfig
 from torch import Tensor
 
-from pyro_lrp import config, figures, posed, rundir
-from pyro_lrp.checkpoint import write_atomically
-from pyro_lrp.cli import command
-from pyro_lrp.devices import choose_device
-from pyro_lrp.errors import UserError
-from pyro_lrp.explore import Strip
+from pyro_lrp import config, figures
+from pyro_lrp.config import rundir
+from pyro_lrp.config.command import command
+from pyro_lrp.core.checkpoint import write_atomically
+from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.randomness import seeded
+from pyro_lrp.figures import posed
+from pyro_lrp.figures.requests import TOURS, Tour
+from pyro_lrp.latents.views import Strip
 from pyro_lrp.models import Draw
-from pyro_lrp.randomness import seeded
-from pyro_lrp.tours import TOURS, Tour
+from pyro_lrp.trainer.devices import choose_device
 
 _TOURS = {**TOURS, "transfer": posed.transfer}
 _MODES = ("prior", *_TOURS)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from pyro_lrp import config, reporting, rundir
-from pyro_lrp.cli import command
-from pyro_lrp.reporting import LOG
-from pyro_lrp.trainer import Trainer
+from pyro_lrp import config
+from pyro_lrp.config import rundir
+from pyro_lrp.config.command import command
+from pyro_lrp.figures.training import SamplePictures
+from pyro_lrp.trainer import Trainer, reporting
+from pyro_lrp.trainer.reporting import LOG
 
 
 @command("train")
@@ -32,7 +34,7 @@ def main(cfg: DictConfig) -> None:
         device=circumstances["device"], progress=circumstances["progress"], log=LOG.info,
         on_row=board or (lambda row: None),
         callbacks=[
-            reporting.SamplePictures(directory, identity["seed"], data.train.context), reporting.log_report
+            SamplePictures(directory, identity["seed"], data.train.context), reporting.log_report
         ],
         save_minutes=circumstances["trainer.save_minutes"],
         **{

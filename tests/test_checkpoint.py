@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_lrp import checkpoint
-from pyro_lrp.errors import UserError
+from pyro_lrp.core import checkpoint
+from pyro_lrp.core.errors import UserError
 
 STATE = {
     "step": 3,

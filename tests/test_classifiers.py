@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 from pyro_lrp import data, likelihoods, models, priors
-from pyro_lrp.errors import UserError
+from pyro_lrp.core.errors import UserError
 from pyro_lrp.metrics import METRICS, FeatureStatistics, Subject, own_network, train_classifier
 from pyro_lrp.metrics.attribute_classifier import (
     AttributeClassifier,

@@ -12,7 +12,9 @@ from commands import ROOT, only_run
 from omegaconf import open_dict
 
 import pyro_lrp
-from pyro_lrp import checkpoint, cli, config
+from pyro_lrp import config
+from pyro_lrp.config import command as cli
+from pyro_lrp.core import checkpoint
 from pyro_lrp.schedules import Progress
 
 QUICK = ("data=fake", "epochs=1", "prior_epochs=1", "device=cpu", "progress=false", "trainer.evaluations=1")
@@ -494,7 +496,7 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes_are_one_line_and_leave_nothing_behind(train, monkeypatch, name):
     arguments, message = MISTAKES[name]
-    monkeypatch.setattr("pyro_lrp.downloads.OFFLINE_AFTER", 0.2)
+    monkeypatch.setattr("pyro_lrp.core.downloads.OFFLINE_AFTER", 0.2)
     given = {a.partition("=")[0] for a in arguments}
     code, out, err = train(*(a for a in QUICK if a.partition("=")[0] not in given), *arguments)
     assert code == 1

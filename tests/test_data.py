@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_lrp import data, downloads
-from pyro_lrp.errors import UserError
+from pyro_lrp import data
+from pyro_lrp.core import downloads
+from pyro_lrp.core.errors import UserError
 
 
 def idx(array):

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from pyro_lrp.data import keypoints
+from pyro_lrp.core.errors import UserError
 from pyro_lrp.data.deepfashion import deepfashion
-from pyro_lrp.errors import UserError
-from pyro_lrp.poses import JOINTS
+from pyro_lrp.people import keypoints
+from pyro_lrp.people.poses import JOINTS
 
 COCO = keypoints._COCO
 RENAMED = {joint: f"{joint[0]}_{joint[1:]}" for joint in JOINTS} | {"cnose": "nose"}

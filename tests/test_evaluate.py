@@ -7,7 +7,7 @@ from builders import small_autoencoder
 from commands import only_run
 
 from pyro_lrp import data, evaluate, metrics
-from pyro_lrp.errors import UserError
+from pyro_lrp.core.errors import UserError
 from pyro_lrp.metrics import METRICS, Metric, Subject
 
 QUICK = ("epochs=1", "prior_epochs=1", "device=cpu", "progress=false")

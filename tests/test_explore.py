@@ -9,12 +9,13 @@ from builders import jiggle, small_autoencoder
 from PIL import Image
 from torch import nn
 
-from pyro_lrp import explore, figures, likelihoods, models, priors
+from pyro_lrp import figures, likelihoods, models, priors
+from pyro_lrp.core.errors import UserError
 from pyro_lrp.data import ImageData, Split, pictures
-from pyro_lrp.errors import UserError
-from pyro_lrp.explore import Space, means
+from pyro_lrp.figures.requests import Tour
 from pyro_lrp.latents import along, attribute_direction, even_speed, principal_directions, slerp, typicality
-from pyro_lrp.tours import Tour
+from pyro_lrp.latents import views as explore
+from pyro_lrp.latents.views import Space, means
 
 
 def test_the_direction_of_an_attribute_is_where_its_codes_are_moved():

@@ -12,7 +12,7 @@ from benchmarks import fid_against_pytorch_fid as fid
 from builders import random_vgg19
 from safetensors.torch import save_file
 
-from pyro_lrp.errors import UserError
+from pyro_lrp.core.errors import UserError
 from pyro_lrp.features import LPIPS, Features, Inception, obtainable, sha256
 from pyro_lrp.features import weights as official
 from pyro_lrp.likelihoods import Perceptual

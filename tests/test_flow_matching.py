@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from pyro_lrp import networks, testing
-from pyro_lrp.errors import UserError
-from pyro_lrp.gradients import frozen
+from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.gradients import frozen
 from pyro_lrp.priors import FlowMatching, flow_matching
 from pyro_lrp.priors.flow_matching import divergence
 

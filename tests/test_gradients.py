@@ -1,6 +1,6 @@
 import torch
 
-from pyro_lrp.gradients import bilevel, boundary, scale_grad
+from pyro_lrp.core.gradients import bilevel, boundary, scale_grad
 
 
 def test_scale_grad_is_the_identity_with_a_scaled_gradient():

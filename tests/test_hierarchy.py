@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_lrp import likelihoods, models, networks, objectives, priors
 from pyro_lrp.data import Batch
-from pyro_lrp.networks.vunet import WeightNormConv
+from pyro_lrp.networks.vunet.blocks import WeightNormConv
 from pyro_lrp.objectives import BilevelELBO
-from pyro_lrp.poses import JOINTS
+from pyro_lrp.people.poses import JOINTS
 from pyro_lrp.schedules import ConstantThenLinear, Linear, Progress
 
 MOST = 2  # channels of the latents: codes of length 160

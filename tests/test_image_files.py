@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from pyro_lrp import data
+from pyro_lrp.core.errors import UserError
 from pyro_lrp.data import cifar, core, decoded
-from pyro_lrp.errors import UserError
 
 
 @pytest.fixture(autouse=True)

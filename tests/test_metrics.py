@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from pyro_lrp import data, likelihoods, models, priors
-from pyro_lrp.errors import UserError
+from pyro_lrp.core.errors import UserError
 from pyro_lrp.metrics import (
     METRICS,
     FeatureStatistics,

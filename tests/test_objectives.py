@@ -11,7 +11,7 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 from torch.distributions import kl_divergence
 
-from pyro_lrp.gradients import boundary
+from pyro_lrp.core.gradients import boundary
 from pyro_lrp.models import Autoencoder
 from pyro_lrp.objectives import BilevelELBO, LatentGame
 from pyro_lrp.priors import Prior, StandardNormal, paper_flow

@@ -12,9 +12,9 @@ from PIL import Image
 
 import pyro_lrp
 from pyro_lrp.data import posed_figures
-from pyro_lrp.history import History
 from pyro_lrp.metrics import METRICS, Subject
-from pyro_lrp.poses import JOINTS
+from pyro_lrp.people.poses import JOINTS
+from pyro_lrp.trainer.history import History
 
 SMALL = (
     "data=posed_figures", "data.n=64", "data.test=32", "data.image_size=32", "data.flow.layers=2",

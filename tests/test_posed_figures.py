@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_lrp.data.figure_drawing import MARKERS, PATTERNS
+from pyro_lrp.core.errors import UserError
 from pyro_lrp.data.posed_figures import posed_figures
-from pyro_lrp.errors import UserError
-from pyro_lrp.poses import JOINTS
+from pyro_lrp.people.drawing import MARKERS, PATTERNS
+from pyro_lrp.people.poses import JOINTS
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_the_detector_finds_nothing_where_there_is_nothing(data, monkeypatch):
     grey = torch.rand(8, 1, 64, 64, generator=generator)
     muted = 0.3 + 0.35 * torch.rand(8, 3, 64, 64, generator=generator)
     without_markers = tuple(replace(marker, colour=(128, 120, 110)) for marker in MARKERS)
-    monkeypatch.setattr("pyro_lrp.data.figure_drawing.MARKERS", without_markers)
+    monkeypatch.setattr("pyro_lrp.people.drawing.MARKERS", without_markers)
     unmarked = floats(data.truth.draw(data.test.joints, 0))
     for images in (grey.expand(-1, 3, -1, -1), muted, unmarked, torch.zeros(2, 3, 64, 64)):
         assert data.truth.find(images).isnan().all()

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from pyro_lrp.poses import BODY_PARTS, JOINTS, body_parts, complete, from_coco, stick_figures
+from pyro_lrp.people.poses import BODY_PARTS, JOINTS, body_parts, complete, from_coco, stick_figures
 
 AT = {name: number for number, name in enumerate(JOINTS)}
 PERSON = {  # seen from the front: the right side of a person is on the left of the image

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pyro_lrp import data, likelihoods, models, priors
-from pyro_lrp.errors import UserError
+from pyro_lrp.core.errors import UserError
 from pyro_lrp.metrics import two_sample
 from pyro_lrp.metrics.frechet import FeatureStatistics
 from pyro_lrp.metrics.prior_gap import frechet_error, prior_gap

@@ -5,7 +5,7 @@ import torch
 from builders import small_autoencoder, small_game
 from test_trainer import StopError, trainer
 
-from pyro_lrp import checkpoint
+from pyro_lrp.core import checkpoint
 from pyro_lrp.objectives import BilevelELBO, Codes, LatentGame
 from pyro_lrp.priors import Flow, Mixture, StandardNormal
 from pyro_lrp.trainer import PriorPhase

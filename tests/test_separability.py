@@ -14,7 +14,7 @@ from sklearn.svm import LinearSVC
 from torch import nn
 
 from pyro_lrp import data, likelihoods, models, priors
-from pyro_lrp.errors import UserError
+from pyro_lrp.core.errors import UserError
 from pyro_lrp.metrics import Subject
 from pyro_lrp.metrics.attribute_classifier import attribute_classifier_for
 from pyro_lrp.metrics.separability import (

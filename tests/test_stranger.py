@@ -19,8 +19,10 @@ from torch import nn
 from torch.distributions import Distribution, Transform
 
 import pyro_lrp
-from pyro_lrp import allowed, bounds, checkpoint, config, rundir
-from pyro_lrp.errors import UserError, printable
+from pyro_lrp import config
+from pyro_lrp.config import allowed, bounds, rundir
+from pyro_lrp.core import checkpoint
+from pyro_lrp.core.errors import UserError, printable
 
 QUICK = ("data=fake", "epochs=1", "prior_epochs=1", "device=cpu", "progress=false", "trainer.evaluations=1")
 PREFIXES = (  # everything below these was allowed once
@@ -177,7 +179,7 @@ def test_chains_of_innocent_names_are_refused(strangers_run):
 
 
 def test_a_run_cannot_allow_its_own_targets(strangers_run):
-    for target in ("os.system", "builtins.eval", "torch.hub.load", "pyro_lrp.data.idx._download"):
+    for target in ("os.system", "builtins.eval", "torch.hub.load", "pyro_lrp.data.mnist._download"):
         run = strangers_run(
             prior={"_target_": target}, allow_targets=["os.", "builtins.", "torch.", "pyro_lrp."]
         )

@@ -6,13 +6,14 @@ import pytest
 import torch
 from builders import GAMES, jiggle, small_autoencoder, small_game
 
-from pyro_lrp import checkpoint, data
-from pyro_lrp.errors import TrainingDiverged, UserError
-from pyro_lrp.history import History, read_rows
+from pyro_lrp import data
+from pyro_lrp.core import checkpoint
+from pyro_lrp.core.errors import TrainingDiverged, UserError
 from pyro_lrp.objectives import BilevelELBO, LatentGame
 from pyro_lrp.priors import StandardNormal
 from pyro_lrp.schedules import Halving
 from pyro_lrp.trainer import Phase, Trainer, loop
+from pyro_lrp.trainer.history import History, read_rows
 
 FAKE = data.fake(64, (1, 8, 8))
 PHASES = (Phase("joint", 4), Phase("prior_only", 3))

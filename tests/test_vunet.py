@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_lrp.networks.vunet import (
+from pyro_lrp.networks.vunet.blocks import (
     LATENT_SIDES,
     AppearanceEncoder,
     PhaseMeans,

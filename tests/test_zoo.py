@@ -8,7 +8,7 @@ import torch
 from commands import ROOT, in_process
 
 import pyro_lrp
-from pyro_lrp.history import History
+from pyro_lrp.trainer.history import History
 
 UNETS = {
     "unet_flow": "vunet_flow",

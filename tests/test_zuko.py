@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributions import Distribution, Transform, constraints
 
 from pyro_lrp import testing
-from pyro_lrp.errors import UserError
+from pyro_lrp.core.errors import UserError
 from pyro_lrp.priors import Zuko
 
 validates = Distribution._validate_args

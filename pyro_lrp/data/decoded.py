@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_lrp.cache import cache_dir
-from pyro_lrp.errors import UserError
+from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.files import cache_dir
 
 __all__ = ["Refused", "Source", "decode"]
 

@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pyro_lrp.data.core import ImageData, Split, divide
+from pyro_lrp.core.errors import UserError
+from pyro_lrp.data.dataset import ImageData, Split, divide
 from pyro_lrp.data.decoded import Source, decode
-from pyro_lrp.data.keypoints import Keypoints, read_keypoints
-from pyro_lrp.errors import UserError
-from pyro_lrp.poses import JOINTS, complete
+from pyro_lrp.people.keypoints import Keypoints, read_keypoints
+from pyro_lrp.people.poses import JOINTS, complete
 
 __all__ = ["deepfashion"]
 
@@ -47,7 +47,7 @@ def deepfashion(
         root: A folder with ``deepfashion/`` in it, or that folder.
         images: A folder or a ``.zip``, relative to that folder. Without it ``img``, ``images`` or the only
             ``.zip`` there.
-        index: The file of the joints, in one of the formats of :func:`pyro_lrp.data.keypoints.read_keypoints`,
+        index: The file of the joints, in a format of :func:`pyro_lrp.people.keypoints.read_keypoints`,
             relative to that folder. Without it ``index.p`` or ``index.pkl``, else the only ``.npz`` of
             keypoints, else the only ``.csv`` (plain or gzipped) of annotations there.
         split: As for :func:`pyro_lrp.data.divide`, in the order of the files' names; if None the index decides,

@@ -11,8 +11,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from pyro_lrp.errors import UserError
-from pyro_lrp.poses import JOINTS
+from pyro_lrp.core.errors import UserError
+from pyro_lrp.people.poses import JOINTS
 
 __all__ = ["joints_beside", "pictures"]
 
@@ -55,7 +55,7 @@ def joints_beside(paths: Sequence[str | Path]) -> Tensor:
         paths: As for :func:`pictures`; square images.
 
     Returns:
-        :data:`pyro_lrp.poses.JOINTS`, shape ``(N, 15, 2)``, (x, y) in shares of the image's side; -1 where one
+        :data:`~pyro_lrp.people.JOINTS`, shape ``(N, 15, 2)``, (x, y) in shares of the image's side; -1 where one
         is not in the file.
 
     Raises:

@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_lrp.cache import cache_dir
-from pyro_lrp.data.core import ImageData, Split, Truth
-from pyro_lrp.data.figure_drawing import MARKERS, Appearance, draw_figure
-from pyro_lrp.errors import UserError
-from pyro_lrp.poses import JOINTS
-from pyro_lrp.randomness import derive_seed
+from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.files import cache_dir
+from pyro_lrp.core.randomness import derive_seed
+from pyro_lrp.data.dataset import ImageData, Split, Truth
+from pyro_lrp.people.drawing import MARKERS, Appearance, draw_figure
+from pyro_lrp.people.poses import JOINTS
 
 __all__ = ["draw_people", "find_markers", "marker_places", "posed_figures", "random_pose"]
 
@@ -39,7 +39,7 @@ def posed_figures(n: int = 6000, image_size: int = 64, test: int = 1000) -> Imag
 
     They face the viewer, so a person's right, the joints that begin with ``r``, is on the viewer's left. All
     joints are visible. Labels are the shirt's pattern, an index of
-    :data:`pyro_lrp.data.figure_drawing.PATTERNS`. Pixels are kept in the user's cache.
+    :data:`pyro_lrp.people.drawing.PATTERNS`. Pixels are kept in the user's cache.
 
     Args:
         n: Number of training images.
@@ -47,7 +47,7 @@ def posed_figures(n: int = 6000, image_size: int = 64, test: int = 1000) -> Imag
         test: Number of test images.
 
     Returns:
-        A data set with joints and with a :class:`~pyro_lrp.data.core.Truth`.
+        A data set with joints and with a :class:`~pyro_lrp.data.dataset.Truth`.
 
     Raises:
         UserError: If a number is out of its range.
@@ -125,7 +125,7 @@ def random_pose(rng: np.random.Generator) -> np.ndarray:
     """Joints of a standing, dancing or waving person of random size, all inside the image.
 
     Returns:
-        float32 of shape ``(15, 2)``: :data:`pyro_lrp.poses.JOINTS` as (x, y) in shares of the image's side.
+        float32 of shape ``(15, 2)``: :data:`~pyro_lrp.people.JOINTS` as (x, y) in shares of the image's side.
     """
 
     def turned(length: float, degrees: float) -> np.ndarray:

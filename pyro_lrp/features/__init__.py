@@ -5,7 +5,7 @@ images in [0, 1] and does the rest itself.
 """
 
 from pyro_lrp.features.inception import Inception
-from pyro_lrp.features.perceptual import LPIPS
+from pyro_lrp.features.lpips import LPIPS
 from pyro_lrp.features.trunks import Features, layer_names
 from pyro_lrp.features.weights import Frozen, obtainable, sha256
 

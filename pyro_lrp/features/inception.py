@@ -9,7 +9,7 @@ from pytorch_fid import inception
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyro_lrp.errors import UserError
+from pyro_lrp.core.errors import UserError
 from pyro_lrp.features.weights import Frozen, read
 
 __all__ = ["Inception"]

@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from pyro_lrp.errors import UserError
+from pyro_lrp.core.errors import UserError
 from pyro_lrp.features.weights import Frozen, read
 
 __all__ = ["Features", "layer_names"]

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Weights, VGG19_Weights
 
-from pyro_lrp.downloads import online
-from pyro_lrp.errors import UserError
+from pyro_lrp.core.downloads import online
+from pyro_lrp.core.errors import UserError
 
 __all__ = ["Frozen", "Weights", "obtainable", "read", "sha256"]
 

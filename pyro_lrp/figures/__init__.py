@@ -1,6 +1,6 @@
 """Pictures of arrays. Nothing here loads a model."""
 
-from pyro_lrp.figures.grids import grid, save_png
+from pyro_lrp.figures.images import grid, save_png
 from pyro_lrp.figures.plots import change_bands, forces, latent_spaces
 from pyro_lrp.figures.strips import save_gif, strips
 from pyro_lrp.figures.style import PALETTE, save_figure

@@ -4,7 +4,7 @@ A metric's name carries its protocol. :data:`METRICS` holds those that ``evaluat
 :class:`Subject`; the functions beside it are of tensors.
 """
 
-from pyro_lrp.explore import changes as perceptual_changes
+from pyro_lrp.latents.views import changes as perceptual_changes
 from pyro_lrp.metrics import class_accuracy as _class_accuracy
 from pyro_lrp.metrics import fid as _fid
 from pyro_lrp.metrics import inception_score as _inception_score
@@ -17,12 +17,12 @@ from pyro_lrp.metrics import prior_gap as _prior_gap
 from pyro_lrp.metrics import reconstruction as _reconstruction
 from pyro_lrp.metrics import separability as _separability
 from pyro_lrp.metrics.classifier import Classifier, train_classifier
-from pyro_lrp.metrics.core import Metric, result
 from pyro_lrp.metrics.frechet import FeatureStatistics, frechet_distance
 from pyro_lrp.metrics.inception_score import inception_score
 from pyro_lrp.metrics.kernel_distance import kernel_distance, polynomial_mmd
 from pyro_lrp.metrics.likelihood import importance_weighted_bound
 from pyro_lrp.metrics.manifolds import density_and_coverage, precision_and_recall
+from pyro_lrp.metrics.metric import Metric, result
 from pyro_lrp.metrics.path_length import path_length, path_lengths
 from pyro_lrp.metrics.separability import conditional_entropy, separability
 from pyro_lrp.metrics.subject import Extractor, Subject

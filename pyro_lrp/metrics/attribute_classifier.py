@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.resnet import BasicBlock
 
+from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.randomness import seeded
 from pyro_lrp.data import ImageData, Split
-from pyro_lrp.errors import UserError
 from pyro_lrp.metrics.own_network import (
     OwnNetwork,
     Plan,
@@ -26,7 +27,6 @@ from pyro_lrp.metrics.own_network import (
     weights_sha256,
 )
 from pyro_lrp.metrics.subject import Subject, no_progress
-from pyro_lrp.randomness import seeded
 
 __all__ = [
     "AttributeClassifier", "attribute_classifier", "attribute_classifier_for", "attribute_names",

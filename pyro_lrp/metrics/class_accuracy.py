@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from pyro_lrp.errors import UserError
+from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.randomness import seeded
 from pyro_lrp.metrics.classifier import JUDGED, Classifier, class_classifier, class_record
-from pyro_lrp.metrics.core import Metric, labels, result
+from pyro_lrp.metrics.metric import Metric, labels, result
 from pyro_lrp.metrics.subject import Results, Subject, as_files
-from pyro_lrp.randomness import seeded
 
 __all__ = ["METRICS", "class_accuracy", "class_contexts"]
 

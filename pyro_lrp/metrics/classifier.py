@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.randomness import seeded
 from pyro_lrp.data import ImageData, Split
-from pyro_lrp.errors import UserError
 from pyro_lrp.metrics.attribute_classifier import attribute_classifier, attribute_record
 from pyro_lrp.metrics.own_network import (
     OwnNetwork,
@@ -26,7 +27,6 @@ from pyro_lrp.metrics.own_network import (
     weights_sha256,
 )
 from pyro_lrp.metrics.subject import Extractor, Subject, no_progress
-from pyro_lrp.randomness import seeded
 
 __all__ = [
     "JUDGED", "Classifier", "class_classifier", "class_record", "classifier_for", "domain_extractor",

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pyro_lrp.metrics.core import Metric, labels_or_attributes, result
 from pyro_lrp.metrics.extractors import EXTRACTORS
+from pyro_lrp.metrics.metric import Metric, labels_or_attributes, result
 from pyro_lrp.metrics.subject import Results, Subject, as_files
 
 __all__ = ["METRICS", "as_jpeg", "frechet_distances", "singular", "stretched"]

@@ -7,8 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pyro_lrp.metrics.core import Metric, labels, result
 from pyro_lrp.metrics.extractors import EXTRACTORS
+from pyro_lrp.metrics.metric import Metric, labels, result
 from pyro_lrp.metrics.subject import Results, Subject
 
 __all__ = ["METRICS", "inception_score"]

@@ -7,10 +7,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pyro_lrp.metrics.core import Metric, labels_or_attributes, result
+from pyro_lrp.core.randomness import seeded
 from pyro_lrp.metrics.extractors import EXTRACTORS
+from pyro_lrp.metrics.metric import Metric, labels_or_attributes, result
 from pyro_lrp.metrics.subject import Results, Subject
-from pyro_lrp.randomness import seeded
 
 __all__ = ["METRICS", "kernel_distance", "polynomial_mmd"]
 

@@ -12,14 +12,14 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
-from pyro_lrp.checkpoint import write_atomically
+from pyro_lrp.core.checkpoint import write_atomically
+from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.randomness import seeded
 from pyro_lrp.data import Batch, chunks
-from pyro_lrp.errors import UserError
 from pyro_lrp.likelihoods import Bernoulli
-from pyro_lrp.metrics.core import Metric, density, image_density, result, stochastic_encoder
+from pyro_lrp.metrics.metric import Metric, density, image_density, result, stochastic_encoder
 from pyro_lrp.metrics.subject import Results, Subject
 from pyro_lrp.models import Autoencoder
-from pyro_lrp.randomness import seeded
 
 __all__ = ["METRICS", "Bound", "importance_weighted_bound", "refine"]
 

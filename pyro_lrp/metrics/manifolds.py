@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pyro_lrp.metrics.core import Metric, labels_or_attributes, result
 from pyro_lrp.metrics.extractors import EXTRACTORS
+from pyro_lrp.metrics.metric import Metric, labels_or_attributes, result
 from pyro_lrp.metrics.subject import Results, Subject
 
 __all__ = ["METRICS", "density_and_coverage", "precision_and_recall"]

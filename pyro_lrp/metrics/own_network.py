@@ -11,13 +11,13 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from pyro_lrp import checkpoint
-from pyro_lrp.cache import cache_dir
+from pyro_lrp.core import checkpoint
+from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.files import cache_dir
+from pyro_lrp.core.modules import eval_mode
+from pyro_lrp.core.randomness import derive_seed
 from pyro_lrp.data import Batches, ImageData, Split
-from pyro_lrp.errors import UserError
 from pyro_lrp.metrics.subject import CHUNK, no_progress
-from pyro_lrp.modes import eval_mode
-from pyro_lrp.randomness import derive_seed
 
 __all__ = ["OwnNetwork", "Plan", "fingerprint", "fit", "share_right", "trained_once", "weights_sha256"]
 

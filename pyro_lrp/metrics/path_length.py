@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_lrp.core.randomness import seeded
 from pyro_lrp.latents import lerp, slerp
-from pyro_lrp.metrics.core import result
+from pyro_lrp.metrics.metric import result
 from pyro_lrp.metrics.perceptual_distance import Distance, Judge, at_once, place
 from pyro_lrp.metrics.subject import Results, Subject
 from pyro_lrp.models import Autoencoder
-from pyro_lrp.randomness import seeded
 
 __all__ = ["face_crop", "path_length", "path_lengths", "perceptual_path_length"]
 

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_lrp import explore
-from pyro_lrp.metrics.core import Metric, labels_or_attributes, result
+from pyro_lrp.core.modules import eval_mode
+from pyro_lrp.core.randomness import derive_seed, seeded
+from pyro_lrp.latents import views as explore
+from pyro_lrp.metrics.metric import Metric, labels_or_attributes, result
 from pyro_lrp.metrics.path_length import perceptual_path_length
 from pyro_lrp.metrics.perceptual_distance import (
     Judge,
@@ -21,8 +23,6 @@ from pyro_lrp.metrics.perceptual_distance import (
     standard_error,
 )
 from pyro_lrp.metrics.subject import Results, Subject, as_files
-from pyro_lrp.modes import eval_mode
-from pyro_lrp.randomness import derive_seed, seeded
 
 __all__ = ["METRICS", "lpips_diversity", "perceptual_change"]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_lrp.features import LPIPS
 from pyro_lrp.metrics.attribute_classifier import attribute_classifier
 from pyro_lrp.metrics.classifier import class_classifier, domain_extractor
-from pyro_lrp.metrics.core import labels
+from pyro_lrp.metrics.metric import labels
 from pyro_lrp.metrics.subject import CHUNK, Subject
 
 __all__ = ["Distance", "Judge", "at_once", "classifier_judge", "lpips_judge", "place", "standard_error"]

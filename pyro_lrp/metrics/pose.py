@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_lrp.core.modules import eval_mode
+from pyro_lrp.core.randomness import seeded
 from pyro_lrp.data import Truth, chunks
-from pyro_lrp.metrics.core import Metric, result
+from pyro_lrp.metrics.metric import Metric, result
 from pyro_lrp.metrics.subject import Results, Subject, as_files
-from pyro_lrp.modes import eval_mode
-from pyro_lrp.randomness import seeded
 
 __all__ = ["METRICS", "pose_recovery"]
 

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.randomness import seeded
 from pyro_lrp.data import Split, chunks
-from pyro_lrp.errors import UserError
 from pyro_lrp.metrics.classifier import JUDGED, domain_extractor
-from pyro_lrp.metrics.core import Metric, labels_or_attributes, result
 from pyro_lrp.metrics.frechet import FeatureStatistics
+from pyro_lrp.metrics.metric import Metric, labels_or_attributes, result
 from pyro_lrp.metrics.prior_verdict import COPIES, Evidence, verdict
 from pyro_lrp.metrics.subject import Results, Subject
 from pyro_lrp.metrics.two_sample import (
@@ -30,7 +31,6 @@ from pyro_lrp.metrics.two_sample import (
     energy_distance,
     moments,
 )
-from pyro_lrp.randomness import seeded
 
 __all__ = ["METRICS", "frechet_error", "prior_gap"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pyro_lrp.metrics.core import Metric, result
+from pyro_lrp.metrics.metric import Metric, result
 from pyro_lrp.metrics.subject import Results, Subject
 
 __all__ = ["METRICS", "reconstruction_mse"]

@@ -15,14 +15,14 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from torch import Tensor
 
-from pyro_lrp.errors import UserError
+from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.modules import eval_mode
+from pyro_lrp.core.randomness import seeded
 from pyro_lrp.metrics.attribute_classifier import attribute_classifier, attribute_names, attribute_record
 from pyro_lrp.metrics.classifier import JUDGED, class_classifier, class_record
-from pyro_lrp.metrics.core import Metric, attributes, labels, result
+from pyro_lrp.metrics.metric import Metric, attributes, labels, result
 from pyro_lrp.metrics.own_network import OwnNetwork
 from pyro_lrp.metrics.subject import Results, Subject, as_files, no_progress
-from pyro_lrp.modes import eval_mode
-from pyro_lrp.randomness import seeded
 
 __all__ = ["METRICS", "Separability", "conditional_entropy", "confident_half", "separability"]
 

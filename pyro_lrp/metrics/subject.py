@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from pyro_lrp import checkpoint
-from pyro_lrp.cache import cache_dir
+from pyro_lrp.core import checkpoint
+from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.files import cache_dir
+from pyro_lrp.core.randomness import derive_seed, seeded
 from pyro_lrp.data import ImageData, Split, at_once, chunks
-from pyro_lrp.errors import UserError
 from pyro_lrp.metrics.frechet import FeatureStatistics
 from pyro_lrp.models import Autoencoder
-from pyro_lrp.randomness import derive_seed, seeded
 
 __all__ = ["CHUNK", "Extractor", "Results", "Subject", "as_files", "no_progress"]
 

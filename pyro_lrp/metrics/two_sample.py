@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_lrp.randomness import derive_seed
+from pyro_lrp.core.randomness import derive_seed
 
 __all__ = [
     "CLASSIFIER", "Copying", "Moments", "TwoSample", "classifier_two_sample_test", "copying", "energy_distance",

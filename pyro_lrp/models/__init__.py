@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from pyro_lrp.likelihoods import Likelihood
-from pyro_lrp.models.core import Autoencoder, Draw
+from pyro_lrp.models.autoencoder import Autoencoder, Draw
 from pyro_lrp.models.hierarchical import HierarchicalAutoencoder
 from pyro_lrp.priors import Hierarchy, Prior
 

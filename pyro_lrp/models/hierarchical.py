@@ -11,11 +11,11 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
+from pyro_lrp.core.gradients import full_precision
 from pyro_lrp.data import at_once
-from pyro_lrp.gradients import full_precision
 from pyro_lrp.likelihoods import Likelihood
-from pyro_lrp.models.core import Autoencoder
-from pyro_lrp.networks.vunet import data_dependent_initialization
+from pyro_lrp.models.autoencoder import Autoencoder
+from pyro_lrp.networks.vunet.blocks import data_dependent_initialization
 from pyro_lrp.priors import Hierarchy
 
 __all__ = ["HierarchicalAutoencoder", "HierarchicalPosterior"]

@@ -7,10 +7,10 @@ An encoder maps images in [0, 1], shape ``(B, C, H, W)``, to ``(loc, scale)``, e
 from pyro_lrp.networks.discriminators import discriminator, factor_discriminator
 from pyro_lrp.networks.infogan import infogan
 from pyro_lrp.networks.mlp import mlp, perceptron
-from pyro_lrp.networks.posed import vunet
 from pyro_lrp.networks.resnet import resnet
 from pyro_lrp.networks.spatial import SpatialPerceptron
 from pyro_lrp.networks.velocity import velocity
+from pyro_lrp.networks.vunet.network import vunet
 
 __all__ = [
     "SpatialPerceptron", "discriminator", "factor_discriminator", "infogan", "mlp", "perceptron", "resnet",

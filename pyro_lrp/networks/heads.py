@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_lrp.gradients import full_precision
+from pyro_lrp.core.gradients import full_precision
 
 __all__ = ["GaussianHead", "PointHead", "check_image_shape", "head"]
 

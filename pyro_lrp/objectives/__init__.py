@@ -1,6 +1,6 @@
 """Objectives: the bilevel ELBO, and the games of named players that are built on it or stand beside it."""
 
-from pyro_lrp.gradients import scale_grad
+from pyro_lrp.core.gradients import scale_grad
 from pyro_lrp.objectives.adversarial import Adversarial
 from pyro_lrp.objectives.elbo import BilevelELBO, Losses
 from pyro_lrp.objectives.games import AutoencoderGame, Codes, Game, LatentGame, Turn, Weight

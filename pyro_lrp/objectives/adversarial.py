@@ -11,7 +11,7 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from pyro_lrp.gradients import frozen, full_precision
+from pyro_lrp.core.gradients import frozen, full_precision
 from pyro_lrp.models import Autoencoder
 from pyro_lrp.objectives.elbo import Losses
 from pyro_lrp.objectives.games import AutoencoderGame, Turn

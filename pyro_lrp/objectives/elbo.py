@@ -18,7 +18,7 @@ from pyro.util import check_model_guide_match
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from pyro_lrp.gradients import bilevel, frozen, scale_grad
+from pyro_lrp.core.gradients import bilevel, frozen, scale_grad
 
 __all__ = ["BilevelELBO", "Losses", "is_diagonal"]
 

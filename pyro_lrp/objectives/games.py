@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pyro_lrp.core.gradients import bilevel
 from pyro_lrp.data import Batch
-from pyro_lrp.gradients import bilevel
 from pyro_lrp.models import Autoencoder
 from pyro_lrp.models import autoencoder as make_autoencoder
 from pyro_lrp.objectives.elbo import BilevelELBO, Losses, is_diagonal

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_lrp.gradients import frozen, full_precision
+from pyro_lrp.core.gradients import frozen, full_precision
 from pyro_lrp.models import Autoencoder
 from pyro_lrp.objectives.elbo import BilevelELBO, Losses
 from pyro_lrp.objectives.games import LatentGame, Turn

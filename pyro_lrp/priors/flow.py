@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from pyro_lrp import transforms as paper_transforms
-from pyro_lrp.gradients import full_precision
+from pyro_lrp.core.gradients import full_precision
 from pyro_lrp.priors.core import Prior
 from pyro_lrp.priors.stack import Stack, uncached
 from pyro_lrp.transforms import inverse_and_ladj

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torchdiffeq import odeint
 
 from pyro_lrp import networks
-from pyro_lrp.errors import UserError
-from pyro_lrp.gradients import full_precision
+from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.gradients import full_precision
 from pyro_lrp.priors.core import NormalBase
 from pyro_lrp.priors.flow import FlowDistribution
 from pyro_lrp.transforms import Whitening, inverse_and_ladj

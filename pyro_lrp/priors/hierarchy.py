@@ -9,7 +9,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
-from pyro_lrp.gradients import boundary, full_precision
+from pyro_lrp.core.gradients import boundary, full_precision
 from pyro_lrp.priors.core import Prior, StandardNormal
 
 __all__ = ["Hierarchy", "HierarchyDistribution"]

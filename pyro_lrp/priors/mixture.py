@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.func import functional_call
 
-from pyro_lrp.gradients import boundary, full_precision
-from pyro_lrp.modes import eval_mode
+from pyro_lrp.core.gradients import boundary, full_precision
+from pyro_lrp.core.modules import eval_mode
 from pyro_lrp.priors.core import Prior
 
 __all__ = ["Mixture", "MixtureDistribution", "VampPrior"]

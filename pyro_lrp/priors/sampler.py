@@ -10,7 +10,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_lrp.gradients import full_precision
+from pyro_lrp.core.gradients import full_precision
 from pyro_lrp.networks import perceptron
 from pyro_lrp.priors.core import NormalBase
 

@@ -13,8 +13,8 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, constraints
 
-from pyro_lrp.errors import UserError
-from pyro_lrp.gradients import full_precision
+from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.gradients import full_precision
 from pyro_lrp.priors.core import Prior
 
 __all__ = ["Zuko", "ZukoDistribution"]

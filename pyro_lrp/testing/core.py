@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyro_lrp.modes import eval_mode
+from pyro_lrp.core.modules import eval_mode
+from pyro_lrp.core.randomness import seeded, untouched_generators
 from pyro_lrp.priors import Prior
-from pyro_lrp.randomness import seeded, untouched_generators
 
 __all__ = [
     "BATCHES", "EXACT", "At", "Law", "as_it_was", "assert_all", "contained", "default_dtype", "gap", "jiggle",

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from pyro_lrp.core.randomness import seeded
 from pyro_lrp.priors import Prior
-from pyro_lrp.randomness import seeded
 from pyro_lrp.testing.core import EXACT, At, Law, default_dtype, gap, jiggle, modules_of
 
 __all__ = ["answer", "built", "gradients", "moves", "registered", "reloads", "rescoring"]

@@ -19,19 +19,19 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from pyro_lrp import checkpoint
+from pyro_lrp.core import checkpoint
+from pyro_lrp.core.errors import TrainingDiverged, UserError
+from pyro_lrp.core.modules import eval_mode
+from pyro_lrp.core.randomness import derive_seed, seeded, untouched_generators
 from pyro_lrp.data import Batches, ImageData, Split, chunks
-from pyro_lrp.devices import make_fabric
-from pyro_lrp.errors import TrainingDiverged, UserError
-from pyro_lrp.history import History
-from pyro_lrp.modes import eval_mode
 from pyro_lrp.objectives import Codes, Game
-from pyro_lrp.optimizers import check_options, make_optimizers, set_rate
-from pyro_lrp.randomness import derive_seed, seeded, untouched_generators
 from pyro_lrp.schedules import Constant, Phase, Schedule
+from pyro_lrp.trainer.devices import make_fabric
+from pyro_lrp.trainer.history import History
+from pyro_lrp.trainer.optimizers import check_options, make_optimizers, set_rate
+from pyro_lrp.trainer.phases import Span, lay_out
 from pyro_lrp.trainer.prior_phase import Averages, EarlyStop, PriorPhase, assign, frozen_codes, held_out_score
 from pyro_lrp.trainer.report import Callback, Report
-from pyro_lrp.trainer.spans import Span, lay_out
 
 __all__ = ["Trainer"]
 

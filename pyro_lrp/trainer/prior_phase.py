@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_lrp.core.errors import UserError
 from pyro_lrp.data import Split, chunks
-from pyro_lrp.errors import UserError
 from pyro_lrp.objectives import Codes, Game
 
 __all__ = ["Averages", "EarlyStop", "PriorPhase", "assign", "frozen_codes", "held_out_score", "noised"]

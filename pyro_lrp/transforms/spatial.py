@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from pyro_lrp.networks.spatial import SpatialPerceptron
-from pyro_lrp.networks.vunet import PhaseMeans
+from pyro_lrp.networks.vunet.blocks import PhaseMeans
 from pyro_lrp.transforms.core import VectorTransform
 from pyro_lrp.transforms.couplings import ConditionalSigmoidCoupling, SigmoidCoupling, swap
 
@@ -64,7 +64,7 @@ class PhaseShift(VectorTransform):
     Base to latent the four phases come one after another; latent to base all at once. Volume-preserving.
 
     Args:
-        means: A :class:`~pyro_lrp.networks.vunet.PhaseMeans`.
+        means: A :class:`~pyro_lrp.networks.vunet.blocks.PhaseMeans`.
         features: What it is given, ``(*batch, C s s)``.
         side: s.
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import torch
 
-from pyro_lrp.explore import decode, means
+from pyro_lrp.core.randomness import seeded
+from pyro_lrp.figures.requests import Tour, real_densities
 from pyro_lrp.latents import typicality
+from pyro_lrp.latents.views import decode, means
 from pyro_lrp.metrics import Subject
 from pyro_lrp.metrics.attribute_classifier import attribute_classifier, attribute_names
 from pyro_lrp.metrics.subject import as_files
-from pyro_lrp.randomness import seeded
-from pyro_lrp.tours import Tour, real_densities
 
 LENGTHS = (1.0, 2.0, 5.0)
 

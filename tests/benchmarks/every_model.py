@@ -17,7 +17,8 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-from pyro_lrp import config, evaluate, rundir, train
+from pyro_lrp import config, evaluate, train
+from pyro_lrp.config import rundir
 from pyro_lrp.metrics import METRICS, Subject
 
 MODELS = {

@@ -19,7 +19,7 @@ from pyro import distributions as dist
 from torch import Tensor
 
 from pyro_lrp import config, data
-from pyro_lrp.randomness import seeded
+from pyro_lrp.core.randomness import seeded
 from pyro_lrp.schedules import ConstantThenLinear, Progress
 
 PRIORS = {  # what a prior needs beside its name

@@ -26,15 +26,16 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
-from pyro_lrp import cli, config
+from pyro_lrp import config
+from pyro_lrp.config import command as cli
+from pyro_lrp.core.randomness import seeded
 from pyro_lrp.data import chunks
-from pyro_lrp.history import plain
 from pyro_lrp.metrics import FeatureStatistics
 from pyro_lrp.metrics.classifier import classifier_for
 from pyro_lrp.metrics.subject import as_files
 from pyro_lrp.objectives import BilevelELBO, LatentGame
-from pyro_lrp.randomness import seeded
 from pyro_lrp.trainer import Phase, PriorPhase, Trainer
+from pyro_lrp.trainer.history import plain
 from pyro_lrp.trainer.prior_phase import frozen_codes
 
 ROOT = Path("runs/priors_on_codes")

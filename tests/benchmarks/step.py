@@ -18,7 +18,8 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 from torch.nn import functional as F
 
-from pyro_lrp import data, likelihoods, models, networks, objectives, priors, randomness, transforms
+from pyro_lrp import data, likelihoods, models, networks, objectives, priors, transforms
+from pyro_lrp.core import randomness
 from pyro_lrp.trainer import Phase, Trainer
 
 BATCH, LATENT, SHAPE = 100, 64, (1, 28, 28)

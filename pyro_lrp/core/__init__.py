@@ -1,0 +1,1 @@
+"""Ground: errors, random seeds, gradients, files and checkpoints. Knows nothing of models."""

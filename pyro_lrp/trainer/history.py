@@ -1,0 +1,61 @@
+"""The rows of ``metrics.jsonl``: one JSON object per report, and after a resume no step twice."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from pyro_lrp.core.checkpoint import write_atomically
+
+__all__ = ["History", "plain", "read_rows"]
+
+
+class History:
+    """Rows in memory and, with a path, on disk; rows past ``step`` are dropped, since they will come again."""
+
+    def __init__(self, path: Path | None, step: int = 0) -> None:
+        self.path = path
+        self.rows: list[dict[str, Any]] = [row for row in read_rows(path) if row["step"] <= step]
+        if path is not None:
+            text = "".join(_line(row) for row in self.rows)
+            write_atomically(path, lambda target: target.write_text(text, encoding="utf-8"))
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far, through all resumes."""
+        return self.rows[-1]["seconds"] if self.rows else 0.0
+
+    def append(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        if self.path is not None:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(_line(row))
+
+
+def read_rows(path: Path | None) -> list[dict[str, Any]]:
+    """The rows of a file; a last line that a kill cut short is left out."""
+    rows = []
+    if path is not None and path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return rows
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(plain(row), allow_nan=False) + "\n"
+
+
+def plain(node: Any) -> Any:
+    """A tree for JSON: floats of eight digits, and null for what JSON has no number for."""
+    if isinstance(node, dict):
+        return {key: plain(value) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [plain(value) for value in node]
+    if isinstance(node, float):
+        return float(f"{node:.8g}") if math.isfinite(node) else None
+    return node

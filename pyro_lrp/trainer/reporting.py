@@ -1,0 +1,140 @@
+"""What a training run tells people: pictures, log lines, TensorBoard, a summary, closing words."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pyro_lrp.core.errors import UserError
+from pyro_lrp.models import Autoencoder
+from pyro_lrp.trainer.loop import Trainer
+from pyro_lrp.trainer.report import Report
+
+__all__ = ["LOG", "TensorBoard", "closing_words", "log_report", "log_to", "summarize"]
+
+LOG = logging.getLogger("pyro_lrp")
+_VERSIONS = ("pyro_lrp", "torch", "pyro-ppl", "torchvision", "lightning-fabric", "hydra-core", "numpy")
+
+
+def log_report(report: Report) -> None:
+    """A line for the log file; on a screen too, where the output is no terminal and so has no progress bar."""
+    row = report.row
+    names = [f"{split}/{term}" for split in ("train", "test") for term in ("log_likelihood", "log_prior")]
+    text = "  ".join(f"{name} {row[name]:.2f}" for name in names if name in row)
+    LOG.debug("step %d  epoch %.1f  %s  %s", row["step"], row["epoch"], row["phase"], text)
+
+
+class TensorBoard:
+    """Writes rows of the metrics as scalars, to ``DIR/tensorboard``."""
+
+    def __init__(self, directory: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UserError("logger=tensorboard needs a package: pip install tensorboard") from error
+        self.directory, self._make = directory, SummaryWriter
+        self._writer: Any = None
+
+    def __call__(self, row: Mapping[str, Any]) -> None:
+        if self._writer is None:  # made late, so that a refused run touches nothing; later steps are purged
+            self._writer = self._make(str(self.directory / "tensorboard"), purge_step=row["step"])
+        for name, value in row.items():
+            if isinstance(value, (int, float)) and name != "step":
+                self._writer.add_scalar(name, value, row["step"])
+
+    def close(self) -> None:
+        """Flush what is not yet written."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+@contextmanager
+def log_to(directory: Path) -> Iterator[None]:
+    """Send the log to ``train.log``, and to the screen: less of it where there is a progress bar."""
+    LOG.setLevel(logging.DEBUG)
+    LOG.propagate = False
+    to_file = logging.FileHandler(directory / "train.log", encoding="utf-8")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    to_screen = logging.StreamHandler()
+    to_screen.setLevel(logging.INFO if sys.stderr.isatty() else logging.DEBUG)
+    LOG.handlers = [to_file, to_screen]
+    try:
+        yield
+    finally:
+        LOG.handlers = []
+        to_file.close()
+
+
+def summarize(
+    trainer: Trainer, autoencoder: Autoencoder, rows: list[dict[str, Any]], circumstances: dict[str, Any]
+) -> dict[str, Any]:
+    """What ``summary.json`` holds."""
+    players = trainer.game.players()
+    device = trainer.fabric.device
+    last = {phase: row for row in rows for phase in [row["phase"]]}
+    return {
+        "final": rows[-1] if rows else {},
+        "after_phase": last,
+        "log_likelihood_unit": autoencoder.likelihood.unit,
+        "seconds": rows[-1]["seconds"] if rows else 0.0,
+        "images_per_second": {phase: row["images_per_second"] for phase, row in last.items()},
+        "parameters": {name: sum(p.numel() for p in player.parameters()) for name, player in players.items()},
+        "prior": autoencoder.prior.record(),
+        "circumstances": {**circumstances, "device": str(device), "device_name": _device_name(device),
+                          "threads": torch.get_num_threads(), "platform": platform.platform()},
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _VERSIONS}},
+    }  # fmt: skip
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or device.type
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def closing_words(directory: Path, summary: dict[str, Any], places: Mapping[str, Any]) -> str:
+    """The last lines on the screen: how it went, where the picture is, what to try next.
+
+    Args:
+        directory: Of the run.
+        summary: What :func:`summarize` returned.
+        places: Files of the user's that the data set is read from, by their key.
+    """
+    typed = [f"data.{key}={place}" for key, place in places.items() if place is not None]
+    evaluate = ["python -m pyro_lrp.evaluate", *(shlex.quote(part) for part in (f"run={directory}", *typed))]
+    final = summary["final"]
+    labels = {
+        "log p(x|z), test images": "test/log_likelihood",
+        "log p(z), test codes": "test/log_prior",
+        "log p(z), training codes": "train/log_prior",
+        "KL(q(z|x) || p(z)), test": "test/kl",
+    }
+    lines = [
+        f"  {label:<28}{final[key]:>12.2f} {summary['log_likelihood_unit'] if 'p(x|z)' in label else 'nats'}"
+        for label, key in labels.items()
+        if final.get(key) is not None
+    ]
+    counts = ", ".join(f"{name} {n:,}" for name, n in summary["parameters"].items())
+    return "\n".join([
+        f"{directory}: {final.get('step', 0)} steps in {summary['seconds']:.0f} s of training",
+        *lines,
+        f"  parameters                  {counts}",
+        f"  samples of the prior        {directory / 'figures' / 'samples.png'}",
+        "try next:",
+        f"  python -m pyro_lrp.sample {shlex.quote(f'run={directory}')} n=100 temperature=0.8",
+        f"  {' '.join(evaluate)}",
+    ])  # fmt: skip
