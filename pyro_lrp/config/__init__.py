@@ -1,6 +1,7 @@
 """From words to a run: the command line, plans, building with an allow-list, run directories."""
 
 from pyro_lrp.config.build import (
+    PLACES,
     Plan,
     build_autoencoder,
     build_data,
@@ -22,7 +23,7 @@ from pyro_lrp.config.build import (
 from pyro_lrp.config.command import conf_dir
 
 __all__ = [
-    "Plan", "build_autoencoder", "build_data", "build_game", "conf_dir", "contexts", "default_data_root",
+    "PLACES", "Plan", "build_autoencoder", "build_data", "build_game", "conf_dir", "contexts", "default_data_root",
     "load", "needs_context", "optimizers", "options", "phases", "places", "plan", "prior_phase", "schedule",
     "settle", "with_contexts",
 ]  # fmt: skip

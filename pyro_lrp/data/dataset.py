@@ -44,7 +44,7 @@ class Split:
         labels: Class labels, int64 of shape ``(N,)``, or None.
         attributes: Binary attributes, bool of shape ``(N, A)``, or None.
         context: What a conditional prior is given, float32 of shape ``(N, context_dim)``, or None.
-        joints: Of people, :data:`~pyro_lrp.people.JOINTS` as (x, y) in shares of the image's side, both -1 where
+        joints: Of people, :data:`~pyro_lrp.people.JOINTS`, (x, y) in shares of the image's side, both -1 where
             one is not visible, float32 of shape ``(N, 15, 2)``; or None.
         device: Where batches shall be, if not where the images are.
     """

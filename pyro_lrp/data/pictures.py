@@ -55,7 +55,7 @@ def joints_beside(paths: Sequence[str | Path]) -> Tensor:
         paths: As for :func:`pictures`; square images.
 
     Returns:
-        :data:`~pyro_lrp.people.JOINTS`, shape ``(N, 15, 2)``, (x, y) in shares of the image's side; -1 where one
+        :data:`~pyro_lrp.people.JOINTS`, ``(N, 15, 2)``, (x, y) in shares of the image's side; -1 where one
         is not in the file.
 
     Raises:

@@ -1,1 +1,5 @@
 """People as joints: the geometry of poses, files of keypoints, drawn figures and their detector."""
+
+from pyro_lrp.people.poses import JOINTS, stick_figures
+
+__all__ = ["JOINTS", "stick_figures"]

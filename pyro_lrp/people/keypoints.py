@@ -35,7 +35,7 @@ class Keypoints(NamedTuple):
 
     Attributes:
         names: Of the images, each only once.
-        joints: :data:`~pyro_lrp.people.JOINTS` as (x, y) in shares of the image, float32 of shape ``(N, 15, 2)``;
+        joints: :data:`~pyro_lrp.people.JOINTS`, (x, y) in shares of the image, float32 of shape ``(N, 15, 2)``;
             both -1 where one is missing.
         train: Whether an image is trained on, bool of shape ``(N,)``; None if the index does not say.
         of_image: Whether the shares are of the image's own width and height; else they are of the side of the

@@ -5,8 +5,8 @@
 
 Trains ten small runs for a few steps (eight presets, a conditional prior, a mixture in two stages), evaluates
 three of them and draws their pictures. ``record`` writes hashes of the weights, the values of the metrics and
-hashes of the pixels; ``compare`` computes them again and lists what differs. Needs no data set. Results are those
-of one machine and one version of torch; a few minutes on one core.
+hashes of the pixels; ``compare`` computes them again and lists what differs. No data set is needed. Results are
+those of one machine and one version of torch; a few minutes on one core.
 """
 
 from __future__ import annotations
