@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pyro_lrp.core import checkpoint
+import pyro_lrp
 
 ROOT = Path(__file__).parents[2]
 SHORT = (
@@ -85,7 +85,7 @@ def command(name: str, *arguments: str) -> None:
 
 def weights(run: Path) -> str:
     """A hash of the parameters and buffers of the last checkpoint, name by name."""
-    state = checkpoint.load(run / "checkpoints" / "last.safetensors")["game"]
+    state = pyro_lrp.checkpoint.load(run / "checkpoints" / "last.safetensors")["game"]
     digest = hashlib.sha256()
     for name in sorted(state):
         digest.update(name.encode())
