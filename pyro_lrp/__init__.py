@@ -17,13 +17,13 @@ _SUBMODULES = (
 )  # fmt: skip
 _ALIASES = {"checkpoint": "core.checkpoint", "explore": "latents.views", "gradients": "core.gradients"}
 
-__all__ = ["load", *_SUBMODULES, *_ALIASES]
+__all__ = ["Run", "load", *_SUBMODULES, *_ALIASES]
 
 
 def __getattr__(name: str) -> Any:
     """Import submodules (and ``load``) on first use, so that ``import pyro_lrp`` is quick."""
-    if name == "load":
-        return importlib.import_module("pyro_lrp.config").load
+    if name in ("Run", "load"):
+        return getattr(importlib.import_module("pyro_lrp.config"), name)
     if name in (*_SUBMODULES, *_ALIASES):
         return importlib.import_module(f"pyro_lrp.{_ALIASES.get(name, name)}")
     raise AttributeError(f"module 'pyro_lrp' has no attribute {name!r}")

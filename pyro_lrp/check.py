@@ -18,17 +18,16 @@ from pyro_lrp.testing import prior_laws
 def main(cfg: DictConfig) -> None:
     """Build the prior as a run would, and print its laws as they are measured."""
     plan = config.plan(cfg)
-    identity, allow = plan.identity, plan.circumstances["allow_targets"]
-    typed = {**identity["data"], "root": plan.circumstances["data.root"]}
-    data = config.build_data(identity, typed, allow)
-    if identity["context"] is None and config.needs_context(identity):
-        identity = {**identity, "context": "label"}
-    identity, _ = config.settle(identity, data)
+    allow = plan.circumstances["allow_targets"]
+    if plan.identity["context"] is None and config.needs_context(plan.identity):
+        plan.identity["context"] = "label"
+    run = config.Run.planned(plan)
+    identity, image_shape = run.identity, run.data.image_shape
     seeds = itertools.count(identity["seed"])
 
     def build() -> Prior:
         """Each time under another seed: what a reload must not depend on."""
-        return config.build_autoencoder({**identity, "seed": next(seeds)}, data.image_shape, allow).prior
+        return config.build_autoencoder({**identity, "seed": next(seeds)}, image_shape, allow).prior
 
     name, start, broken = identity["presets"].get("prior"), time.perf_counter(), []
     print(f"prior={name}, latent_dim={identity['latent_dim']}")

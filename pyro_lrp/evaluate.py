@@ -1,4 +1,4 @@
-"""``python -m pyro_lrp.evaluate``: judge a trained run; results join its ``evaluation.json``."""
+"""``python -m pyro_lrp.evaluate``: evaluate a trained run; results join its ``evaluation.json``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -15,11 +14,9 @@ from tqdm.auto import tqdm
 from pyro_lrp import config
 from pyro_lrp.config import rundir
 from pyro_lrp.config.command import command
-from pyro_lrp.core import checkpoint
 from pyro_lrp.core.errors import UserError, printable
-from pyro_lrp.features import sha256
 from pyro_lrp.metrics import METRICS, Subject
-from pyro_lrp.trainer.devices import choose_device
+from pyro_lrp.metrics.evaluation import choose, request, table
 
 
 @command("evaluate")
@@ -27,15 +24,16 @@ def main(cfg: DictConfig) -> None:
     """Compute the metrics asked for, keep those already there, print a table of both."""
     options = config.options(cfg)
     _refuse_unknown(options)
-    run = Path(str(options["run"])).expanduser()
-    subject, trained = _subject(run, options)
+    run = config.Run.of(options)
+    subject = _subject(run, options)
     auto = options["metrics"] == "auto"
-    names, left_out = _choose(subject, options["metrics"])
-    path = run / "evaluation.json"
+    names, left_out = choose(subject, options["metrics"])
+    trained = {"step": run.step, "finished": run.finished}
+    path = run.directory / "evaluation.json"
     results = rundir.read_json(path) if path.is_file() else {}
     shown: dict[str, Any] = {}
     for name in names:
-        asked = _request(name, subject) | trained
+        asked = request(name, subject) | trained
         new = {key: r for key, r in results.items() if isinstance(r, dict) and r.get("request") == asked}
         if options["overwrite"] or not new:
             try:
@@ -49,7 +47,7 @@ def main(cfg: DictConfig) -> None:
             results |= new
             rundir.write_json(path, results)
         shown |= new
-    print(printable(_table(shown)))
+    print(printable(table(shown)))
     for name, reason in left_out.items():
         print(f"not computed: {name} {reason}")
     print(path)
@@ -67,50 +65,16 @@ def _refuse_unknown(options: dict[str, Any]) -> None:
         raise UserError("n must be at least 2: a covariance needs two samples")
 
 
-def _subject(run: Path, options: dict[str, Any]) -> tuple[Subject, dict[str, Any]]:
-    """Whom to judge, and how far it was trained."""
-    allow = options["allow_targets"]
-    device = choose_device(options["device"])
-    autoencoder = config.load(run, allow_targets=allow).to(device)
-    saved = checkpoint.latest(run / "checkpoints")
-    assert saved is not None, "it was loaded"
-    trained = {"step": checkpoint.load(saved)["step"], "finished": rundir.read_summary(run) is not None}
-    if not trained["finished"]:
-        print(f"{run} is not finished: judged is {saved.name}, of step {trained['step']}", file=sys.stderr)
-    identity = rundir.read_identity(run)
-    data = config.build_data(identity, config.places(identity, options["data"]), allow)
-    data = config.with_contexts(identity, data)
-    seen, _ = data.limited(identity["data"].get("limit")).hold_out(identity["data"].get("validation", 0.0))
-    subject = Subject(
-        autoencoder, data, seen, weights=options["weights"], seed=options["seed"], n=options["n"],
-        k=options["k"], quick=options["metrics"] == "auto", device=device, directory=run,
+def _subject(run: config.Run, options: dict[str, Any]) -> Subject:
+    """The subject of the metrics: the run's model and data."""
+    autoencoder = run.autoencoder
+    if not run.finished:
+        name = "nothing" if run.checkpoint_path is None else run.checkpoint_path.name
+        print(f"{run.directory} is not finished; evaluating {name} (step {run.step})", file=sys.stderr)
+    return Subject(
+        autoencoder, run.data, run.seen, weights=options["weights"], seed=options["seed"], n=options["n"],
+        k=options["k"], quick=options["metrics"] == "auto", device=run.device, directory=run.directory,
     )  # fmt: skip
-    return subject, trained
-
-
-def _choose(subject: Subject, metrics: str | list[str]) -> tuple[list[str], dict[str, str]]:
-    """The metrics to compute, and of ``auto`` those that cannot be, with what each needs.
-
-    Raises:
-        UserError: If one that was asked for by name cannot be computed.
-    """
-    if metrics == "auto":
-        reasons = {name: metric.not_by_itself(subject) for name, metric in METRICS.items()}
-        return [name for name, said in reasons.items() if not said], {k: v for k, v in reasons.items() if v}
-    for name in metrics:
-        said = METRICS[name].lacks(subject)
-        if said:
-            raise UserError(f"metrics: {name} {said}")
-    return list(metrics), {}
-
-
-def _request(name: str, subject: Subject) -> dict[str, Any]:
-    """What a result must have been asked with to be kept instead of computed anew."""
-    network = METRICS[name].network
-    file = None if network is None else subject.weights.get(network)
-    weights = {} if network is None else {"weights": "official" if file is None else sha256(network, file)}
-    counts = {"n": subject.n, "k": subject.k, "quick": subject.quick}
-    return {"metric": name, **counts, "seed": subject.seed, **weights}
 
 
 @contextmanager
@@ -127,22 +91,6 @@ def _progress(subject: Subject, name: str, shown: bool) -> Iterator[None]:  # no
         start = time.monotonic()
         yield
     print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr)
-
-
-def _table(results: dict[str, Any]) -> str:
-    width = max(map(len, results), default=0) + 2
-    lines = []
-    for key, found in results.items():
-        spread = found.get("standard_error", found.get("standard_deviation"))
-        notes = ["surrogate"] if "surrogate" in found["protocol"] else []
-        notes += [found["warning"]] if "warning" in found else []
-        if found["value"] is None:
-            number = f"{'not finite':>12}"
-        else:
-            number = f"{found['value']:>12.4g}"
-        plus = "" if spread is None else f" ± {spread:.2g}"
-        lines.append(f"{key:<{width}}{number}{plus:<10}  n = {found['n']:<8}{'; '.join(notes)}".rstrip())
-    return "\n".join(lines + [f"{key}: {r['verdict']}" for key, r in results.items() if "verdict" in r])
 
 
 if __name__ == "__main__":

@@ -10,8 +10,7 @@ from pyro_lrp import config, figures
 from pyro_lrp.config.command import command
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.figures.paper import FIGURES
-from pyro_lrp.figures.requests import Tour
-from pyro_lrp.trainer.devices import choose_device
+from pyro_lrp.figures.requests import Request
 
 
 @command("figure")
@@ -25,9 +24,8 @@ def main(cfg: DictConfig) -> None:
     if out.suffix not in (".png", ".pdf"):
         raise UserError(f"out must end in .png or .pdf, got {out}")
     runs = options["runs"] if isinstance(options["runs"], list) else [options["runs"]]
-    device = choose_device(options["device"])
-    tours = [Tour.of(Path(str(run)).expanduser(), options, device) for run in runs]
-    for path in figures.save_figure(FIGURES[number](tours), out):
+    requests = [Request(config.Run.of(options, str(run)), dict(options)) for run in runs]
+    for path in figures.save_figure(FIGURES[number](requests), out):
         print(path)
 
 

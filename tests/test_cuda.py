@@ -86,7 +86,7 @@ def test_a_step_of_the_published_u_net_fits_and_does_not_wait_for_the_device(pri
     encoder, decoder = networks.vunet((3, 256, 256), 10_240)
     ae = models.autoencoder(encoder, decoder, prior(), Gaussian(0.01))
     images = torch.randint(0, 256, (16, 3, 256, 256), dtype=torch.uint8)
-    people = data.Split(images, context=torch.rand(16, 30), joints=torch.rand(16, 15, 2))
+    people = data.Split(images, context=torch.rand(16, 30), extras={"joints": torch.rand(16, 15, 2)})
     run = Trainer(
         objectives.LatentGame(ae, objectives.BilevelELBO(0.5)), data.ImageData("people", people, people),
         phases=[Phase("joint", 1)], batch_size=8, device="cuda", precision=precision, progress=False,

@@ -91,7 +91,7 @@ def greys(split):
 def joints_of(data):
     """Joints of the ten pictures in the order of NAMES, and of nothing else."""
     order = greys(data.train) + greys(data.test)
-    joints = torch.cat([data.train.joints, data.test.joints])
+    joints = torch.cat([data.train.extras["joints"], data.test.extras["joints"]])
     assert sorted(order) == list(range(len(NAMES)))
     return joints[torch.tensor(order).argsort()]
 
@@ -103,7 +103,7 @@ def test_all_formats_give_the_same_joints(base, form):
     data = deepfashion(base.parent, image_size=32)
     assert (data.name, data.image_shape, data.validation) == ("deepfashion", (3, 32, 32), None)
     expected = np.where(points < 0, -1, (points[..., ::-1] + 0.5) / 256)[:, COLUMNS]
-    assert data.train.joints.dtype == torch.float32
+    assert data.train.extras["joints"].dtype == torch.float32
     assert torch.allclose(joints_of(data), torch.from_numpy(expected).float())
     assert (joints_of(data) == -1).any()
 
@@ -146,8 +146,8 @@ def test_images_that_are_no_squares_are_padded_and_their_joints_moved(tmp_path):
     joints[:, 0] = -1
     write_vunet(base, vunet(pixels(), joints=joints))
     data = deepfashion(base, image_size=64)
-    assert data.train.joints[0, 1].tolist() == [1.0, 0.25]  # the upper right corner of the image
-    assert data.train.joints[0, 0].tolist() == [-1.0, -1.0]
+    assert data.train.extras["joints"][0, 1].tolist() == [1.0, 0.25]  # the upper right corner of the image
+    assert data.train.extras["joints"][0, 0].tolist() == [-1.0, -1.0]
     column = data.train.images[greys(data.train).index(7), 0, :, 10].tolist()
     assert column == [128] * 16 + [140] * 32 + [128] * 16
     (base / "index.p").unlink()
@@ -339,8 +339,8 @@ def test_the_real_sample(real_data):
     assert len(data.train) + len(data.test) + left_out == 376
     assert min(len(data.train), 5 * len(data.test)) > 100
     for split, same in ((data.train, rows.train), (data.test, rows.test)):
-        assert split.joints.shape == (len(split), 15, 2)
-        assert torch.equal(split.joints, same.joints)
+        assert split.extras["joints"].shape == (len(split), 15, 2)
+        assert torch.equal(split.extras["joints"], same.joints)
         assert torch.equal(split.images, same.images)
-        seen = split.joints[(split.joints >= 0).all(-1)]
+        seen = split.extras["joints"][(split.extras["joints"] >= 0).all(-1)]
         assert 0.1 < float(seen[:, 0].min()) < float(seen[:, 0].max()) < 0.9  # within the middle 176 of 256

@@ -99,7 +99,7 @@ def test_samples_of_poses_are_rows_behind_their_stick_figures(command, model):
     arrays = np.load("a.npz")
     assert (arrays["images"].shape, arrays["latents"].shape) == ((5, 3, 32, 32), (5, 160))
     data = posed_figures(64, 32, 32)
-    pose = data.test.joints[3].flatten()[None]
+    pose = data.test.extras["joints"][3].flatten()[None]
     again = pyro_lrp.load(Path("runs", model, "seed_0")).decode(torch.from_numpy(arrays["latents"][:1]), pose)
     torch.testing.assert_close(again[0].detach(), torch.from_numpy(arrays["images"][0]), atol=1e-5, rtol=0)
 
@@ -117,7 +117,7 @@ def test_transfer_keeps_the_appearance_and_takes_the_pose(command):
     assert (codes[1, 1:] == codes[1, 1]).all()
     assert not np.allclose(codes[1, 1], codes[2, 1])
     ae = pyro_lrp.load("runs/vunet/seed_0")
-    made = ae.decode(torch.from_numpy(codes[2, 1:2]), test.joints[4].flatten()[None])
+    made = ae.decode(torch.from_numpy(codes[2, 1:2]), test.extras["joints"][4].flatten()[None])
     np.testing.assert_allclose(images[2, 3], made[0].detach().numpy(), atol=1e-5)
 
 
@@ -127,7 +127,7 @@ def test_a_picture_of_ones_own_brings_its_joints(command, tmp_path):
     run, transfer = "run=runs/vunet/seed_0", ("mode=transfer", "pose=2")
     code, _, err = command(run, *transfer, "images=me.png", "out=a.npz")
     assert (code, "needs its joints in me.json beside it" in err) == (1, True)
-    joints = {name: place.tolist() for name, place in zip(JOINTS, test.joints[7], strict=True)}
+    joints = {name: place.tolist() for name, place in zip(JOINTS, test.extras["joints"][7], strict=True)}
     Path("me.json").write_text(json.dumps(joints))
     assert command(run, *transfer, "images=me.png", "out=a.npz")[0] == 0
     assert command(run, *transfer, "indices=[7]", "out=b.npz")[0] == 0

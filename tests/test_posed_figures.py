@@ -31,7 +31,7 @@ def floats(images):
 
 
 def joint(split, name):
-    return split.joints[:, JOINTS.index(name)]
+    return split.extras["joints"][:, JOINTS.index(name)]
 
 
 def alone(places, size=64):
@@ -49,10 +49,10 @@ def test_shapes_and_ranges(data):
         assert split.images.shape == (count, 3, 64, 64)
         assert split.images.dtype == torch.uint8
         assert split.labels.dtype == torch.int64
-        assert split.joints.shape == (count, len(JOINTS), 2)
-        assert split.joints.dtype == torch.float32
-        assert 0.05 < split.joints.min()
-        assert split.joints.max() < 0.95
+        assert split.extras["joints"].shape == (count, len(JOINTS), 2)
+        assert split.extras["joints"].dtype == torch.float32
+        assert 0.05 < split.extras["joints"].min()
+        assert split.extras["joints"].max() < 0.95
         assert sorted(split.labels.unique().tolist()) == list(range(len(PATTERNS)))
 
 
@@ -70,11 +70,11 @@ def test_an_image_depends_only_on_its_split_and_number(data, tmp_path, monkeypat
 @pytest.mark.parametrize("size", [32, 128, 256])
 def test_other_sizes_show_the_same_people(data, cache, size):
     large = posed_figures(n=12, test=1, image_size=size)
-    assert torch.equal(large.train.joints, data.train.joints[:12])
+    assert torch.equal(large.train.extras["joints"], data.train.extras["joints"][:12])
     assert torch.equal(large.train.labels, data.train.labels[:12])
     means = [floats(images).mean((2, 3)) for images in (large.train.images, data.train.images[:12])]
     assert (means[0] - means[1]).abs().max() < 0.02
-    expected = large.truth.expected(large.train.joints)
+    expected = large.truth.expected(large.train.extras["joints"])
     distance = (large.truth.find(floats(large.train.images)) - expected).norm(dim=-1)
     assert (distance[alone(expected, size)] < 1.5 * size / 64).all()
 
@@ -95,7 +95,7 @@ def test_poses_are_diverse(data):
 
 def test_only_markers_are_saturated(data):
     """Apart from discs around the markers, no pixel is near a marker's colour."""
-    images, places = floats(data.train.images), data.truth.expected(data.train.joints)
+    images, places = floats(data.train.images), data.truth.expected(data.train.extras["joints"])
     grid = torch.stack(torch.meshgrid(torch.arange(64), torch.arange(64), indexing="xy"), dim=-1) + 0.5
     beside = torch.ones(300, 64, 64, dtype=torch.bool)
     for number, marker in enumerate(MARKERS):
@@ -105,7 +105,7 @@ def test_only_markers_are_saturated(data):
 
 def test_the_detector_finds_every_marker_where_it_is(data):
     for split in (data.train, data.test):
-        found, expected = data.truth.find(floats(split.images)), data.truth.expected(split.joints)
+        found, expected = data.truth.find(floats(split.images)), data.truth.expected(split.extras["joints"])
         distance = (found - expected).norm(dim=-1)
         clear = alone(expected)
         assert clear.float().mean() > 0.9
@@ -115,7 +115,7 @@ def test_the_detector_finds_every_marker_where_it_is(data):
 
 
 def test_the_detector_still_finds_markers_in_blurred_and_darker_images(data):
-    images, expected = floats(data.test.images), data.truth.expected(data.test.joints)
+    images, expected = floats(data.test.images), data.truth.expected(data.test.extras["joints"])
     blurred = 0.9 * torch.nn.functional.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
     distance = (data.truth.find(blurred) - expected).norm(dim=-1)
     assert (distance[alone(expected)] <= 1.5).float().mean() >= 0.99
@@ -127,14 +127,14 @@ def test_the_detector_finds_nothing_where_there_is_nothing(data, monkeypatch):
     muted = 0.3 + 0.35 * torch.rand(8, 3, 64, 64, generator=generator)
     without_markers = tuple(replace(marker, colour=(128, 120, 110)) for marker in MARKERS)
     monkeypatch.setattr("pyro_lrp.people.drawing.MARKERS", without_markers)
-    unmarked = floats(data.truth.draw(data.test.joints, 0))
+    unmarked = floats(data.truth.draw(data.test.extras["joints"], 0))
     for images in (grey.expand(-1, 3, -1, -1), muted, unmarked, torch.zeros(2, 3, 64, 64)):
         assert data.truth.find(images).isnan().all()
 
 
 def test_single_saturated_pixels_mislead_nobody(data):
     images = floats(data.test.images).clone()
-    expected = data.truth.expected(data.test.joints)
+    expected = data.truth.expected(data.test.extras["joints"])
     images[:, :, 1, 1] = torch.tensor([1.0, 0.0, 0.0])
     images[:, :, 62, 62] = torch.tensor([0.0, 0.25, 1.0])
     distance = (data.truth.find(images) - expected).norm(dim=-1)
@@ -142,7 +142,7 @@ def test_single_saturated_pixels_mislead_nobody(data):
 
 
 def test_a_missing_marker_is_missed_and_others_are_found(data):
-    images, expected = floats(data.test.images).clone(), data.truth.expected(data.test.joints)
+    images, expected = floats(data.test.images).clone(), data.truth.expected(data.test.extras["joints"])
     clear = alone(expected).all(1)
     for image, place in zip(images, expected[:, 1], strict=True):  # paint over the right hands
         x, y = (max(0, int(value) - 4) for value in place)
@@ -157,13 +157,13 @@ def test_a_shifted_image_has_shifted_markers(data, right, down):
     images = floats(data.test.images)
     shifted = torch.roll(images, (down, right), dims=(2, 3))
     moved = data.truth.find(shifted) - data.truth.find(images)
-    inside = alone(data.truth.expected(data.test.joints))
+    inside = alone(data.truth.expected(data.test.extras["joints"]))
     inside &= (data.truth.find(images) - 32).abs().amax(-1) < 24  # else a disc may come in on the other side
     assert torch.allclose(moved[inside], torch.tensor([float(right), float(down)]), atol=1e-3)
 
 
 def test_drawing_depends_on_the_seed_and_keeps_the_pose(data):
-    joints = data.test.joints[:40]
+    joints = data.test.extras["joints"][:40]
     first, again, other = (data.truth.draw(joints, seed) for seed in (1, 1, 2))
     assert first.dtype == torch.uint8
     assert first.shape == (40, 3, 64, 64)
@@ -177,7 +177,10 @@ def test_drawing_depends_on_the_seed_and_keeps_the_pose(data):
 
 def test_appearance_is_independent_of_the_pose(data):
     """The same seed and row wear the same, whatever the pose: corners show the background alone."""
-    one, other = (data.truth.draw(joints, 3) for joints in (data.test.joints[:30], data.test.joints[30:60]))
+    one, other = (
+        data.truth.draw(joints, 3)
+        for joints in (data.test.extras["joints"][:30], data.test.extras["joints"][30:60])
+    )
     assert torch.equal(one[:, :, ::63, ::63], other[:, :, ::63, ::63])
     assert (one != other).flatten(1).any(1).all()
     assert len(one[:, :, 0, 0].unique(dim=0)) > 25

@@ -1,29 +1,20 @@
-"""From words to a run: the command line, plans, building with an allow-list, run directories."""
+"""From words to a run: the command line, plans, building through an allow-list, run directories."""
 
 from pyro_lrp.config.build import (
     PLACES,
-    Plan,
     build_autoencoder,
     build_data,
     build_game,
-    contexts,
     default_data_root,
-    load,
     needs_context,
-    optimizers,
-    options,
-    phases,
-    places,
-    plan,
-    prior_phase,
     schedule,
     settle,
-    with_contexts,
 )
 from pyro_lrp.config.command import conf_dir
+from pyro_lrp.config.plan import Plan, options, plan
+from pyro_lrp.config.run import Run, load
 
 __all__ = [
-    "PLACES", "Plan", "build_autoencoder", "build_data", "build_game", "conf_dir", "contexts", "default_data_root",
-    "load", "needs_context", "optimizers", "options", "phases", "places", "plan", "prior_phase", "schedule",
-    "settle", "with_contexts",
+    "PLACES", "Plan", "Run", "build_autoencoder", "build_data", "build_game", "conf_dir", "default_data_root",
+    "load", "needs_context", "options", "plan", "schedule", "settle",
 ]  # fmt: skip

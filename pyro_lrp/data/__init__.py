@@ -3,16 +3,17 @@
 from pyro_lrp.data.arrays import digits, fake, npz
 from pyro_lrp.data.celeba import celeba
 from pyro_lrp.data.cifar10 import cifar10
-from pyro_lrp.data.conditions import Contexts, with_context
-from pyro_lrp.data.dataset import Batch, Batches, ImageData, Split, Truth, at_once, chunks, divide
+from pyro_lrp.data.conditions import Attributes, Condition, Labels, NoCondition, condition_for, condition_of
+from pyro_lrp.data.dataset import Batch, Batches, ImageData, Split, at_once, chunks, divide, no_context
 from pyro_lrp.data.deepfashion import deepfashion
 from pyro_lrp.data.folder import folder
 from pyro_lrp.data.mnist import fashion_mnist, mnist
-from pyro_lrp.data.pictures import joints_beside, pictures
+from pyro_lrp.data.pictures import pictures
+from pyro_lrp.data.pose import Pose
 from pyro_lrp.data.posed_figures import posed_figures
 
 __all__ = [
-    "Batch", "Batches", "Contexts", "ImageData", "Split", "Truth", "at_once", "celeba", "chunks", "cifar10",
-    "deepfashion", "digits", "divide", "fake", "fashion_mnist", "folder", "joints_beside", "mnist", "npz",
-    "pictures", "posed_figures", "with_context",
+    "Attributes", "Batch", "Batches", "Condition", "ImageData", "Labels", "NoCondition", "Pose", "Split",
+    "at_once", "celeba", "chunks", "cifar10", "condition_for", "condition_of", "deepfashion", "digits",
+    "divide", "fake", "fashion_mnist", "folder", "mnist", "no_context", "npz", "pictures", "posed_figures",
 ]  # fmt: skip

@@ -6,9 +6,9 @@ Small sets live on the device and are indexed there: no worker processes, no tra
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,45 +16,58 @@ from torch import Tensor
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.randomness import derive_seed
 
-__all__ = ["Batch", "Batches", "ImageData", "Split", "Truth", "at_once", "chunks", "divide"]
+__all__ = ["Batch", "Batches", "ImageData", "Split", "at_once", "chunks", "divide", "no_context"]
 
 _RESIDENT = 4 << 30  # bytes: a larger split stays in (or mapped into) host memory, and its batches travel
 
 
-class Batch(NamedTuple):
-    """Some images and what is known of them.
+def no_context(like: Tensor) -> Tensor:
+    """A context of length 0 for each row of a tensor, on its device, shape ``(N, 0)``."""
+    return torch.zeros(len(like), 0, device=like.device)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A minibatch of images.
 
     Attributes:
         x: Images in [0, 1], float32, shape ``(B, C, H, W)``.
         label: Class labels, shape ``(B,)``, or None.
-        context: What a conditional prior is given, float32 of shape ``(B, context_dim)``, or None.
+        context: The context of each image, float32 of shape ``(B, context_dim)``; of length 0 if not given.
     """
 
     x: Tensor
     label: Tensor | None = None
-    context: Tensor | None = None
+    context: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.context is None:
+            object.__setattr__(self, "context", no_context(self.x))
 
 
 @dataclass(frozen=True)
 class Split:
-    """Some images and what is known of them, row by row.
+    """Images and what is known of each, row by row.
 
     Attributes:
         images: uint8, shape ``(N, C, H, W)``; may be mapped from a file.
         labels: Class labels, int64 of shape ``(N,)``, or None.
         attributes: Binary attributes, bool of shape ``(N, A)``, or None.
-        context: What a conditional prior is given, float32 of shape ``(N, context_dim)``, or None.
-        joints: Of people, :data:`~pyro_lrp.people.JOINTS`, (x, y) in shares of the image's side, both -1 where
-            one is not visible, float32 of shape ``(N, 15, 2)``; or None.
-        device: Where batches shall be, if not where the images are.
+        context: The context of each image, float32 of shape ``(N, context_dim)``; of length 0 if not given.
+        extras: Further facts by name, each a tensor of ``N`` rows, such as the ``joints`` of people.
+        device: The device of batches, if it is not that of the images.
     """
 
     images: Tensor
     labels: Tensor | None = None
     attributes: Tensor | None = None
-    context: Tensor | None = None
-    joints: Tensor | None = None
+    context: Tensor = None  # type: ignore[assignment]
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
     device: torch.device | None = None
+
+    def __post_init__(self) -> None:
+        if self.context is None:
+            object.__setattr__(self, "context", no_context(self.images))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -77,37 +90,19 @@ class Split:
         return Batch(part.images.float().div_(255.0), part.labels, part.context)
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that depend on every image, label, attribute and joint."""
+        """16 hexadecimal digits that depend on every image, label, attribute and further fact."""
         digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
-        for tensor in (self.images, self.labels, self.attributes, self.joints):
+        for tensor in (self.images, self.labels, self.attributes, *self.extras.values()):
             if tensor is not None:
                 digest.update(tensor.contiguous().cpu().numpy().data)
         return digest.hexdigest()[:16]
 
     def _with(self, change: Callable[[Tensor], Tensor]) -> Split:
         """The split with every tensor changed alike."""
-        others = (self.labels, self.attributes, self.context, self.joints)
-        labels, attributes, context, joints = (None if t is None else change(t) for t in others)
-        return Split(change(self.images), labels, attributes, context, joints, self.device)
-
-
-@dataclass(frozen=True)
-class Truth:
-    """How the images of a made data set of people come about, so that a model of them has right answers.
-
-    Attributes:
-        draw: Images uint8 ``(N, 3, H, W)`` of poses ``(N, 15, 2)`` and a seed: each of an appearance of its
-            own, which is independent of its pose.
-        find: Of images in [0, 1], ``(N, 3, H, W)``: where its detector sees each marker, ``(N, M, 2)`` in
-            pixels (x, y), NaN where it sees none.
-        expected: Of poses ``(N, 15, 2)``: where the markers belong, ``(N, M, 2)`` in pixels.
-        markers: Their names, such as ``"head"``.
-    """
-
-    draw: Callable[[Tensor, int], Tensor]
-    find: Callable[[Tensor], Tensor]
-    expected: Callable[[Tensor], Tensor]
-    markers: tuple[str, ...]
+        labels = change(self.labels) if self.labels is not None else None
+        attributes = change(self.attributes) if self.attributes is not None else None
+        extras = {name: change(tensor) for name, tensor in self.extras.items()}
+        return Split(change(self.images), labels, attributes, change(self.context), extras, self.device)
 
 
 @dataclass(frozen=True)
@@ -120,7 +115,7 @@ class ImageData:
         test: Test images, which are never trained or selected on.
         validation: The data set's own validation images, if it has any.
         attributes: Names of the columns of the splits' attributes.
-        truth: Of a made data set, how it comes about.
+        truth: The generator of a synthetic data set (:class:`~pyro_lrp.people.GroundTruth`), or None.
     """
 
     name: str
@@ -128,7 +123,7 @@ class ImageData:
     test: Split
     validation: Split | None = None
     attributes: tuple[str, ...] = ()
-    truth: Truth | None = None
+    truth: Any = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -142,6 +137,15 @@ class ImageData:
         if not 1 <= limit <= len(self.train):
             raise UserError(f"data.limit must be between 1 and {len(self.train)}, got {limit}")
         return replace(self, train=self.train[:limit])
+
+    def with_contexts(self, context: Callable[[Split], Tensor]) -> ImageData:
+        """The data set with ``context(split)``, ``(N, context_dim)``, as the contexts of each split."""
+
+        def add(split: Split) -> Split:
+            return replace(split, context=context(split))
+
+        validation = None if self.validation is None else add(self.validation)
+        return replace(self, train=add(self.train), test=add(self.test), validation=validation)
 
     def hold_out(self, share: float) -> tuple[Split, Split]:
         """The training images without, and the, validation share: fixed, whatever the seed of a run.

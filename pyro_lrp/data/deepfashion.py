@@ -92,7 +92,7 @@ def deepfashion(
         source, lambda image: _square(image, image_size), (3, image_size, image_size), {"deepfashion": _GREY},
         key="data.images",
     )  # fmt: skip
-    everything = Split(pixels, joints=joints)
+    everything = Split(pixels, extras={"joints": joints})
     train, validation, test = (None if part is None else everything[part] for part in parts)
     assert train is not None, "always there"
     assert test is not None, "always there"

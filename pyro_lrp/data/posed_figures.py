@@ -21,7 +21,8 @@ from tqdm.auto import tqdm
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.files import cache_dir
 from pyro_lrp.core.randomness import derive_seed
-from pyro_lrp.data.dataset import ImageData, Split, Truth
+from pyro_lrp.data.dataset import ImageData, Split
+from pyro_lrp.people import GroundTruth
 from pyro_lrp.people.drawing import MARKERS, Appearance, draw_figure
 from pyro_lrp.people.poses import JOINTS
 
@@ -47,7 +48,7 @@ def posed_figures(n: int = 6000, image_size: int = 64, test: int = 1000) -> Imag
         test: Number of test images.
 
     Returns:
-        A data set with joints and with a :class:`~pyro_lrp.data.dataset.Truth`.
+        A data set with joints and with a :class:`~pyro_lrp.people.GroundTruth`.
 
     Raises:
         UserError: If a number is out of its range.
@@ -59,7 +60,7 @@ def posed_figures(n: int = 6000, image_size: int = 64, test: int = 1000) -> Imag
         raise UserError(f"data.image_size must be 32, 64, 128 or 256, got {image_size!r}")
     if (n + test) * 3 * image_size**2 > _MOST_BYTES:
         raise UserError(f"data.n and data.test ask for images of more than {_MOST_BYTES:,} bytes")
-    truth = Truth(
+    truth = GroundTruth(
         draw=partial(draw_people, image_size=image_size),
         find=find_markers,
         expected=partial(marker_places, image_size=image_size),
@@ -172,7 +173,7 @@ def _split(part: str, count: int, image_size: int) -> Split:
     poses, looks = zip(*((random_pose(a), Appearance.sample(b)) for a, b in generators), strict=True)
     images = _kept(part, list(poses), list(looks), image_size)
     labels = torch.tensor([look.pattern for look in looks])
-    return Split(torch.from_numpy(images), labels, joints=torch.from_numpy(np.stack(poses)))
+    return Split(torch.from_numpy(images), labels, extras={"joints": torch.from_numpy(np.stack(poses))})
 
 
 def _generators(part: str, number: int) -> tuple[np.random.Generator, np.random.Generator]:

@@ -14,7 +14,7 @@ from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.randomness import seeded
 from pyro_lrp.data import chunks
 from pyro_lrp.figures import posed
-from pyro_lrp.figures.requests import Tour, edit, interpolate, traverse
+from pyro_lrp.figures.requests import Request, edit, interpolate, traverse
 from pyro_lrp.latents import views as explore
 from pyro_lrp.latents.views import Space, decode, means
 from pyro_lrp.metrics.two_sample import classifier_two_sample_test
@@ -28,20 +28,20 @@ _POINTS, _GRID, _ARROWS = 5000, 120, 14  # dots of a cloud, side of a grid of de
 _STEPS = 16  # images of a sequence of Fig. 8
 
 
-def forces(tours: Sequence[Tour]) -> Figure:
-    """Fig. 1: contours of p(z) and q(z) of two-dimensional runs, and what training does to each."""
-    return figures.forces([_panel_of_forces(tour) for tour in tours])
+def forces(requests: Sequence[Request]) -> Figure:
+    """Fig. 1: conrequests of p(z) and q(z) of two-dimensional runs, and what training does to each."""
+    return figures.forces([_panel_of_forces(request) for request in requests])
 
 
-def _panel_of_forces(tour: Tour) -> dict[str, Any]:
+def _panel_of_forces(request: Request) -> dict[str, Any]:
     """Codes feel the prior where a run regularizes them: along the gradient of log p(z).
 
     A prior that learns feels the codes: where it is, along the gradient of log q(z).
     """
-    _two_dimensions(tour)
-    prior, beta = tour.autoencoder.prior, tour.identity["beta"]
+    _two_dimensions(request)
+    prior, beta = request.autoencoder.prior, request.run.identity["beta"]
     learned = any(parameter.requires_grad for parameter in prior.parameters())
-    z, loc, scale = _posterior(tour)
+    z, loc, scale = _posterior(request)
     with torch.no_grad(), seeded(0, "figure", "forces"):
         drawn = prior().sample((len(z),)).cpu()
     both = torch.stack([z, drawn])
@@ -50,7 +50,7 @@ def _panel_of_forces(tour: Tour) -> dict[str, Any]:
     reach = 0.12 * (high - low).min().item()
 
     def log_p(points: Tensor) -> Tensor:
-        return prior().log_prob(points.to(tour.device)).cpu()
+        return prior().log_prob(points.to(request.device)).cpu()
 
     def log_q(points: Tensor) -> Tensor:
         return _log_mixture(points, loc, scale)
@@ -67,16 +67,16 @@ def _panel_of_forces(tour: Tour) -> dict[str, Any]:
     }
 
 
-def latent(tours: Sequence[Tour]) -> Figure:
+def latent(requests: Sequence[Request]) -> Figure:
     """Fig. 2: a two-dimensional latent space, codes in z_0 and in z_T by class, codes, and prior samples."""
-    (tour,) = _exactly(tours, 1)
-    _two_dimensions(tour)
-    prior, labels = tour.autoencoder.prior, tour.data.test.labels
-    if not prior.has_base or prior.context_dim is not None:
+    (request,) = _exactly(requests, 1)
+    _two_dimensions(request)
+    prior, labels = request.autoencoder.prior, request.data.test.labels
+    if not prior.has_base or prior.context_dim:
         raise UserError("figure 2 needs a run whose prior has a base and no context")
-    z, _, _ = _posterior(tour)
+    z, _, _ = _posterior(request)
     with torch.no_grad(), seeded(0, "figure", "latent"):
-        base = prior.to_base(z.to(tour.device)).cpu()
+        base = prior.to_base(z.to(request.device)).cpu()
         samples = prior().sample((len(z),)).cpu()
     told = classifier_two_sample_test(samples, z).accuracy
     variances = " and ".join(f"{v:.2f}" for v in base.var(0).tolist())
@@ -99,65 +99,65 @@ def latent(tours: Sequence[Tour]) -> Figure:
     return figures.latent_spaces(panels, classes)
 
 
-def interpolation(tours: Sequence[Tour]) -> Figure:
+def interpolation(requests: Sequence[Request]) -> Figure:
     """Fig. 4: paths between test images in z_0, with the real images at their ends."""
-    (tour,) = _exactly(tours, 1)
-    return _drawn(interpolate(tour))
+    (request,) = _exactly(requests, 1)
+    return _drawn(interpolate(request))
 
 
-def edits(tours: Sequence[Tour]) -> Figure:
+def edits(requests: Sequence[Request]) -> Figure:
     """Fig. 6: an attribute added to images, in z_0 above in z_T."""
-    (tour,) = _exactly(tours, 1)
-    names = tour.options["attributes"] or ["Eyeglasses"]
-    tour.options |= {"space": tour.options["space"] or "both", "attribute": names[0]}
-    return _drawn(edit(tour))
+    (request,) = _exactly(requests, 1)
+    names = request.options["attributes"] or ["Eyeglasses"]
+    request.options |= {"space": request.options["space"] or "both", "attribute": names[0]}
+    return _drawn(edit(request))
 
 
-def overview(tours: Sequence[Tour]) -> Figure:
+def overview(requests: Sequence[Request]) -> Figure:
     """Fig. 7: of each run, prior samples beside a traversal of its first principal component."""
     rows, labels = [], []
-    for tour in tours:
-        tour.options |= {"components": [0], "space": "latent"}
-        walk = traverse(tour)
+    for request in requests:
+        request.options |= {"components": [0], "space": "latent"}
+        walk = traverse(request)
         with seeded(0, "figure", "overview"):
-            context = _some_contexts(tour, 4)
-            samples = tour.autoencoder.draw(4, context=context).images
+            context = _some_contexts(request, 4)
+            samples = request.autoencoder.draw(4, context=context).images
         rows.append(torch.cat([samples.cpu(), walk.images[0].cpu()]))
-        labels.append(f"{tour.identity['presets']['model']}\nβ = {tour.identity['beta']:g}")
+        labels.append(f"{request.run.identity['presets']['model']}\nβ = {request.run.identity['beta']:g}")
     columns = ["", "samples", "", "", *walk.columns]
     return figures.strips(torch.stack(rows), labels, columns)
 
 
 @torch.no_grad()
-def change(tours: Sequence[Tour]) -> Figure:
+def change(requests: Sequence[Request]) -> Figure:
     """Fig. 8: perceptual change from step to step as an attribute is added, in z_0, z_T and at even speed."""
-    (tour,) = _exactly(tours, 1)
-    if not tour.autoencoder.prior.has_base:
+    (request,) = _exactly(requests, 1)
+    if not request.autoencoder.prior.has_base:
         raise UserError("figure 8 compares z_0 with z_T, and this run's prior has no base")
-    tour.options["speed"] = "constant"  # asks for the distance
-    distance = tour.distance()
+    request.options["speed"] = "constant"  # asks for the distance
+    distance = request.distance()
     assert distance is not None, "the speed is constant"
-    codes = tour.training_codes()
+    codes = request.training_codes()
     found: dict[str, dict[str, np.ndarray]] = {}
-    for name in tour.options["attributes"] or ["Eyeglasses", "Smiling", "Male", "Blond_Hair"]:
-        direction = tour.direction(str(name), codes)
-        x, context = tour.without(str(name), tour.options["n"])
-        z = means(tour.autoencoder, x, context)
+    for name in request.options["attributes"] or ["Eyeglasses", "Smiling", "Male", "Blond_Hair"]:
+        direction = request.direction(str(name), codes)
+        x, context = request.without(str(name), request.options["n"])
+        z = means(request.autoencoder, x, context)
         by_space = {}
         t = torch.linspace(0, 1, _STEPS, device=z.device)
-        for label, path in _paths(tour, t, distance).items():
+        for label, path in _paths(request, t, distance).items():
             parts = []
             for rows in torch.arange(len(z)).split(50):
-                own = None if context is None else context[rows]
-                images = decode(tour.autoencoder, path(z[rows], z[rows] + direction, own), own)
+                own = context[rows]
+                images = decode(request.autoencoder, path(z[rows], z[rows] + direction, own), own)
                 parts.append(explore.changes(images, distance).cpu())
             by_space[label] = torch.cat(parts).double().numpy()
         found[str(name)] = by_space
     return figures.change_bands(found)
 
 
-def _paths(tour: Tour, t: Tensor, distance: explore.Distance) -> dict[str, Callable[..., Tensor]]:
-    ae = tour.autoencoder
+def _paths(request: Request, t: Tensor, distance: explore.Distance) -> dict[str, Callable[..., Tensor]]:
+    ae = request.autoencoder
     return {
         "z_0": lambda a, b, context: Space(ae, "base", context).path(a, b, t),
         "z_T": lambda a, b, context: Space(ae, "latent", context).path(a, b, t),
@@ -171,24 +171,24 @@ def _drawn(strip: explore.Strip) -> Figure:
     return figures.strips(strip.images, strip.rows, strip.columns, groups=strip.groups)
 
 
-def _exactly(tours: Sequence[Tour], count: int) -> Sequence[Tour]:
-    if len(tours) != count:
-        raise UserError(f"runs: this figure is of {count} run, got {len(tours)}")
-    return tours
+def _exactly(requests: Sequence[Request], count: int) -> Sequence[Request]:
+    if len(requests) != count:
+        raise UserError(f"runs: this figure is of {count} run, got {len(requests)}")
+    return requests
 
 
-def _two_dimensions(tour: Tour) -> None:
-    found = tuple(tour.autoencoder.prior.event_shape)
+def _two_dimensions(request: Request) -> None:
+    found = tuple(request.autoencoder.prior.event_shape)
     if found != (2,):
         raise UserError(f"this figure needs latent_dim=2, and the codes of this run have shape {found}")
 
 
 @torch.no_grad()
-def _posterior(tour: Tour) -> tuple[Tensor, Tensor, Tensor]:
+def _posterior(request: Request) -> tuple[Tensor, Tensor, Tensor]:
     """Of test images: a sample of q(z|x), its mean and deviation, ``(N, 2)`` on the CPU."""
     parts: list[list[Tensor]] = []
-    for number, batch in enumerate(chunks(tour.data.test[:_POINTS].to(tour.device))):
-        q = tour.autoencoder.encode(batch.x, batch.context)
+    for number, batch in enumerate(chunks(request.data.test[:_POINTS].to(request.device))):
+        q = request.autoencoder.encode(batch.x, batch.context)
         with seeded(0, "figure", "codes", number):
             parts.append([t.cpu() for t in (q.sample(), q.mean, q.stddev)])
     z, loc, scale = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -223,13 +223,13 @@ def _arrows(
     return start.detach().numpy(), along.numpy()
 
 
-def _some_contexts(tour: Tour, n: int) -> Tensor | None:
-    context = tour.data.train.context
-    if context is None or tour.autoencoder.prior.context_dim is None:
-        return None
-    return context[torch.randint(len(context), (n,))].to(tour.device)
+def _some_contexts(request: Request, n: int) -> Tensor:
+    if not request.autoencoder.prior.context_dim:
+        return torch.zeros(n, 0, device=request.device)
+    context = request.data.train.context
+    return context[torch.randint(len(context), (n,))].to(request.device)
 
 
-FIGURES: dict[int, Callable[[Sequence[Tour]], Figure]] = {
+FIGURES: dict[int, Callable[[Sequence[Request]], Figure]] = {
     1: forces, 2: latent, 4: interpolation, 6: edits, 7: overview, 8: change, 9: posed.diversity,
 }  # fmt: skip

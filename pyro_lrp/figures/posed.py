@@ -11,9 +11,8 @@ from torch import Tensor
 from pyro_lrp import figures
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.randomness import seeded
-from pyro_lrp.figures.requests import Tour, noted
+from pyro_lrp.figures.requests import Request, noted
 from pyro_lrp.latents.views import Strip, decode, means
-from pyro_lrp.people.poses import JOINTS, stick_figures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,54 +20,49 @@ if TYPE_CHECKING:
 __all__ = ["diversity", "in_turn", "poses", "samples", "transfer"]
 
 
-def poses(tour: Tour, usual: int) -> tuple[list[str], Tensor]:
+def poses(request: Request, usual: int) -> tuple[list[str], Tensor]:
     """Names and joints ``(P, 30)`` of the poses asked for: test images by their number, the first by default.
 
     Raises:
         UserError: If the run is given no poses, or there is no such test image.
     """
-    if tour.identity["context"] is None or tour.identity["context"]["kind"] != "pose":
+    if not request.run.condition.by_example:
         raise UserError("pose has no effect: this run is given no poses")
-    count = len(tour.data.test)
-    chosen = tour.options["pose"]
-    chosen = list(range(min(usual, count))) if chosen is None else chosen
-    chosen = chosen if isinstance(chosen, list) else [chosen]
-    outside = [number for number in chosen if not 0 <= number < count]
-    if outside:
-        last = count - 1
-        raise UserError(f"pose: {outside[0]} is outside the test images of {tour.data.name}, 0 to {last}")
-    context = tour.data.test[torch.tensor(chosen)].context
-    assert context is not None, "its kind is pose"
-    return [f"pose of test {number}" for number in chosen], context.to(tour.device)
+    chosen = request.options["pose"]
+    if chosen is None:
+        chosen = list(range(min(usual, len(request.data.test))))
+    numbers = chosen if isinstance(chosen, list) else [chosen]
+    context = request.test_images(numbers, "pose").context
+    return [f"pose of test {number}" for number in numbers], context
 
 
-def samples(tour: Tour) -> Strip:
+def samples(request: Request) -> Strip:
     """A row for each pose: its stick figure, and samples of the prior given it, ``n`` in all or a few more."""
-    names, given = poses(tour, min(8, tour.options["n"]))
-    each = -(-tour.options["n"] // len(names))
-    with seeded(tour.options["seed"], "sample"):
-        draw = _drawn(tour, given.repeat_interleave(each, 0))
+    names, given = poses(request, min(8, request.options["n"]))
+    each = -(-request.options["n"] // len(names))
+    with seeded(request.options["seed"], "sample"):
+        draw = _drawn(request, given.repeat_interleave(each, 0))
     images = draw[0].unflatten(0, (len(names), each))
     codes = draw[1].unflatten(0, (len(names), each))
-    shown = torch.cat([_figures(tour, given)[:, None], images], 1)
+    shown = torch.cat([_figures(request, given)[:, None], images], 1)
     return Strip(shown, torch.cat([codes[:, :1], codes], 1), names, ["pose", *[""] * each])
 
 
-def in_turn(tour: Tour) -> Tensor:
+def in_turn(request: Request) -> Tensor:
     """The poses asked for, one after another, ``n`` of them: ``(n, 30)``."""
-    _, given = poses(tour, 8)
-    return given[torch.arange(tour.options["n"], device=given.device) % len(given)]
+    _, given = poses(request, 8)
+    return given[torch.arange(request.options["n"], device=given.device) % len(given)]
 
 
-def transfer(tour: Tour) -> Strip:
+def transfer(request: Request) -> Strip:
     """The appearance of one image in the pose of another: a row for each image, a column for each pose."""
-    names, given = poses(tour, 6)
-    titles, x, own, notes = tour.images(4)
-    z = means(tour.autoencoder, x, own)
+    names, given = poses(request, 6)
+    titles, x, own, notes = request.images(4)
+    z = means(request.autoencoder, x, own)
     codes = z[:, None].expand(-1, len(given), -1)
-    made = torch.stack([decode(tour.autoencoder, codes[:, p], pose.expand(len(x), -1))
+    made = torch.stack([decode(request.autoencoder, codes[:, p], pose.expand(len(x), -1))
                         for p, pose in enumerate(given)], 1)  # fmt: skip
-    above = torch.cat([torch.ones_like(x[:1]), _figures(tour, given)])
+    above = torch.cat([torch.ones_like(x[:1]), _figures(request, given)])
     images = torch.cat([above[None], torch.cat([x[:, None], made], 1)])
     beside = torch.cat([torch.zeros_like(codes[:1]), codes])
     beside = torch.cat([beside[:, :1], beside], 1)
@@ -76,35 +70,39 @@ def transfer(tour: Tour) -> Strip:
     return noted(Strip(images, beside, ["pose", *titles], columns), notes)
 
 
-def diversity(tours: Sequence[Tour]) -> Figure:
+def diversity(requests: Sequence[Request]) -> Figure:
     """Fig. 9: for each pose a row of samples of each run; before them the image of the pose, and the pose."""
-    if len(tours) < 2 or len({(tour.data.name, tour.data.image_shape) for tour in tours}) > 1:
+    if len(requests) < 2 or len({(request.data.name, request.data.image_shape) for request in requests}) > 1:
         raise UserError("runs: figure 9 compares two runs or more, of the same data set")
     rows, labels = [], []
     per_run = []
-    for tour in tours:
-        names, given = poses(tour, 3)
-        each = max(1, min(8, tour.options["n"] // len(names)))
+    for request in requests:
+        names, given = poses(request, 3)
+        each = max(1, min(8, request.options["n"] // len(names)))
         with seeded(0, "figure", "diversity"):  # the same noise for each run
-            per_run.append(_drawn(tour, given.repeat_interleave(each, 0))[0].unflatten(0, (len(names), each)))
-    test = tours[0].data.test
+            per_run.append(
+                _drawn(request, given.repeat_interleave(each, 0))[0].unflatten(0, (len(names), each))
+            )
+    test = requests[0].data.test
     numbers = torch.tensor([int(name.rsplit(" ", 1)[1]) for name in names])
-    real, shown = test[numbers].batch(slice(None)).x, _figures(tours[0], given).cpu()
+    real, shown = test[numbers].batch(slice(None)).x, _figures(requests[0], given).cpu()
     for p, name in enumerate(names):
-        for tour, images in zip(tours, per_run, strict=True):
+        for request, images in zip(requests, per_run, strict=True):
             rows.append(torch.cat([real[p : p + 1], shown[p : p + 1], images[p].cpu()]))
-            labels.append(f"{name}\n{tour.identity['presets']['model']}")
+            labels.append(f"{name}\n{request.run.identity['presets']['model']}")
     columns = ["image", "pose", "samples", *[""] * (each - 1)]
-    return figures.strips(torch.stack(rows), labels, columns, groups=len(tours))
+    return figures.strips(torch.stack(rows), labels, columns, groups=len(requests))
 
 
-def _drawn(tour: Tour, given: Tensor) -> tuple[Tensor, Tensor]:
+def _drawn(request: Request, given: Tensor) -> tuple[Tensor, Tensor]:
     """Images and codes."""
-    draw = tour.autoencoder.draw(len(given), tour.options.get("temperature", 1.0), given)
+    draw = request.autoencoder.draw(len(given), request.options.get("temperature", 1.0), given)
     if draw.non_finite:
         raise UserError(f"{draw.non_finite} of {len(given)} samples are not finite: there is nothing to show")
     return draw.images, draw.latents
 
 
-def _figures(tour: Tour, given: Tensor) -> Tensor:
-    return stick_figures(given.reshape(-1, len(JOINTS), 2), tour.data.image_shape[-1])
+def _figures(request: Request, given: Tensor) -> Tensor:
+    shown = request.run.condition.picture(given, request.data.image_shape[-1])
+    assert shown is not None, "contexts that are given by example can be shown"
+    return shown

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_lrp import config
-from pyro_lrp.config import rundir
+from pyro_lrp.config import Run
 from pyro_lrp.core.errors import UserError
-from pyro_lrp.data import ImageData, Split, chunks, joints_beside, pictures
+from pyro_lrp.data import Batch, ImageData, Split, chunks, pictures
 from pyro_lrp.latents import attribute_direction, principal_directions
 from pyro_lrp.latents import views as explore
 from pyro_lrp.latents.views import Space, Strip, means
@@ -22,30 +20,31 @@ from pyro_lrp.metrics.perceptual_distance import classifier_judge, lpips_judge
 from pyro_lrp.metrics.subject import Subject
 from pyro_lrp.models import Autoencoder
 
-__all__ = ["TOURS", "Tour", "noted", "real_densities"]
+__all__ = ["REQUESTS", "Request", "noted", "real_densities"]
 
 _CODES = 20_000  # training codes that directions are computed from
 
 
 @dataclass
-class Tour:
-    """A request: a trained model, its data set, and the options of the command."""
+class Request:
+    """A request for a picture: a run, and the options of the command."""
 
-    autoencoder: Autoencoder
-    data: ImageData
-    identity: dict[str, Any]
+    run: Run
     options: dict[str, Any]
-    device: torch.device
 
-    @classmethod
-    def of(cls, run: Path, options: dict[str, Any], device: torch.device) -> Tour:
-        """Read a run and its data set."""
-        allow, identity = options["allow_targets"], rundir.read_identity(run)
-        data = config.build_data(identity, config.places(identity, options["data"]), allow)
-        data = config.with_contexts(identity, data)
-        return cls(config.load(run, allow_targets=allow).to(device), data, identity, dict(options), device)
+    @property
+    def autoencoder(self) -> Autoencoder:
+        return self.run.autoencoder
 
-    def images(self, usual: int) -> tuple[list[str], Tensor, Tensor | None, list[str]]:
+    @property
+    def data(self) -> ImageData:
+        return self.run.data
+
+    @property
+    def device(self) -> torch.device:
+        return self.run.device
+
+    def images(self, usual: int) -> tuple[list[str], Tensor, Tensor, list[str]]:
         """Names, images, contexts and notes: of the user's files, or of test images by their index."""
         indices, files = self.options["indices"], self.options["images"]
         if files is not None:
@@ -53,31 +52,25 @@ class Tour:
                 raise UserError("indices and images: give one of the two")
             paths = files if isinstance(files, list) else [files]
             names, raw, notes = pictures(paths, self.data.image_shape)
-            return names, raw.to(self.device) / 255, self._context_of_files(paths, len(names)), notes
+            context = self.run.condition.of_files(paths, self.options["context"], len(names))
+            return names, raw.to(self.device) / 255, context.to(self.device), notes
         chosen = list(range(min(usual, len(self.data.test)))) if indices is None else indices
-        outside = [i for i in chosen if not 0 <= i < len(self.data.test)]
+        batch = self.test_images(chosen, "indices")
+        return [f"test {i}" for i in chosen], batch.x, batch.context, []
+
+    def test_images(self, numbers: Sequence[int], key: str) -> Batch:
+        """Test images by their numbers.
+
+        Raises:
+            UserError: If there is no such image; it names the key.
+        """
+        last = len(self.data.test) - 1
+        outside = [number for number in numbers if not 0 <= number <= last]
         if outside:
-            last = len(self.data.test) - 1
-            raise UserError(
-                f"indices: {outside[0]} is outside the test images of {self.data.name}, 0 to {last}"
-            )
-        batch = self.data.test[torch.tensor(chosen)].to(self.device).batch(slice(None))
-        conditional = self.autoencoder.prior.context_dim is not None
-        return [f"test {i}" for i in chosen], batch.x, batch.context if conditional else None, []
+            raise UserError(f"{key}: {outside[0]} is outside the test images of {self.data.name}, 0 to {last}")
+        return self.data.test[torch.tensor(numbers)].to(self.device).batch(slice(None))
 
-    def _context_of_files(self, paths: list[str], n: int) -> Tensor | None:
-        if self.autoencoder.prior.context_dim is None:
-            return None
-        meaning = config.contexts(self.identity)
-        if meaning is not None and meaning.kind == "pose":
-            return joints_beside(paths).flatten(1).to(self.device)
-        if self.options["context"] is None or meaning is None:
-            raise UserError(
-                "context must say what the images are, such as context=3: this prior is conditional"
-            )
-        return meaning.encode(self.options["context"], n).to(self.device)
-
-    def spaces(self, context: Tensor | None) -> list[Space]:
+    def spaces(self, context: Tensor) -> list[Space]:
         """Those asked for; by default the base where there is one."""
         name = self.options["space"]
         if name is None:
@@ -102,11 +95,11 @@ class Tour:
         train = self.data.train[:_CODES].to(self.device)
         return torch.cat([means(self.autoencoder, batch.x, batch.context) for batch in chunks(train)])
 
-    def without(self, name: str, n: int) -> tuple[Tensor, Tensor | None]:
+    def without(self, name: str, n: int) -> tuple[Tensor, Tensor]:
         """Test images that lack an attribute or are of another class, at most ``n``, and their contexts."""
         rows = (~self.has(name, self.data.test)).nonzero().flatten()[:n]
         batch = self.data.test[rows.cpu()].to(self.device).batch(slice(None))
-        return batch.x, batch.context if self.autoencoder.prior.context_dim is not None else None
+        return batch.x, batch.context
 
     def has(self, name: str, split: Split | None = None) -> Tensor:
         """Which images have an attribute, or are of a class; by default those of :meth:`training_codes`."""
@@ -130,74 +123,79 @@ class Tour:
             raise UserError(f"attribute={name}: {error}") from error
 
 
-def reconstruct(tour: Tour) -> Strip:
+def reconstruct(request: Request) -> Strip:
     """Images above their reconstructions."""
-    names, x, context, notes = tour.images(8)
-    return noted(explore.reconstructions(tour.autoencoder, x, names, context), notes)
+    names, x, context, notes = request.images(8)
+    return noted(explore.reconstructions(request.autoencoder, x, names, context), notes)
 
 
-def interpolate(tour: Tour) -> Strip:
+def interpolate(request: Request) -> Strip:
     """Paths from the first image to the second, from the third to the fourth, ..."""
-    names, x, context, notes = tour.images(6)
+    names, x, context, notes = request.images(6)
     if len(x) < 2 or len(x) % 2:
         raise UserError(f"mode=interpolate needs pairs of images, an even number of them, got {len(x)}")
     pairs = [f"{a} to {b}" for a, b in zip(names[::2], names[1::2], strict=True)]
-    ends = (None, None) if context is None else (context[::2], context[1::2])
+    ends = (context[::2], context[1::2])
     strip = explore.interpolations(
-        x[::2], x[1::2], pairs, tour.spaces(ends[0]), tour.options["steps"], tour.distance(), ends
+        x[::2], x[1::2], pairs, request.spaces(ends[0]), request.options["steps"], request.distance(), ends
     )
     return noted(strip, notes)
 
 
-def traverse(tour: Tour) -> Strip:
+def traverse(request: Request) -> Strip:
     """Principal components of the codes, one after another, from -1.5 to 1.5 standard deviations."""
-    _, x, context, notes = tour.images(1)
-    space = tour.spaces(None if context is None else context[:1])[-1]
-    codes = tour.training_codes()
+    _, x, context, notes = request.images(1)
+    space = request.spaces(context[:1])[-1]
+    codes = request.training_codes()
     if space.name == "base":
-        known = tour.data.train.context if context is not None else None
-        own = None if known is None else known[: len(codes)].to(codes.device)
+        own = request.data.train.context[: len(codes)].to(codes.device)
         with torch.no_grad():
-            codes = tour.autoencoder.prior.to_base(codes, own)
+            codes = request.autoencoder.prior.to_base(codes, own)
     principal = principal_directions(codes)
     components = (
         list(range(min(4, codes.shape[1])))
-        if tour.options["components"] is None
-        else tour.options["components"]
+        if request.options["components"] is None
+        else request.options["components"]
     )
     outside = [k for k in components if not 0 <= k < len(principal.deviations)]
     if outside:
         raise UserError(f"components: {outside[0]} is outside 0 to {len(principal.deviations) - 1}")
-    reach = 1.5 * tour.options["strength"]
-    values = torch.linspace(-reach, reach, tour.options["steps"], device=tour.device)
-    return noted(explore.traversals(tour.autoencoder, x[:1], principal, components, values, space), notes)
+    reach = 1.5 * request.options["strength"]
+    values = torch.linspace(-reach, reach, request.options["steps"], device=request.device)
+    return noted(explore.traversals(request.autoencoder, x[:1], principal, components, values, space), notes)
 
 
-def edit(tour: Tour) -> Strip:
+def edit(request: Request) -> Strip:
     """Images moved along an attribute's direction, ``strength`` times its length."""
-    name = tour.options["attribute"]
+    name = request.options["attribute"]
     if name is None:
         raise UserError("mode=edit needs attribute=NAME, such as attribute=Smiling, or a class")
-    tour.has(str(name))  # an unknown one is refused before any work
-    names, x, context, notes = tour.images(4)
-    direction = tour.direction(str(name), tour.training_codes())
-    spaces = tour.spaces(context)
+    request.has(str(name))  # an unknown one is refused before any work
+    names, x, context, notes = request.images(4)
+    direction = request.direction(str(name), request.training_codes())
+    spaces = request.spaces(context)
     strip = explore.edits(
-        x, direction, names, str(name), spaces, tour.options["steps"], tour.distance(), real_densities(tour)
+        x,
+        direction,
+        names,
+        str(name),
+        spaces,
+        request.options["steps"],
+        request.distance(),
+        real_densities(request),
     )
     return noted(strip, notes)
 
 
 @torch.no_grad()
-def real_densities(tour: Tour) -> Tensor | None:
+def real_densities(request: Request) -> Tensor | None:
     """Densities log p(z) of test images' posterior means, if the prior has a density."""
-    prior = tour.autoencoder.prior
+    prior = request.autoencoder.prior
     if not prior.has_log_prob:
         return None
     found = []
-    for batch in chunks(tour.data.test[:2000].to(tour.device)):
-        context = batch.context if prior.context_dim is not None else None
-        found.append(prior(context).log_prob(means(tour.autoencoder, batch.x, batch.context)))
+    for batch in chunks(request.data.test[:2000].to(request.device)):
+        found.append(prior(batch.context).log_prob(means(request.autoencoder, batch.x, batch.context)))
     return torch.cat(found)
 
 
@@ -206,4 +204,4 @@ def noted(strip: Strip, notes: Sequence[str]) -> Strip:
     return Strip(strip.images, strip.latents, strip.rows, strip.columns, [*notes, *strip.notes], strip.groups)
 
 
-TOURS = {"reconstruct": reconstruct, "interpolate": interpolate, "traverse": traverse, "edit": edit}
+REQUESTS = {"reconstruct": reconstruct, "interpolate": interpolate, "traverse": traverse, "edit": edit}

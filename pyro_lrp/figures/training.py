@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from pyro_lrp.core.randomness import seeded
@@ -23,21 +24,22 @@ class SamplePictures:
     Args:
         directory: Of the run.
         seed: Of the noise.
-        contexts: Of a conditional prior: those of training images, whose first ones it is given.
+        contexts: The contexts of training images; a conditional prior is given the first ones.
     """
 
-    def __init__(self, directory: Path, seed: int, contexts: Tensor | None = None) -> None:
-        self.directory, self.seed = directory, seed
-        self.contexts = None if contexts is None else contexts[:_DRAWN]
+    def __init__(self, directory: Path, seed: int, contexts: Tensor) -> None:
+        self.directory = directory
+        self.seed = seed
+        self.contexts = contexts[:_DRAWN]
 
     def __call__(self, report: Report) -> Mapping[str, float]:
         autoencoder = report.game.in_force()
-        context = None
-        if self.contexts is not None and autoencoder.prior.context_dim is not None:
+        context = torch.zeros(_DRAWN, 0)
+        if autoencoder.prior.context_dim:
             most = _DRAWN if len(autoencoder.sites) == 1 else _PICTURED  # large networks draw what is shown
             context = self.contexts[:most].to(next(autoencoder.parameters()).device)
         with seeded(self.seed, "pictures"):
-            draw = autoencoder.draw(_DRAWN if context is None else len(context), context=context)
+            draw = autoencoder.draw(len(context), context=context)
         if report.picture_due and len(draw.images):
             picture = grid(draw.images[:_PICTURED])
             save_png(self.directory / "samples" / f"step_{report.step:07d}_{report.phase}.png", picture)

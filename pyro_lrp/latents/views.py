@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import repeat
 
 import torch
 from torch import Tensor
 
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.modules import eval_mode
-from pyro_lrp.latents import PrincipalDirections, along, even_speed, lerp, slerp, typicality
+from pyro_lrp.data import no_context
+from pyro_lrp.latents.geometry import PrincipalDirections, along, even_speed, lerp, slerp, typicality
 from pyro_lrp.models import Autoencoder
 
 __all__ = [
@@ -53,7 +53,7 @@ class Space:
     Args:
         autoencoder: Whose codes.
         name: ``"base"`` or ``"latent"``.
-        context: Of a conditional prior, one for each path, shape ``(B, context_dim)``.
+        context: The context of each path, shape ``(B, context_dim)``.
 
     Raises:
         UserError: If the prior has no base and that is asked for.
@@ -84,12 +84,17 @@ class Space:
         """
         if self.name == "latent":
             return along(a, b, t, lerp)
-        base_a, base_b = (self.autoencoder.prior.to_base(z, self.context) for z in (a, b))
+        context = self.contexts(a)
+        base_a, base_b = (self.autoencoder.prior.to_base(z, context) for z in (a, b))
         return self.to_latent(along(base_a, base_b, t, slerp))
+
+    def contexts(self, like: Tensor) -> Tensor:
+        """The context of each row of ``like``; of length 0 if there is none."""
+        return _contexts(self.context, like)
 
     def to_latent(self, z: Tensor) -> Tensor:
         """Base codes ``(B, steps, d)`` as codes of the decoder."""
-        context = None if self.context is None else self.context.repeat_interleave(z.shape[1], 0)
+        context = self.contexts(z).repeat_interleave(z.shape[1], 0)
         return self.autoencoder.prior.to_latent(z.flatten(0, 1), context).reshape(z.shape)
 
     @torch.no_grad()
@@ -141,11 +146,10 @@ def _thin(times: Tensor, steps: int) -> Tensor:
 @torch.no_grad()
 def means(autoencoder: Autoencoder, x: Tensor, context: Tensor | None = None) -> Tensor:
     """Posterior means of images, flattened to vectors, ``(B, d)``; of networks that see a context, given it."""
-    contexts = repeat(None) if context is None else context.split(autoencoder.at_once)
+    contexts = _contexts(context, x).split(autoencoder.at_once)
+    pairs = zip(x.split(autoencoder.at_once), contexts, strict=True)
     with eval_mode(autoencoder):
-        parts = [
-            autoencoder.encode(*pair).mean for pair in zip(x.split(autoencoder.at_once), contexts, strict=False)
-        ]
+        parts = [autoencoder.encode(*pair).mean for pair in pairs]
     return torch.cat(parts).flatten(1)
 
 
@@ -153,15 +157,18 @@ def means(autoencoder: Autoencoder, x: Tensor, context: Tensor | None = None) ->
 def decode(autoencoder: Autoencoder, z: Tensor, context: Tensor | None = None) -> Tensor:
     """Mean images ``(B, *steps, C, H, W)`` of codes ``(B, *steps, d)`` and contexts ``(B, context_dim)``."""
     flat = z.reshape(-1, *autoencoder.prior.event_shape)
-    contexts: Iterable[Tensor | None] = repeat(None)
-    if context is not None:
-        contexts = context.repeat_interleave(len(flat) // len(context), 0).split(autoencoder.at_once)
+    context = _contexts(context, z)
+    contexts = context.repeat_interleave(len(flat) // len(context), 0).split(autoencoder.at_once)
     with eval_mode(autoencoder):
         parts = [
-            autoencoder.decode(*pair) for pair in zip(flat.split(autoencoder.at_once), contexts, strict=False)
+            autoencoder.decode(*pair) for pair in zip(flat.split(autoencoder.at_once), contexts, strict=True)
         ]
     images = torch.cat(parts)
     return images.reshape(*z.shape[:-1], *images.shape[1:])
+
+
+def _contexts(context: Tensor | None, like: Tensor) -> Tensor:
+    return no_context(like) if context is None else context
 
 
 def reconstructions(
@@ -196,7 +203,7 @@ def interpolations(
     autoencoder = spaces[0].autoencoder
     z_a, z_b = means(autoencoder, a, contexts[0]), means(autoencoder, b, contexts[1])
     codes = _walks(z_a, z_b, spaces, steps, distance)
-    images = decode(autoencoder, codes, _repeated(spaces))
+    images = decode(autoencoder, codes, _repeated(spaces, z_a))
     ends = (x.repeat_interleave(len(spaces), 0).unsqueeze(1) for x in (a, b))
     first, last = ends
     rows = [f"{name}\n{space.label}" for name in names for space in spaces]
@@ -226,7 +233,7 @@ def edits(
     autoencoder = spaces[0].autoencoder
     z = means(autoencoder, x, spaces[0].context)
     codes = _walks(z, z + direction, spaces, steps, distance)
-    decoded = decode(autoencoder, codes, _repeated(spaces))
+    decoded = decode(autoencoder, codes, _repeated(spaces, z))
     images = torch.cat([x.repeat_interleave(len(spaces), 0).unsqueeze(1), decoded], 1)
     notes = [] if reference is None else _typical(spaces[0], z + direction, names, reference)
     rows = [f"{name}\n{space.label}" for name in names for space in spaces]
@@ -252,10 +259,10 @@ def traversals(
     """
     z = means(autoencoder, x, space.context)
     if space.name == "base":
-        z = autoencoder.prior.to_base(z, space.context)
+        z = autoencoder.prior.to_base(z, space.contexts(z))
     rows = [principal.replace(z.expand(len(values), -1), k, values.to(z)) for k in components]
     codes = torch.stack(rows)
-    repeated = None if space.context is None else space.context.expand(len(components), -1)
+    repeated = space.contexts(z).expand(len(components), -1)
     if space.name == "base":
         codes = Space(autoencoder, "base", repeated).to_latent(codes)
     decoded = decode(autoencoder, codes, repeated)
@@ -276,10 +283,9 @@ def _walks(a: Tensor, b: Tensor, spaces: Sequence[Space], steps: int, distance: 
     return torch.stack(paths, 1).flatten(0, 1)
 
 
-def _repeated(spaces: Sequence[Space]) -> Tensor | None:
+def _repeated(spaces: Sequence[Space], like: Tensor) -> Tensor:
     """The contexts of :func:`_walks`."""
-    context = spaces[0].context
-    return None if context is None else context.repeat_interleave(len(spaces), 0)
+    return spaces[0].contexts(like).repeat_interleave(len(spaces), 0)
 
 
 def _pairs(spaces: Sequence[Space]) -> int:
@@ -289,7 +295,7 @@ def _pairs(spaces: Sequence[Space]) -> int:
 @torch.no_grad()
 def _typical(space: Space, z: Tensor, names: Sequence[str], reference: Tensor) -> list[str]:
     prior = space.autoencoder.prior
-    shares = typicality(prior(space.context).log_prob(z), reference)
+    shares = typicality(prior(space.contexts(z)).log_prob(z), reference)
     return [
         f"{name}: the edited code is less likely than {100 * (1 - share):.0f} % of real codes"
         + (": it has left the data" if share < 0.01 else "")

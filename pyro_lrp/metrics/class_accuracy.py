@@ -18,7 +18,7 @@ __all__ = ["METRICS", "class_accuracy", "class_contexts"]
 def class_contexts(subject: Subject) -> str | None:
     """The prior is conditional on the class, and on that alone."""
     context, own = subject.data.train.context, subject.data.train.labels
-    if context is None or own is None or subject.autoencoder.prior.context_dim is None:
+    if own is None or not subject.autoencoder.prior.context_dim:
         return "needs a prior that is conditional on the class (context=label)"
     if not torch.equal(context, one_hot(own, context.shape[1]).to(context)):
         return "needs context=label, and this run's contexts are others"
@@ -39,7 +39,6 @@ def class_accuracy(subject: Subject) -> Results:
         UserError: If a sample is not finite: its class cannot be told.
     """
     network, n = class_classifier(subject), subject.count(10_000)
-    assert subject.data.train.context is not None, "class_contexts says so"
     classes = subject.data.train.context.shape[1]
     wanted = torch.arange(n) % classes
     right = torch.cat([*_samples(subject, network, wanted, classes)])

@@ -123,9 +123,7 @@ def _log_joint(autoencoder: Autoencoder, batch: Batch) -> LogJoint:
 
     def log_joint(z: Tensor) -> tuple[Tensor, Tensor]:
         k, flat = len(z), z.flatten(0, 1)
-        conditional = batch.context is not None and autoencoder.prior.context_dim is not None
-        context = batch.context.repeat(k, 1) if conditional and batch.context is not None else None
-        log_prior = autoencoder.prior(context).log_prob(flat).reshape(z.shape[:2])
+        log_prior = autoencoder.prior(batch.context.repeat(k, 1)).log_prob(flat).reshape(z.shape[:2])
         mean = autoencoder.decode(z, batch.context)
         likelihood = autoencoder.likelihood(mean, batch.x.dim() - 1).log_prob(batch.x)
         return likelihood, log_prior
@@ -259,7 +257,7 @@ def scores(subject: Subject) -> Results:
         z = ae.encode(batch.x, batch.context).mean
         errors.append((ae.decode(z, batch.context) - batch.x).square().flatten(1).mean(1))
         if ae.prior.has_log_prob:
-            densities.append(ae.prior(batch.context if ae.prior.context_dim else None).log_prob(z))
+            densities.append(ae.prior(batch.context).log_prob(z))
     columns["squared_error"] = torch.cat(errors).tolist()
     if densities:
         columns["log_prior"] = torch.cat(densities).tolist()

@@ -165,11 +165,11 @@ def _lengths(
     prior, device = autoencoder.prior, place(subject)
     with seeded(subject.seed, "evaluate", "path_length", number):
         context = subject.contexts(size)
-        context = None if context is None else context.to(device).double()
+        context = context.to(device).double()
         given = prior.base(context) if prior.has_base else prior(context)
-        a, b = (given.sample(() if given.batch_shape else (size,)) for _ in range(2))
+        a, b = (given.sample() for _ in range(2))
         t = torch.rand(size, dtype=torch.float64, device=device)
-    twice = None if context is None else torch.cat([context, context])
+    twice = torch.cat([context, context])
 
     def generate(points: Tensor) -> Tensor:
         z = points.reshape(-1, *prior.event_shape)

@@ -46,30 +46,30 @@ def lpips_diversity(subject: Subject, name: str, judge: Callable[[Subject], Judg
         Huang et al. (2018), Multimodal Unsupervised Image-to-Image Translation, arXiv:1804.04732, for pairs.
     """
     measure, pairs = judge(subject), subject.repeats(19)
-    conditional = subject.autoencoder.prior.context_dim is not None
+    conditional = bool(subject.autoencoder.prior.context_dim)
     test = subject.some(subject.data.test, subject.count(100), "lpips_diversity")
-    contexts = test.context if conditional else None
-    groups = subject.count(100) if contexts is None else len(contexts)
+    groups = len(test) if conditional else subject.count(100)
+    contexts = test.context if conditional else torch.zeros(groups, 0)
     parts, true = [], []
     rows = torch.arange(groups).repeat_interleave(pairs).split(at_once(subject))
     for number, part in enumerate(subject.steps(rows, groups * pairs)):
-        context = None if contexts is None else contexts[part].to(subject.device)
+        context = contexts[part].to(subject.device)
         with seeded(subject.seed, "evaluate", "lpips_diversity", number):
-            x, y = (_samples(subject, len(part), context) for _ in range(2))
+            x, y = (_samples(subject, context) for _ in range(2))
         parts.append(_apart(subject, measure, x, y))
-        if subject.data.truth is not None and test.joints is not None and contexts is not None:
+        if subject.data.truth is not None and conditional:
             seeds = (derive_seed(subject.seed, "evaluate", "diversity", number, end) for end in range(2))
-            draws = (subject.data.truth.draw(test.joints[part].cpu(), seed) for seed in seeds)
+            draws = (subject.data.truth.draw(test.extras["joints"][part].cpu(), seed) for seed in seeds)
             true.append(_apart(subject, measure, *(images.float() / 255 for images in draws)))
     protocol = {
         **measure.record,
-        "pairs": "of prior samples" if contexts is None else f"{pairs} for each context, sharing it",
-        "contexts": None if contexts is None else f"of {groups} test images",
+        "pairs": f"{pairs} for each context, sharing it" if conditional else "of prior samples",
+        "contexts": f"of {groups} test images" if conditional else None,
         "images": "decoder means, clipped to [0, 1], rounded to uint8",
     }
     of_truth = {**protocol, "pairs": "of the data set's own images of these poses", "images": "as made"}
     sets = {name: (parts, protocol)} | ({f"{name}_truth": (true, of_truth)} if true else {})
-    size = 1 if contexts is None else pairs  # pairs of one context are not independent
+    size = pairs if conditional else 1  # pairs of one context are not independent
     return {key: _mean(subject, torch.cat(found), size, said) for key, (found, said) in sets.items()}
 
 
@@ -89,12 +89,11 @@ def _apart(subject: Subject, judge: Judge, x: Tensor, y: Tensor) -> Tensor:
     return torch.where(finite.to(x.device), judge.distance(x, y), torch.nan).cpu().double()
 
 
-def _samples(subject: Subject, n: int, context: Tensor | None) -> Tensor:
+def _samples(subject: Subject, context: Tensor) -> Tensor:
     """Mean images of prior samples, those that are not finite among them."""
     autoencoder = subject.autoencoder
     with eval_mode(autoencoder):
-        p = autoencoder.prior(context)
-        return autoencoder.decode(p.sample(() if p.batch_shape else (n,)), context)
+        return autoencoder.decode(autoencoder.prior(context).sample(), context)
 
 
 @torch.no_grad()
@@ -135,11 +134,9 @@ def _sequence(subject: Subject, pair: Tensor, space: str) -> Tensor:
     """Images of paths between pairs of test images ``(S, 2)``: ``(S, 16, C, H, W)``."""
     autoencoder = subject.autoencoder
     batch = subject.data.test[pair.T.flatten()].batch(slice(None))
-    x, known = batch.x.to(subject.device), None if batch.context is None else batch.context.to(subject.device)
-    a, b = explore.means(autoencoder, x, known).chunk(2)
-    context = None
-    if autoencoder.prior.context_dim is not None and batch.context is not None:
-        context = batch.context[: len(pair)].to(subject.device)  # of the first, on the whole path
+    contexts = batch.context.to(subject.device)
+    a, b = explore.means(autoencoder, batch.x.to(subject.device), contexts).chunk(2)
+    context = contexts[: len(pair)]  # of the first, on the whole path
     t = torch.linspace(0, 1, _STEPS, dtype=a.dtype, device=a.device)
     where = explore.Space(autoencoder, {"z0": "base", "zT": "latent"}[space], context)
     return explore.decode(autoencoder, where.path(a, b, t), context)
@@ -156,7 +153,7 @@ def _summary(changes: Tensor) -> dict[str, Any]:
 
 
 def _change_protocol(subject: Subject, space: str) -> dict[str, Any]:
-    conditional = subject.autoencoder.prior.context_dim is not None
+    conditional = bool(subject.autoencoder.prior.context_dim)
     return {
         "endpoints": f"posterior means of two random test images of {subject.data.name}",
         "path": "spherical, in z_0" if space == "z0" else "straight, in z_T",

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from pyro_lrp.core.modules import eval_mode
 from pyro_lrp.core.randomness import seeded
-from pyro_lrp.data import Truth, chunks
+from pyro_lrp.data import chunks
 from pyro_lrp.metrics.metric import Metric, result
 from pyro_lrp.metrics.subject import Results, Subject, as_files
+from pyro_lrp.people import GroundTruth
 
 __all__ = ["METRICS", "pose_recovery"]
 
@@ -18,7 +19,7 @@ _NEAR = 4 / 64  # of the image's side: how far a marker may lie from where the p
 
 def truth(subject: Subject) -> str | None:
     """The data set is one whose detector knows where joints are, and the model is given poses."""
-    if subject.data.truth is None or subject.autoencoder.prior.context_dim is None:
+    if subject.data.truth is None or not subject.autoencoder.prior.context_dim:
         return "needs a run that is given poses, of a data set that marks joints, such as data=posed_figures"
     return None
 
@@ -37,15 +38,14 @@ def pose_recovery(subject: Subject) -> Results:
     found: dict[str, list[Tensor]] = {"": [], "_reconstructions": [], "_real": []}
     for number, batch in enumerate(subject.steps(chunks(test), len(test), lambda batch: len(batch.x))):
         x, context = batch.x.to(subject.device), batch.context
-        assert context is not None, "the model is given poses"
         context = context.to(subject.device)
         with seeded(subject.seed, "evaluate", "pose_recovery", number), eval_mode(subject.autoencoder):
             samples = subject.autoencoder.decode(subject.autoencoder.prior(context).sample(), context)
             made = {"": samples, "_reconstructions": subject.autoencoder.reconstruct(x, context), "_real": x}
         for name, images in made.items():
             found[name].append(truth.find(as_files(images.nan_to_num()).cpu()))
-    assert test.joints is not None, "the data set marks them"
-    expected = truth.expected(test.joints.cpu())
+    assert "joints" in test.extras, "the data set marks them"
+    expected = truth.expected(test.extras["joints"].cpu())
     side = subject.data.image_shape[-1]
     where = {name: torch.cat(parts) for name, parts in found.items()}
     seen = _hits(where["_real"], expected, side)
@@ -70,7 +70,7 @@ def _hits(places: Tensor, expected: Tensor, side: int) -> Tensor:
     return ((places - expected).norm(dim=-1) <= _NEAR * side).nan_to_num().bool()
 
 
-def _protocol(truth: Truth, side: int) -> dict[str, object]:
+def _protocol(truth: GroundTruth, side: int) -> dict[str, object]:
     return {
         "markers": list(truth.markers),
         "within_pixels": _NEAR * side,

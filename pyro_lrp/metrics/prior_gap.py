@@ -64,20 +64,19 @@ def frechet_error(features: Tensor, reference: FeatureStatistics, groups: int = 
 
 @dataclass(frozen=True)
 class _Codes:
-    """Of images: a sample of q(z|x), its mean and variance, ``(N, *event_shape)``; their contexts, if used."""
+    """Of images: a sample of q(z|x), its mean and variance, ``(N, *event_shape)``; their contexts."""
 
     z: Tensor
     mean: Tensor
     variance: Tensor
-    context: Tensor | None
+    context: Tensor
 
     @property
     def flat(self) -> Tensor:
         return self.z.flatten(1)
 
     def __getitem__(self, index: Tensor | slice) -> _Codes:
-        context = None if self.context is None else self.context[index]
-        return _Codes(self.z[index], self.mean[index], self.variance[index], context)
+        return _Codes(self.z[index], self.mean[index], self.variance[index], self.context[index])
 
     def parts(self, size: int) -> list[_Codes]:
         return [self[start : start + size] for start in range(0, len(self.z), size)]
@@ -92,7 +91,7 @@ def _codes(subject: Subject, split: Split, label: str) -> _Codes:
         with seeded(subject.seed, "evaluate", "prior_gap", label, number):
             parts.append([t.cpu() for t in (q.sample(), q.mean, q.variance)])
     z, mean, variance = (torch.cat(column) for column in zip(*parts, strict=True))
-    return _Codes(z, mean, variance, None if subject.autoencoder.prior.context_dim is None else split.context)
+    return _Codes(z, mean, variance, split.context.cpu())
 
 
 def prior_gap(subject: Subject) -> Results:
@@ -140,7 +139,7 @@ def _densities(subject: Subject, training: _Codes, test: _Codes) -> Results:
         with torch.no_grad():
             parts = []
             for number, part in enumerate(codes.parts(subject.at_once)):
-                context = None if part.context is None else part.context.to(subject.device)
+                context = part.context.to(subject.device)
                 with seeded(subject.seed, "evaluate", "prior_gap", "density", name, number):
                     parts.append(-prior(context).log_prob(part.z.to(subject.device)).double().cpu())
         nll = torch.cat(parts)
@@ -191,7 +190,6 @@ def _by_scale(subject: Subject, samples: Tensor, training: _Codes, test: _Codes)
         for name, codes in (("training", training), ("test", test)):
             parts = []
             for part in codes.parts(subject.at_once):
-                assert part.context is not None, "a prior of several latents is given one"
                 z, context = part.flat.to(subject.device), part.context.to(subject.device)
                 parts.append(-prior.log_probs(z, context)[number].double().cpu())
             nll = torch.cat(parts)
@@ -230,11 +228,11 @@ def _base_moments(subject: Subject, test: _Codes) -> Results:
         return {}
     taken, drawn = [], []
     for number, part in enumerate(test.parts(subject.at_once)):
-        context = None if part.context is None else part.context.to(subject.device)
+        context = part.context.to(subject.device)
         taken.append(prior.to_base(part.z.to(subject.device), context).cpu())
         base = prior.base(context)
         with seeded(subject.seed, "evaluate", "prior_gap", "base", number):
-            drawn.append(base.sample(() if base.batch_shape else (len(part.z),)).cpu())
+            drawn.append(base.sample().cpu())
     z = torch.cat(taken).flatten(1)
     finite = torch.isfinite(z).all(1)
     if finite.sum() < 2:

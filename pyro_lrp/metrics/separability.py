@@ -236,12 +236,11 @@ def _draw(subject: Subject, network: OwnNetwork, n: int) -> _Draws:
 def _chunk(subject: Subject, size: int) -> tuple[dict[str, Tensor], Tensor]:
     """Codes of prior samples by space, and their images."""
     autoencoder, prior, context = subject.autoencoder, subject.autoencoder.prior, subject.contexts(size)
-    shape = torch.Size([size] if context is None else [])
     with eval_mode(autoencoder):
         if not prior.has_base:
-            latent = prior(context).sample(shape)
+            latent = prior(context).sample()
             return {"zT": latent}, autoencoder.decode(latent, context)
-        base = prior.base(context).sample(shape)
+        base = prior.base(context).sample()
         latent = prior.to_latent(base, context)
         return {"z0": base, "zT": latent}, autoencoder.decode(latent, context)
 

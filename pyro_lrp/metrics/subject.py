@@ -186,12 +186,11 @@ class Subject:
         if not found:
             raise UserError(f"none of {n} prior samples is finite: there is nothing to judge")
 
-    def contexts(self, n: int) -> Tensor | None:
-        """Contexts of ``n`` randomly chosen training images, for a conditional prior; else None."""
-        context = self.train.context
-        if context is None or self.autoencoder.prior.context_dim is None:
-            return None
-        return context[torch.randint(len(context), (n,))].to(self.device)
+    def contexts(self, n: int) -> Tensor:
+        """Contexts of ``n`` randomly chosen training images, for a conditional prior; else of length 0."""
+        if not self.autoencoder.prior.context_dim:
+            return torch.zeros(n, 0, device=self.device)
+        return self.train.context[torch.randint(len(self.train), (n,))].to(self.device)
 
     # ----------------------------------------------------------------- features
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 
 from pyro_lrp.core.gradients import boundary, full_precision
 from pyro_lrp.core.modules import eval_mode
+from pyro_lrp.data import Batch, Split, chunks, no_context
 from pyro_lrp.likelihoods import Likelihood
+from pyro_lrp.models.codes import Codes, ImageCodes
 from pyro_lrp.priors import Prior
 
 __all__ = ["Autoencoder", "Draw"]
@@ -64,16 +67,20 @@ class Autoencoder(nn.Module):
         """The names of the latents in Pyro's traces."""
         return ["z"]
 
+    def contexts(self, context: Tensor | None, like: Tensor) -> Tensor:
+        """The context, or where there is none one of length 0 for each row of ``like``."""
+        return no_context(like) if context is None else context
+
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Data-dependent initialisation, called once with a batch of training images and their contexts."""
         self.prior.initialize(x)
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         """p(x|z) p(z|context), with ``x`` observed when it is given, shape ``(B, ...)``. Returns the image."""
-        given = x if x is not None else context
-        size = 1 if given is None else given.shape[0]
-        with pyro.plate("batch", size):
-            z = pyro.sample("z", self.prior(None if context is None else boundary(context)))
+        given = next((tensor for tensor in (x, context) if tensor is not None), torch.zeros(1, 0))
+        context = self.contexts(context, given)
+        with pyro.plate("batch", len(given)):
+            z = pyro.sample("z", self.prior(boundary(context)))
             mean = self.decode(z, context)
             event_dim = mean.dim() - (z.dim() - len(self.prior.event_shape))
             return pyro.sample("x", self.likelihood(mean, event_dim), obs=x)
@@ -96,6 +103,21 @@ class Autoencoder(nn.Module):
         if scale is None:
             return dist.Delta(full_precision(loc), event_dim=event_dim)
         return dist.Normal(full_precision(loc), full_precision(scale)).to_event(event_dim)
+
+    def codes(self, images: Split | Batch) -> Codes | ImageCodes:
+        """The codes of a minibatch, or of a whole split, which is encoded in parts."""
+        if isinstance(images, Split):
+            return Codes.joined([self.codes(batch) for batch in chunks(images)])  # type: ignore[misc]
+        q = self.encode(images.x, images.context)
+        return Codes(q.mean, q.stddev, images.context)
+
+    def with_prior(self, prior: Prior) -> Autoencoder:
+        """This autoencoder, its networks shared, with another prior."""
+        other = copy.copy(self)
+        other._modules = dict(self._modules)  # a copy of a module shares the dict
+        other.prior = prior
+        prior.bind(other)
+        return other
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Mean images of codes ``(*batch, *event_shape)``; decoder noise is never added (spec, Eq. 8-10).
@@ -122,21 +144,29 @@ class Autoencoder(nn.Module):
         Args:
             n: Number of samples asked for.
             temperature: Multiplies the standard deviation of the prior's base.
-            context: Of a conditional prior, one for each sample, shape ``(n, context_dim)``.
+            context: The context of each sample, shape ``(n, context_dim)``, or one for all of them,
+                ``(context_dim,)`` or ``(1, context_dim)``. An unconditional prior ignores it.
+
+        Raises:
+            ValueError: If there are neither one nor ``n`` contexts.
         """
+        context = self.contexts(context, torch.zeros(n, 0))
+        if context.dim() == 1 or (len(context) == 1 and n != 1):
+            context = context.expand(n, -1)
+        if len(context) != n:
+            raise ValueError(f"expected a context for each of {n} samples, got {len(context)}")
         with eval_mode(self):
-            z = self._codes(n, temperature, context)
-            images = self._decode_in_parts(z, context) if n else self.decode(z, context)
+            z = self._codes(temperature, context)
+            images = self._decode_in_parts(z, context)
         finite = torch.isfinite(images.flatten(1)).all(1) & torch.isfinite(z.flatten(1)).all(1)
         return Draw(images[finite], z[finite], int((~finite).sum()))
 
-    def _codes(self, n: int, temperature: float, context: Tensor | None) -> Tensor:
-        shape = (n,) if context is None else ()
-        return self.prior(context, temperature=temperature).sample(shape)
+    def _codes(self, temperature: float, context: Tensor) -> Tensor:
+        return self.prior(context, temperature=temperature).sample()
 
-    def _decode_in_parts(self, z: Tensor, context: Tensor | None) -> Tensor:
-        contexts = [None] * len(z) if context is None else context.split(self.at_once)
-        return torch.cat([self.decode(*pair) for pair in zip(z.split(self.at_once), contexts, strict=False)])
+    def _decode_in_parts(self, z: Tensor, context: Tensor) -> Tensor:
+        parts = zip(z.split(self.at_once), context.split(self.at_once), strict=True)
+        return torch.cat([self.decode(*part) for part in parts])
 
     def sample(self, n: int, temperature: float = 1.0, context: Tensor | None = None) -> Tensor:
         """Mean images of ``n`` samples of the prior, shape ``(n, ...)``.

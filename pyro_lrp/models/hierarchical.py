@@ -12,9 +12,10 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_lrp.core.gradients import full_precision
-from pyro_lrp.data import at_once
+from pyro_lrp.data import Batch, Split, at_once
 from pyro_lrp.likelihoods import Likelihood
 from pyro_lrp.models.autoencoder import Autoencoder
+from pyro_lrp.models.codes import ImageCodes
 from pyro_lrp.networks.vunet.blocks import data_dependent_initialization
 from pyro_lrp.priors import Hierarchy
 
@@ -51,6 +52,17 @@ class HierarchicalAutoencoder(Autoencoder):
         """The names of the latents."""
         return [f"z{number + 1}" for number in range(len(self.latent_shapes))]
 
+    def contexts(self, context: Tensor | None, like: Tensor) -> Tensor:
+        """The context, which these networks need.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        context = super().contexts(context, like)
+        if context.shape[-1] == 0:
+            raise ValueError("the networks of this autoencoder see a context: call it with one")
+        return context
+
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Set the scales of weight-normalized convolutions from a batch, encoder first."""
@@ -62,8 +74,7 @@ class HierarchicalAutoencoder(Autoencoder):
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         """p(x|z, c) and p(z|c), with ``x`` observed when it is given. Returns the image."""
-        if context is None:
-            raise ValueError("this autoencoder is given a pose: call it with a context")
+        context = self.contexts(context, torch.zeros(1, 0) if x is None else x)
 
         def draw(number: int, features: Tensor) -> Tensor:
             z = pyro.sample(self.sites[number], self.prior.given(number, features))
@@ -88,27 +99,28 @@ class HierarchicalAutoencoder(Autoencoder):
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> TorchDistribution:
         """q(z|x, c) of all latents."""
-        if context is None:
-            raise ValueError("this autoencoder is given a pose: call it with a context")
+        context = self.contexts(context, x)
         if len(x) != len(context):
             raise ValueError(
                 f"expected a context for each image, got {len(x)} images and {len(context)} contexts"
             )
         return HierarchicalPosterior(self.encoder, x, context, self.latent_shapes)
 
+    def codes(self, images: Split | Batch) -> ImageCodes:
+        """The codes of a minibatch or a split, encoded anew for each draw."""
+        return ImageCodes(images, self.encode)
+
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Mean images of codes ``(*batch, d)`` and contexts that broadcast against them."""
-        if context is None:
-            raise ValueError("this autoencoder is given a pose: call it with a context")
+        context = self.contexts(context, z)
         batch = torch.broadcast_shapes(z.shape[:-1], context.shape[:-1])
         parts = _maps(z.expand(*batch, -1).reshape(-1, z.shape[-1]), self.latent_shapes)
         contexts = context.expand(*batch, -1).reshape(-1, context.shape[-1])
         mean = self.decoder(contexts, lambda number, features: parts[number])
         return full_precision(mean.reshape(*batch, *mean.shape[1:]))
 
-    def _codes(self, n: int, temperature: float, context: Tensor | None) -> Tensor:
-        if context is None:
-            raise ValueError("this autoencoder is given a pose: call it with a context")
+    def _codes(self, temperature: float, context: Tensor) -> Tensor:
+        context = self.contexts(context, context)
         parts = [self.prior(part, temperature=temperature).sample() for part in context.split(self.at_once)]
         return torch.cat(parts)
 

@@ -1,9 +1,10 @@
 """Objectives: the bilevel ELBO, and the games of named players that are built on it or stand beside it."""
 
 from pyro_lrp.core.gradients import scale_grad
+from pyro_lrp.models import Codes
 from pyro_lrp.objectives.adversarial import Adversarial
 from pyro_lrp.objectives.elbo import BilevelELBO, Losses
-from pyro_lrp.objectives.games import AutoencoderGame, Codes, Game, LatentGame, Turn, Weight
+from pyro_lrp.objectives.games import AutoencoderGame, Game, LatentGame, Turn, Weight
 from pyro_lrp.objectives.total_correlation import TotalCorrelation, permute_dims
 
 __all__ = [

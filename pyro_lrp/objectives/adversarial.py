@@ -70,7 +70,7 @@ class Adversarial(AutoencoderGame):
         kind = type(autoencoder.prior).__name__
         if self.prior_learns() and not autoencoder.prior.has_rsample:
             raise TypeError(f"Adversarial needs differentiable samples, and those of the prior {kind} are not")
-        if autoencoder.prior.context_dim is not None:
+        if autoencoder.prior.context_dim:
             raise TypeError(f"Adversarial compares codes without a context, which the prior {kind} needs")
         self.discriminator, self.gan_loss = discriminator, gan_loss
 

@@ -9,42 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pyro_lrp.core.gradients import bilevel
-from pyro_lrp.data import Batch
-from pyro_lrp.models import Autoencoder
-from pyro_lrp.models import autoencoder as make_autoencoder
+from pyro_lrp.data import Batch, Split
+from pyro_lrp.models import Autoencoder, Codes, ImageCodes
 from pyro_lrp.objectives.elbo import BilevelELBO, Losses, is_diagonal
 from pyro_lrp.schedules import Constant, Progress, Schedule
 
-__all__ = ["AutoencoderGame", "Codes", "Game", "LatentGame", "Turn", "Weight"]
-
-
-class Codes(NamedTuple):
-    """Parameters of q(z|x) of some images, each ``(B, *event_shape)``, and the images' contexts."""
-
-    loc: Tensor
-    scale: Tensor
-    context: Tensor | None = None
-
-    def sample(self) -> Tensor:
-        """Codes drawn anew from q(z|x)."""
-        return self.loc + self.scale * torch.randn_like(self.scale)
-
-    @classmethod
-    def joined(cls, parts: Sequence[Codes]) -> Codes:
-        """The codes of several batches as one."""
-        contexts = [part.context for part in parts if part.context is not None]
-        loc, scale = torch.cat([part.loc for part in parts]), torch.cat([part.scale for part in parts])
-        return cls(loc, scale, torch.cat(contexts) if contexts else None)
-
-    def rows(self, index: Tensor) -> Codes:
-        """Those of the images at ``index``."""
-        return Codes(self.loc[index], self.scale[index], None if self.context is None else self.context[index])
+__all__ = ["AutoencoderGame", "Game", "LatentGame", "Turn", "Weight"]
 
 
 @dataclass(frozen=True)
@@ -76,11 +52,11 @@ class Game(nn.Module):
     def advance(self, progress: Progress) -> None:
         """Set what depends on how far training has come; called before each step."""
 
-    def codes(self, batch: Any) -> Codes | None:
-        """What a prior-only phase may cache and be given in place of images; None if it cannot."""
+    def codes(self, images: Split | Batch) -> Codes | ImageCodes | None:
+        """The codes of images, which a prior-only phase is given in their place; None if it needs images."""
         return None
 
-    def fit(self, codes: Codes) -> dict[str, Any] | None:
+    def fit(self, codes: Codes | ImageCodes) -> dict[str, Any] | None:
         """Called once when a prior-only phase begins, with all training codes; says what was estimated."""
         return None
 
@@ -155,6 +131,7 @@ class AutoencoderGame(Game):
         self.autoencoder = autoencoder
         self.beta = Weight(beta, beta_schedule)
         self.stand_in = autoencoder.prior.stand_in()
+        self._first_stage = [autoencoder.with_prior(self.stand_in)]  # in a list: its parts are registered once
         self.alone = False
 
     def players(self) -> dict[str, nn.ModuleList]:
@@ -177,17 +154,14 @@ class AutoencoderGame(Game):
 
     def in_force(self) -> Autoencoder:
         """The autoencoder with the prior of the present phase."""
-        ae = self.autoencoder
-        return make_autoencoder(ae.encoder, ae.decoder, self.stand_in, ae.likelihood) if self.alone else ae
+        return self._first_stage[0] if self.alone else self.autoencoder
 
-    def codes(self, batch: Any) -> Codes | None:
-        if len(self.autoencoder.sites) > 1:
-            return None  # the mean of a finer latent is not known before the coarser is drawn
-        q = self.autoencoder.encode(batch.x, batch.context)
-        return Codes(q.mean, q.stddev, batch.context)
+    def codes(self, images: Split | Batch) -> Codes | ImageCodes:
+        return self.autoencoder.codes(images)
 
-    def fit(self, codes: Codes) -> dict[str, Any] | None:
-        return self.autoencoder.prior.fit(codes.sample(), codes.context)
+    def fit(self, codes: Codes | ImageCodes) -> dict[str, Any] | None:
+        prior = self.autoencoder.prior
+        return prior.fit(codes.sample(), codes.context) if prior.estimates else None
 
     def gamma(self) -> dict[str, Tensor]:
         """The decoder's variance, for the log, if the likelihood has one."""
@@ -226,7 +200,7 @@ class LatentGame(AutoencoderGame):
         prior, kind = autoencoder.prior, type(autoencoder.prior).__name__
         if not prior.has_log_prob:
             raise TypeError(f"{type(elbo).__name__} needs log p(z), and the prior {kind} can only be sampled")
-        if elbo.kl == "analytic" and (prior.context_dim is not None or not is_diagonal(prior())):
+        if elbo.kl == "analytic" and (prior.context_dim or not is_diagonal(prior())):
             raise TypeError(
                 f"kl=analytic needs a diagonal normal p(z), which {kind} is not: use sampled or auto"
             )
@@ -257,15 +231,15 @@ class LatentGame(AutoencoderGame):
     def _latent_error(self, batch: Any) -> Tensor:
         """-log q(z | G(z)) in nats per code, of as many codes of the prior as there are images."""
         autoencoder = self.in_force()
-        context = None if autoencoder.prior.context_dim is None else batch.context
         with torch.no_grad():
-            z = autoencoder.prior(context).sample((len(batch.x),) if context is None else ())
-        return -autoencoder.encode(autoencoder.decode(z, context), context).log_prob(z).mean()
+            z = autoencoder.prior(batch.context).sample()
+        images = autoencoder.decode(z, batch.context)
+        return -autoencoder.encode(images, batch.context).log_prob(z).mean()
 
-    def _prior_alone(self, given: Codes | Batch) -> Losses:
+    def _prior_alone(self, given: Codes | ImageCodes | Batch) -> Losses:
         with torch.no_grad():
-            q = given if isinstance(given, Codes) else self.autoencoder.encode(given.x, given.context)
-            z = q.sample()
+            codes = self.autoencoder.codes(given) if isinstance(given, Batch) else given
+            z = codes.sample()
         with bilevel(0.0):  # what the prior computes with and does not own stays as it is
             prior = self.autoencoder.prior(given.context)
             if hasattr(prior, "fit_loss"):
@@ -277,6 +251,4 @@ class LatentGame(AutoencoderGame):
     def _losses(self, batch: Any) -> Losses:
         self.elbo.beta = self.beta()  # its tensor, if it is scheduled, moves with the game's device
         autoencoder = self.in_force()
-        # a stand-in takes no context; the encoder and the decoder see none
-        context = () if autoencoder.prior.context_dim is None else (batch.context,)
-        return self.elbo.losses(autoencoder.model, autoencoder.guide, batch.x, *context)
+        return self.elbo.losses(autoencoder.model, autoencoder.guide, batch.x, batch.context)

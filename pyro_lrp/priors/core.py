@@ -9,7 +9,32 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
-__all__ = ["NormalBase", "Prior", "StandardNormal"]
+__all__ = ["NormalBase", "Prior", "StandardNormal", "checked", "over"]
+
+
+def over(distribution: TorchDistribution, context: Tensor | None) -> TorchDistribution:
+    """The distribution of a code for each context of a batch, independent of one another.
+
+    Args:
+        distribution: Of the context's batch already, or of one code.
+        context: Shape ``(*batch, context_dim)``; None leaves the distribution as it is.
+    """
+    if context is None or distribution.batch_shape == context.shape[:-1]:
+        return distribution
+    return distribution.expand(context.shape[:-1])
+
+
+def checked(context: Tensor | None, context_dim: int) -> Tensor:
+    """The context, if a conditional prior can be called with it.
+
+    Raises:
+        ValueError: If there is none, or its length is not ``context_dim``.
+    """
+    if context is None or context.shape[-1:] == (0,):
+        raise ValueError("a conditional prior needs a context, and was called without")
+    if context.shape[-1:] != (context_dim,):
+        raise ValueError(f"expected a context of length {context_dim}, got {tuple(context.shape)}")
+    return context
 
 
 class Prior(nn.Module):
@@ -20,7 +45,8 @@ class Prior(nn.Module):
 
     Attributes:
         event_shape: Shape of one code; ``(d,)`` for a vector.
-        context_dim: Length of the context that it must be called with; None for a prior without.
+        context_dim: Length of the context that it must be called with; 0 for an unconditional prior, which is
+            called with a context of any length and ignores what is in it.
         has_log_prob: Whether its distributions have a density. Objectives that need one refuse it otherwise.
         has_rsample: Whether samples pass gradients to its parameters.
         has_base: Whether ``to_base`` and ``to_latent`` are a bijection from and to the space of :meth:`base`.
@@ -30,15 +56,24 @@ class Prior(nn.Module):
     """
 
     event_shape: torch.Size
-    context_dim: int | None = None
+    context_dim: int = 0
     has_log_prob: bool = True
     has_rsample: bool = True
     has_base: bool = False
     tolerance: float = 0.0
 
+    def __call__(self, context: Tensor | None = None, **options: Any) -> TorchDistribution:
+        """What :meth:`forward` returns, over the context's batch: also where a prior ignores contexts."""
+        return over(super().__call__(context, **options), context)
+
     @property
     def bound(self) -> nn.Module | None:
         return None
+
+    @property
+    def estimates(self) -> bool:
+        """Whether :meth:`fit` does anything."""
+        return type(self).fit is not Prior.fit
 
     def bind(self, autoencoder: nn.Module) -> None:
         """Called once with the autoencoder that the prior belongs to. It must not register it."""
@@ -51,7 +86,7 @@ class Prior(nn.Module):
 
         Args:
             codes: All training codes, drawn once from q(z|x), shape ``(N, *event_shape)``.
-            context: Their contexts, shape ``(N, context_dim)``, of a conditional prior.
+            context: Their contexts, shape ``(N, context_dim)``.
 
         Returns:
             What is worth a line in the log; None if it did nothing.
@@ -71,7 +106,13 @@ class Prior(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no base")
 
     def forward(self, context: Tensor | None = None, *, temperature: float = 1.0) -> TorchDistribution:
-        """The distribution of one code; ``temperature`` multiplies the standard deviation of its base."""
+        """The distribution of one code, or of a code for each context of a batch.
+
+        Args:
+            context: Shape ``(*batch, context_dim)``; None for one code of an unconditional prior. A prior that
+                ignores it may return the distribution of one code: the call expands it to ``batch``.
+            temperature: Factor of the standard deviation of the base.
+        """
         raise NotImplementedError
 
     def to_base(self, z: Tensor, context: Tensor | None = None) -> Tensor:
@@ -99,7 +140,7 @@ class NormalBase(Prior):
     def base(self, context: Tensor | None = None, *, temperature: float = 1.0) -> TorchDistribution:
         """N(0, temperature^2 I)."""
         # filled on the device: a Python number would be copied there, which waits for it
-        return dist.Normal(self.zero, torch.full_like(self.zero, temperature)).to_event(1)
+        return over(dist.Normal(self.zero, torch.full_like(self.zero, temperature)).to_event(1), context)
 
 
 class StandardNormal(NormalBase):

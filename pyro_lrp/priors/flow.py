@@ -14,7 +14,7 @@ from torch.distributions import Transform
 
 from pyro_lrp import transforms as paper_transforms
 from pyro_lrp.core.gradients import full_precision
-from pyro_lrp.priors.core import Prior
+from pyro_lrp.priors.core import Prior, checked
 from pyro_lrp.priors.stack import Stack, uncached
 from pyro_lrp.transforms import inverse_and_ladj
 
@@ -106,8 +106,12 @@ class Flow(Stack):
     def base(self, context: Tensor | None = None, *, temperature: float = 1.0) -> TorchDistribution:
         """The distribution of z_0: N(0, temperature^2 I), or what the base prior returns."""
         if self.base_prior is None:
-            return super().base(temperature=temperature)
-        return self.base_prior(temperature=temperature)
+            return super().base(context, temperature=temperature)
+        return self.base_prior(context, temperature=temperature)
+
+    @property
+    def estimates(self) -> bool:
+        return super().estimates or (self.base_prior is not None and self.base_prior.estimates)
 
     def fit(self, codes: Tensor, context: Tensor | None = None) -> dict[str, Any] | None:
         """Set the whitening, then let the base estimate itself from the codes taken to it."""
@@ -223,11 +227,7 @@ class ConditionalFlow(Stack):
         return self.conditional().condition(self._features(context)).transforms
 
     def _features(self, context: Tensor | None) -> Tensor:
-        if context is None:
-            raise ValueError("a conditional prior needs a context, and was called without")
-        if context.shape[-1:] != (self.context_dim,):
-            raise ValueError(f"expected a context of length {self.context_dim}, got {tuple(context.shape)}")
-        context = full_precision(context)
+        context = full_precision(checked(context, self.context_dim))
         return context if self.context_network is None else self.context_network(context)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -10,10 +10,11 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_lrp.core.gradients import boundary, full_precision
-from pyro_lrp.priors.core import Prior, StandardNormal
+from pyro_lrp.priors.core import Prior, StandardNormal, checked
 
 __all__ = ["Hierarchy", "HierarchyDistribution"]
 
+_ROWS = 100  # contexts whose features are computed at once
 Step = Callable[[int, Tensor], Tensor]  # the latent of a scale, ``(B, d_k)``, given that scale's features
 
 
@@ -63,7 +64,7 @@ class Hierarchy(Prior):
         if lengths != self.lengths:
             raise ValueError(f"its latents have lengths {self.lengths}, and those of the decoder {lengths}")
         for number, (prior, length) in enumerate(zip(self.scales, lengths, strict=True), start=1):
-            if prior.context_dim not in (None, length):
+            if prior.context_dim not in (0, length):
                 raise ValueError(
                     f"latent {number} has features of length {length}, and its prior a context_dim of "
                     f"{prior.context_dim}"
@@ -73,8 +74,6 @@ class Hierarchy(Prior):
     def given(self, number: int, features: Tensor, temperature: float = 1.0) -> TorchDistribution:
         """p(z_k) of latent ``number``, from 0, given the decoder's features there, ``(B, C, h, w)``."""
         prior: Any = self.scales[number]
-        if prior.context_dim is None:
-            return prior(temperature=temperature).expand(features.shape[:1])
         return prior(boundary(full_precision(features.flatten(1))), temperature=temperature)
 
     def forward(self, context: Tensor | None = None, *, temperature: float = 1.0) -> TorchDistribution:
@@ -95,6 +94,37 @@ class Hierarchy(Prior):
     def stand_in(self) -> Hierarchy:
         """N(0, I) for each latent."""
         return Hierarchy([StandardNormal(length) for length in self.lengths])
+
+    @property
+    def estimates(self) -> bool:
+        scales: Any = self.scales
+        return any(prior.estimates for prior in scales)
+
+    @torch.no_grad()
+    def fit(self, codes: Tensor, context: Tensor | None = None) -> dict[str, Any] | None:
+        """Let the prior of each latent estimate itself from its codes, given the decoder's features."""
+        context = self._checked(context)
+        parts = codes.split(self.lengths, -1)
+        done: dict[str, Any] = {}
+        for number, prior in enumerate(self.scales):
+            if not prior.estimates:
+                continue
+            features = torch.cat([self._features(number, *some) for some in _in_parts(parts, context)])
+            found = prior.fit(parts[number], features) or {}  # type: ignore[operator]
+            done |= {f"latent {number + 1}, {key}": value for key, value in found.items()}
+        return done or None
+
+    def _features(self, number: int, parts: Sequence[Tensor], context: Tensor) -> Tensor:
+        """The decoder's features at one latent, given contexts and the coarser latents, ``(B, d_k)``."""
+        found: list[Tensor] = []
+
+        def step(at: int, features: Tensor) -> Tensor:
+            if at == number:
+                found.append(full_precision(features.flatten(1)))
+            return parts[at]
+
+        self.walk(context, step)
+        return found[0]
 
     def record(self) -> dict[str, Any]:
         scales: Any = self.scales
@@ -133,18 +163,21 @@ class Hierarchy(Prior):
             prior: Any = self.scales[number]
             own = full_precision(features.flatten(1))
             move = prior.to_base if to_base else prior.to_latent
-            found.append(move(parts[number], None if prior.context_dim is None else own))
+            found.append(move(parts[number], own))
             return parts[number] if to_base else found[-1]
 
         self.walk(context.expand(*batch, -1).reshape(-1, context.shape[-1]), step)
         return torch.cat(found, -1).reshape(*batch, -1)
 
     def _checked(self, context: Tensor | None) -> Tensor:
-        if context is None:
-            raise ValueError("a prior given a pose needs a context, and was called without")
-        if context.shape[-1:] != (self.context_dim,):
-            raise ValueError(f"expected a context of length {self.context_dim}, got {tuple(context.shape)}")
-        return context
+        return checked(context, self.context_dim)
+
+
+def _in_parts(parts: Sequence[Tensor], context: Tensor) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """Latents and contexts, some rows at a time."""
+    for start in range(0, len(context), _ROWS):
+        rows = slice(start, start + _ROWS)
+        yield [part[rows] for part in parts], context[rows]
 
 
 class HierarchyDistribution(TorchDistribution):
@@ -214,9 +247,8 @@ class HierarchyDistribution(TorchDistribution):
     def _base(self, number: int, features: Tensor) -> tuple[TorchDistribution, Callable[[Tensor], Tensor]]:
         """The base of a latent, and the way from it to the latent."""
         prior: Any = self.prior.scales[number]
-        own = None if prior.context_dim is None else boundary(full_precision(features.flatten(1)))
-        base = prior.base(own, temperature=self.temperature).expand(features.shape[:1])
-        return base, lambda z: prior.to_latent(z, own)
+        own = boundary(full_precision(features.flatten(1)))
+        return prior.base(own, temperature=self.temperature), lambda z: prior.to_latent(z, own)
 
     def _contexts(self, batch: Sequence[int]) -> Tensor:
         return self.context.expand(*batch, -1).reshape(-1, self.context.shape[-1])

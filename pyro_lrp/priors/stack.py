@@ -43,6 +43,10 @@ class Stack(NormalBase):
             self._own(leaf)
         self.register_load_state_dict_post_hook(lambda stack, _: stack._hand_back())
 
+    @property
+    def estimates(self) -> bool:
+        return bool(self.transforms) and isinstance(self.transforms[-1], Whitening)
+
     def whiten(self, codes: Tensor) -> dict[str, Any]:
         """Set the whitening from all codes; says what it did."""
         last = self.transforms[-1] if self.transforms else None

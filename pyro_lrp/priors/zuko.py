@@ -15,7 +15,7 @@ from torch.distributions import Distribution, Independent, Normal, constraints
 
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.gradients import full_precision
-from pyro_lrp.priors.core import Prior
+from pyro_lrp.priors.core import Prior, checked, over
 
 __all__ = ["Zuko", "ZukoDistribution"]
 
@@ -99,7 +99,9 @@ class Zuko(Prior):
             raise ValueError(f"expected context_dim to be at least 1, or None, got {context_dim}")
         if not isinstance(flow, nn.Module):
             raise ValueError(f"expected flow to be a zuko flow, got {flow!r}")
-        self.event_shape, self.context_dim, self.flow = torch.Size([dim]), context_dim, flow
+        self.event_shape = torch.Size([dim])
+        self.context_dim = context_dim or 0
+        self.flow = flow
         like = next(chain(flow.parameters(), flow.buffers()), torch.zeros(()))
         self.register_buffer("zero", like.new_zeros(dim), persistent=False)  # follows device and dtype
         distribution = self._refuse_unless_usable(normalizing_flow)
@@ -124,7 +126,7 @@ class Zuko(Prior):
         """The distribution of z_0, over the context's batch."""
         if not self.has_base:
             raise NotImplementedError(f"a {type(self.flow).__name__} has no normal base")
-        return _scaled(self._distribution(context).base, temperature)
+        return over(_scaled(self._distribution(context).base, temperature), context)
 
     def to_base(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Latent to base, ``z_T -> z_0``, shape ``(*, dim)``; the identity without a normal base."""
@@ -141,16 +143,10 @@ class Zuko(Prior):
             return self._distribution(context).transform.inv(full_precision(z))
 
     def _distribution(self, context: Tensor | None) -> Any:
-        if self.context_dim is None:
-            context = None
-        elif context is None:
-            raise ValueError("a conditional prior needs a context, and was called without")
-        elif context.shape[-1:] != (self.context_dim,):
-            raise ValueError(f"expected a context of length {self.context_dim}, got {tuple(context.shape)}")
-        else:
-            context = full_precision(context)
         with torch.autocast(self.zero.device.type, enabled=False):
-            return self.flow(context)
+            if not self.context_dim:
+                return self.flow(None)
+            return self.flow(full_precision(checked(context, self.context_dim)))
 
     @torch.no_grad()
     def _refuse_unless_usable(self, normalizing_flow: Any) -> Any:

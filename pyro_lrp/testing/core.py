@@ -48,16 +48,16 @@ class Law(NamedTuple):
 
 @dataclass(frozen=True)
 class At:
-    """A prior at one context, or at none.
+    """A prior at one context.
 
     Attributes:
         prior: Over vectors.
-        context: Shape ``(context_dim,)``.
+        context: Shape ``(context_dim,)``; of length 0 for an unconditional prior.
         noise: Standard deviation of its log_prob, where that is an unbiased estimate (Hutchinson's of a trace).
     """
 
     prior: Prior
-    context: Tensor | None = None
+    context: Tensor
     noise: float = 0.0
 
     @property
@@ -74,21 +74,17 @@ class At:
         """The limit of densities that should agree, where one of them may be a mean of estimates."""
         return self.exact + 8.0 * self.noise / math.sqrt(_REPEATS)
 
-    @property
-    def _arguments(self) -> list[Tensor]:
-        return [] if self.context is None else [self.context]
-
     def __call__(self) -> Any:
-        return self.prior(*self._arguments)
+        return self.prior(self.context)
 
     def base(self) -> Any:
-        return self.prior.base(*self._arguments)
+        return self.prior.base(self.context)
 
     def to_base(self, z: Tensor) -> Tensor:
-        return self.prior.to_base(z, *self._arguments)
+        return self.prior.to_base(z, self.context)
 
     def to_latent(self, z_0: Tensor) -> Tensor:
-        return self.prior.to_latent(z_0, *self._arguments)
+        return self.prior.to_latent(z_0, self.context)
 
     def score(self, z: Tensor) -> Tensor:
         """Log density of codes ``(n, d)``, or the mean of many estimates of it."""
@@ -96,7 +92,7 @@ class At:
 
     def like(self, tensor: Tensor) -> At:
         """With its context in the dtype of a tensor, and on its device."""
-        return replace(self, context=None if self.context is None else self.context.to(tensor))
+        return replace(self, context=self.context.to(tensor))
 
     def noticed(self, z: Tensor) -> At:
         """With its noise, if it gives the same codes another density when asked again."""

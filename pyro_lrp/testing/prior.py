@@ -62,7 +62,7 @@ def prior_laws(prior: Prior | Callable[[], Prior]) -> Iterator[Law]:
 
 
 def _laws(prior: Prior, build: Callable[[], Prior] | None) -> Iterator[Law]:
-    at = At(prior, None if prior.context_dim is None else torch.randn(prior.context_dim))
+    at = At(prior, torch.randn(prior.context_dim))
     yield from registered(at)
     for module in modules_of(prior):
         module.cpu().double()
@@ -74,8 +74,7 @@ def _laws(prior: Prior, build: Callable[[], Prior] | None) -> Iterator[Law]:
         yield from _base(at)
     else:
         yield from _refusal(at, z)
-    if at.context is not None:
-        yield from _contexts(at, at.context, z)
+    yield from _contexts(at, z)
     yield from statistical(at)
     yield from _learning(at, z)
     yield from moves(at, z)
@@ -138,14 +137,16 @@ def _refusal(at: At, z: Tensor) -> Iterator[Law]:
     yield Law("log_prob refuses, as the prior has no density", float(not refuses), 0.0)
 
 
-def _contexts(at: At, context: Tensor, z: Tensor) -> Iterator[Law]:
-    """Another context is another density, and a batch of contexts a batch of densities."""
-    prior, others = at.prior, torch.randn(5, len(context))
+def _contexts(at: At, z: Tensor) -> Iterator[Law]:
+    """Another context is another density, and a batch of contexts a batch of densities, for every prior."""
+    prior = at.prior
+    others = torch.randn(5, len(at.context))
     limit = at.exact + 12.0 * at.noise
-    here = answer(at, z)
-    ignored = sum(gap(answer(replace(at, context=other), z), here) <= limit for other in others)
-    what = "density depends" if prior.has_log_prob else "samples depend"
-    yield Law(f"the {what} on the context", float(ignored), 0.0)
+    if prior.context_dim:
+        here = answer(at, z)
+        ignored = sum(gap(answer(replace(at, context=other), z), here) <= limit for other in others)
+        what = "density depends" if prior.has_log_prob else "samples depend"
+        yield Law(f"the {what} on the context", float(ignored), 0.0)
     if prior.has_log_prob:
         codes = torch.randn(len(others), at.dim)
         together = prior(others).log_prob(codes)

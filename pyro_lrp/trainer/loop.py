@@ -24,13 +24,14 @@ from pyro_lrp.core.errors import TrainingDiverged, UserError
 from pyro_lrp.core.modules import eval_mode
 from pyro_lrp.core.randomness import derive_seed, seeded, untouched_generators
 from pyro_lrp.data import Batches, ImageData, Split, chunks
-from pyro_lrp.objectives import Codes, Game
+from pyro_lrp.models import Codes
+from pyro_lrp.objectives import Game
 from pyro_lrp.schedules import Constant, Phase, Schedule
 from pyro_lrp.trainer.devices import make_fabric
 from pyro_lrp.trainer.history import History
 from pyro_lrp.trainer.optimizers import check_options, make_optimizers, set_rate
 from pyro_lrp.trainer.phases import Span, lay_out
-from pyro_lrp.trainer.prior_phase import Averages, EarlyStop, PriorPhase, assign, frozen_codes, held_out_score
+from pyro_lrp.trainer.prior_phase import Averages, EarlyStop, PriorPhase, assign, held_out_score
 from pyro_lrp.trainer.report import Callback, Report
 
 __all__ = ["Trainer"]
@@ -207,7 +208,7 @@ class Trainer:
             self.log(f"prior_only: {self.prior_phase}")
         batches = self._codes(span)
         prior = self.game.players()["prior"]
-        if self.step == span.start and isinstance(batches.source, Codes):
+        if self.step == span.start and not isinstance(batches.source, Split):
             with seeded(self.seed, "fit"):
                 estimated = self.game.fit(batches.source)
             if estimated:  # moments of the parameters that were mean nothing to those that are
@@ -254,14 +255,16 @@ class Trainer:
         """What the prior-only phase sees: codes of all training images where the game has them, else images."""
         self.game.eval()
         train = self.splits["train"]
-        with self.fabric.autocast():
-            codes = frozen_codes(self.game, train, self.prior_phase.code_noise)
+        with torch.no_grad(), self.fabric.autocast(), seeded(self.seed, "codes"):
+            codes = self.game.codes(train)
+            source = train if codes is None else codes.noised(self.prior_phase.code_noise)
         players = self.game.players()
         for player in {name for turn in span.turns for name in turn.moves}:
             players[player].train()
+        fetch = Split.batch if codes is None else type(codes).rows
         return Batches(
-            train if codes is None else codes, span.batch_size, seed=derive_seed(self.seed, span.name),
-            fetch=Split.batch if codes is None else Codes.rows, length=len(train), device=self.fabric.device,
+            source, span.batch_size, seed=derive_seed(self.seed, span.name), fetch=fetch, length=len(train),
+            device=self.fabric.device,
         )  # fmt: skip
 
     def _report(self, span: Span, *, on_time: bool) -> None:
@@ -343,7 +346,8 @@ class Trainer:
             for name, value in self.game.score(batch).items():
                 totals[name] = totals.get(name, torch.zeros(())).to(value) + value * len(batch.x)
             part = self.game.codes(batch)
-            codes += [] if part is None else [part]
+            if isinstance(part, Codes):
+                codes.append(part)
         row = {name: (total / len(split)).item() for name, total in totals.items()}
         if codes:
             loc, scale, _ = Codes.joined(codes)

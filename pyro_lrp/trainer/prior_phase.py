@@ -12,10 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pyro_lrp.core.errors import UserError
-from pyro_lrp.data import Split, chunks
-from pyro_lrp.objectives import Codes, Game
 
-__all__ = ["Averages", "EarlyStop", "PriorPhase", "assign", "frozen_codes", "held_out_score", "noised"]
+__all__ = ["Averages", "EarlyStop", "PriorPhase", "assign", "held_out_score"]
 
 
 @dataclass(frozen=True)
@@ -45,29 +43,6 @@ class PriorPhase:
             raise UserError(f"prior_ema must be at least 0 and below 1, got {self.ema}")
         if self.patience is not None and self.patience < 1:
             raise UserError(f"prior_patience must be at least 1, or null, got {self.patience}")
-
-
-def noised(codes: Codes, noise: float) -> Codes:
-    """Codes with normal noise of ``noise`` times each dimension's standard deviation over all of them.
-
-    The sum of two independent normals is normal, so q(z|x) is only made wider.
-
-    >>> wide = noised(Codes(torch.tensor([[0.0], [2.0]]), torch.zeros(2, 1)), noise=0.5)
-    >>> wide.scale.flatten().tolist()
-    [0.5, 0.5]
-    """
-    if noise == 0:
-        return codes
-    variance = codes.loc.var(0, correction=0) + codes.scale.square().mean(0)
-    return codes._replace(scale=(codes.scale.square() + noise**2 * variance).sqrt())
-
-
-@torch.no_grad()
-def frozen_codes(game: Game, split: Split, noise: float) -> Codes | None:
-    """(loc, scale) and context of all images of a split, with noise; None if the game has no codes to cache."""
-    parts = [game.codes(batch) for batch in chunks(split)]
-    kept = [part for part in parts if part is not None]
-    return noised(Codes.joined(kept), noise) if len(kept) == len(parts) else None
 
 
 def held_out_score(row: Mapping[str, Any]) -> float:

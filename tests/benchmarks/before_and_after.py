@@ -59,7 +59,7 @@ EVALUATIONS = {
         "metrics=[fd_classifier,class_separability,prior_gap,likelihood,reconstruction_mse,ppl_classifier]",
     ),
     "conditional": ("metrics=[class_accuracy,fd_classifier,likelihood]",),
-    "vunet_flow": ("metrics=[pose_recovery,diversity_classifier,prior_gap,reconstruction_mse]", "n=16"),
+    "vunet_flow": ("metrics=[pose_recovery,diversity_classifier,prior_gap,reconstruction_mse]", "n=24"),
 }
 PICTURES = {
     "prior": ("vae_flow", "n=9"),
