@@ -79,7 +79,7 @@ def test_known_value_of_an_undecided_discriminator():
     adversarial = game()
     for parameter in adversarial.discriminator.parameters():
         nn.init.zeros_(parameter)
-    loss = adversarial("discriminator", [Codes(*torch.zeros(2, 6, 4).double())], {}).loss
+    loss = adversarial("discriminator", [Codes(*torch.zeros(2, 6, 4).double(), torch.zeros(6, 0))], {}).loss
     assert loss.item() == pytest.approx(2 * math.log(2), abs=1e-12)
 
 
@@ -126,7 +126,7 @@ def test_the_learned_prior_moves_to_the_codes(gan_loss):
     adam = {name: torch.optim.Adam(p.parameters(), 1e-3, betas=(0.5, 0.999)) for name, p in movers.items()}
     samples = [ae.prior().sample((1000,))]
     for _ in range(600):
-        codes, memo = Codes(3.0 + 0.5 * torch.randn(100, 2), torch.zeros(100, 2)), {}
+        codes, memo = Codes(3.0 + 0.5 * torch.randn(100, 2), torch.zeros(100, 2), torch.zeros(100, 0)), {}
         for turn in adversarial.turns("prior_only"):
             (player,) = turn.moves
             loss = adversarial(turn.name, [codes], memo).loss

@@ -84,7 +84,7 @@ def test_a_step_of_the_papers_network_does_not_wait_for_the_device():
 def test_a_step_of_the_published_u_net_fits_and_does_not_wait_for_the_device(prior, precision):
     """At 256x256, batch 8, within 16 GB."""
     encoder, decoder = networks.vunet((3, 256, 256), 10_240)
-    ae = models.autoencoder(encoder, decoder, prior(), Gaussian(0.01))
+    ae = models.HierarchicalAutoencoder(encoder, decoder, prior(), Gaussian(0.01))
     images = torch.randint(0, 256, (16, 3, 256, 256), dtype=torch.uint8)
     people = data.Split(images, context=torch.rand(16, 30), extras={"joints": torch.rand(16, 15, 2)})
     run = Trainer(

@@ -199,9 +199,9 @@ def attributed():
 def test_attributes_become_signs_by_name():
     given, meaning = data.with_context(attributed(), ["Smiling", "Male"])
     assert given.train.context.tolist() == [[1.0, 1.0], [1.0, -1.0]]
-    assert meaning == data.Contexts("attributes", ("Smiling", "Male"))
-    assert meaning.encode(["Male"], 2).tolist() == [[-1.0, 1.0]] * 2
-    assert meaning.encode([], 1).tolist() == [[-1.0, -1.0]]
+    assert meaning == data.Attributes(("Smiling", "Male"))
+    assert meaning.parse(["Male"], 2).tolist() == [[-1.0, 1.0]] * 2
+    assert meaning.parse([], 1).tolist() == [[-1.0, -1.0]]
     everything, _ = data.with_context(attributed(), "attributes")
     assert everything.train.context.shape == (2, 3)
 
@@ -212,8 +212,11 @@ def test_attributes_become_signs_by_name():
         ("label", "context=label needs class labels, and data=faces has none"),
         (["Hat"], "Hat is no attribute of data=faces; there are Male, Bald, Smiling"),
         ([], "names no attribute"),
-        ("colour", "context must be label, pose, attributes, a list of attributes, or null, got 'colour'"),
-        (3, "context must be label, pose, attributes"),
+        (
+            "colour",
+            "context must be one of label, attributes, pose, a list of attributes, or null, got 'colour'",
+        ),
+        (3, "context must be one of label, attributes, pose"),
     ],
 )
 def test_contexts_that_cannot_be_are_named(wanted, message):
@@ -222,14 +225,14 @@ def test_contexts_that_cannot_be_are_named(wanted, message):
 
 
 def test_contexts_asked_for_in_samples_are_checked():
-    labels = data.Contexts("label", ("0", "1"))
-    assert labels.encode(1, 3).argmax(1).tolist() == [1, 1, 1]
-    assert labels.encode(None, 3).argmax(1).tolist() == [0, 1, 0]
+    labels = data.Labels(("0", "1"))
+    assert labels.parse(1, 3).argmax(1).tolist() == [1, 1, 1]
+    assert labels.parse(None, 3).argmax(1).tolist() == [0, 1, 0]
     for wanted, message in (
         (2, "context=2 is no class of this run; there are 0, 1"),
         ([], "must name a class"),
     ):
         with pytest.raises(UserError, match=message):
-            labels.encode(wanted, 3)
+            labels.parse(wanted, 3)
     with pytest.raises(UserError, match="must say which attributes"):
-        data.Contexts("attributes", ("Male",)).encode(None, 1)
+        data.Attributes(("Male",)).parse(None, 1)

@@ -1,6 +1,7 @@
 """Directions and paths of a latent space, and what a trained model shows of them."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 from pyro_lrp import figures, likelihoods, models, priors
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.data import ImageData, Split, pictures
-from pyro_lrp.figures.requests import Tour
+from pyro_lrp.figures.requests import Request
 from pyro_lrp.latents import along, attribute_direction, even_speed, principal_directions, slerp, typicality
 from pyro_lrp.latents import views as explore
 from pyro_lrp.latents.views import Space, means
@@ -184,16 +185,17 @@ def test_an_attribute_that_nobody_has_is_no_direction(ae):
     known = ImageData(
         "faces", Split(images, attributes=has), Split(images, attributes=has), attributes=("Hat", "Halo")
     )
-    tour = Tour(ae, known, {}, {"strength": 2.0}, torch.device("cpu"))
+    run = SimpleNamespace(autoencoder=ae, data=known, device=torch.device("cpu"))
+    request = Request(run, {"strength": 2.0})
     codes = torch.tensor([[1.0], [0.0], [3.0], [0.0]]).expand(-1, 4)
-    torch.testing.assert_close(tour.direction("Hat", codes), torch.full((4,), 4.0))
+    torch.testing.assert_close(request.direction("Hat", codes), torch.full((4,), 4.0))
     with pytest.raises(UserError, match="attribute=Halo: the attribute is nobody's: there is no direction"):
-        tour.direction("Halo", codes)
+        request.direction("Halo", codes)
     with pytest.raises(UserError, match="attribute=Hut is unknown; the known ones are: Hat, Halo"):
-        tour.direction("Hut", codes)
-    without, context = tour.without("Hat", 5)
+        request.direction("Hut", codes)
+    without, context = request.without("Hat", 5)
     assert len(without) == 2
-    assert context is None
+    assert context.shape == (2, 0)
 
 
 # --------------------------------------------------------------------- pictures

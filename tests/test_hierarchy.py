@@ -28,7 +28,7 @@ PRIORS = {
 def posed(prior="flow", *, size=32, jiggled=True):
     """In eval mode, where dropout is off."""
     encoder, decoder = networks.vunet((3, size, size), 80 * MOST, first=1, most=MOST)
-    ae = models.autoencoder(encoder, decoder, PRIORS[prior](), likelihoods.Gaussian(0.1))
+    ae = models.HierarchicalAutoencoder(encoder, decoder, PRIORS[prior](), likelihoods.Gaussian(0.1))
     return (jiggle(ae) if jiggled else ae).eval()
 
 
@@ -323,15 +323,15 @@ WRONG = {
         lambda ae: PRIORS["flow"]().walk(torch.zeros(2, 30), lambda number, h: h), "make an autoencoder of",
     ),
     "of one latent": (
-        lambda ae: models.autoencoder(*networks.mlp((1, 8, 8), 160), PRIORS["flow"](), likelihoods.Gaussian()),
+        lambda ae: models.HierarchicalAutoencoder(*networks.mlp((1, 8, 8), 160), PRIORS["flow"](), likelihoods.Gaussian()),
         "use network=vunet",
     ),
     "of other latents": (
-        lambda ae: models.autoencoder(ae.encoder, ae.decoder, priors.unet_flow(4, 1, 4), ae.likelihood),
+        lambda ae: models.HierarchicalAutoencoder(ae.encoder, ae.decoder, priors.unet_flow(4, 1, 4), ae.likelihood),
         r"lengths \[64, 256\], and those of the decoder \[32, 128\]",
     ),
     "of a wrong context": (
-        lambda ae: models.autoencoder(
+        lambda ae: models.HierarchicalAutoencoder(
             ae.encoder, ae.decoder,
             priors.Hierarchy([priors.conditional_paper_flow(32, 3, 1, 4), priors.StandardNormal(128)]),
             ae.likelihood,

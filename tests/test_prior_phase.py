@@ -9,7 +9,7 @@ from pyro_lrp.core import checkpoint
 from pyro_lrp.objectives import BilevelELBO, Codes, LatentGame
 from pyro_lrp.priors import Flow, Mixture, StandardNormal
 from pyro_lrp.trainer import PriorPhase
-from pyro_lrp.trainer.prior_phase import Averages, EarlyStop, noised
+from pyro_lrp.trainer.prior_phase import Averages, EarlyStop
 from pyro_lrp.transforms import paper_flow
 
 
@@ -57,11 +57,13 @@ def test_resume_is_bit_for_bit(tmp_path, name, stop_at):
 
 
 def test_noise_widens_the_codes_by_shares_of_their_deviation():
-    codes = Codes(torch.randn(50_000, 2) * torch.tensor([3.0, 0.1]), torch.full((50_000, 2), 0.05))
-    drawn, wide = codes.sample(), noised(codes, 0.5).sample()
+    codes = Codes(
+        torch.randn(50_000, 2) * torch.tensor([3.0, 0.1]), torch.full((50_000, 2), 0.05), torch.zeros(50_000, 0)
+    )
+    drawn, wide = codes.sample(), codes.noised(0.5).sample()
     added = wide.var(0) - drawn.var(0)
     torch.testing.assert_close(added, 0.25 * drawn.var(0), rtol=0.06, atol=0)  # six standard errors
-    assert noised(codes, 0.0) is codes
+    assert codes.noised(0.0) is codes
 
 
 def test_noise_reaches_the_prior_alone(tmp_path):

@@ -101,7 +101,7 @@ def test_data_sets_are_built_as_data_alone():
     for name in ("prior", "network", "data.labels"):
         with pytest.raises(UserError, match="is not allowed"):
             allowed.find("pyro_lrp.data.folder", name)
-    for reader in ("pictures", "joints_beside", "chunks", "ImageData"):
+    for reader in ("pictures", "with_context", "chunks", "ImageData"):
         with pytest.raises(UserError, match="is not allowed"):
             allowed.find(f"pyro_lrp.data.{reader}", "data")
 

@@ -15,7 +15,7 @@ from pyro_lrp.config.bounds import Budget, check_sizes
 from pyro_lrp.config.command import conf_dir
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.randomness import seeded
-from pyro_lrp.data import ImageData, condition_for, condition_of
+from pyro_lrp.data import ImageData, condition_of, with_context
 from pyro_lrp.models import Autoencoder, HierarchicalAutoencoder
 from pyro_lrp.objectives import Game
 from pyro_lrp.priors import Hierarchy, Prior
@@ -47,7 +47,7 @@ def settle(identity: dict[str, Any], data: ImageData) -> tuple[dict[str, Any], I
     Raises:
         UserError: If the prior is conditional and there is no context.
     """
-    condition = condition_for(data, identity["context"])
+    data, condition = with_context(data, identity["context"])
     if identity["context"] is None and needs_context(identity):
         name = identity["presets"].get("prior")
         raise UserError(
@@ -59,7 +59,7 @@ def settle(identity: dict[str, Any], data: ImageData) -> tuple[dict[str, Any], I
         "context": condition.record(),
         "prior": _filled(identity["prior"], known),
     }
-    return {**identity, **settled}, data.with_contexts(condition.of)
+    return {**identity, **settled}, data
 
 
 def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:

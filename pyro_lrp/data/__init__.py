@@ -3,7 +3,15 @@
 from pyro_lrp.data.arrays import digits, fake, npz
 from pyro_lrp.data.celeba import celeba
 from pyro_lrp.data.cifar10 import cifar10
-from pyro_lrp.data.conditions import Attributes, Condition, Labels, NoCondition, condition_for, condition_of
+from pyro_lrp.data.conditions import (
+    Attributes,
+    Condition,
+    Labels,
+    NoCondition,
+    condition_for,
+    condition_of,
+    with_context,
+)
 from pyro_lrp.data.dataset import Batch, Batches, ImageData, Split, at_once, chunks, divide, no_context
 from pyro_lrp.data.deepfashion import deepfashion
 from pyro_lrp.data.folder import folder
@@ -16,4 +24,5 @@ __all__ = [
     "Attributes", "Batch", "Batches", "Condition", "ImageData", "Labels", "NoCondition", "Pose", "Split",
     "at_once", "celeba", "chunks", "cifar10", "condition_for", "condition_of", "deepfashion", "digits",
     "divide", "fake", "fashion_mnist", "folder", "mnist", "no_context", "npz", "pictures", "posed_figures",
+    "with_context",
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.data.dataset import ImageData, Split, no_context
 
-__all__ = ["Attributes", "Condition", "Labels", "NoCondition", "condition_for", "condition_of"]
+__all__ = ["Attributes", "Condition", "Labels", "NoCondition", "condition_for", "condition_of", "with_context"]
 
 _KINDS: dict[str, type[Condition]] = {}
 
@@ -231,6 +231,16 @@ def condition_for(data: ImageData, wanted: Any) -> Condition:
             return kind.for_data(data, wanted)
     known = ", ".join(name for name in _KINDS if name != NoCondition.kind)
     raise UserError(f"context must be one of {known}, a list of attributes, or null, got {wanted!r}")
+
+
+def with_context(data: ImageData, wanted: Any) -> tuple[ImageData, Condition]:
+    """The data set with the contexts that ``context=wanted`` asks for, and their condition.
+
+    Raises:
+        UserError: As :func:`condition_for`.
+    """
+    condition = condition_for(data, wanted)
+    return data.with_contexts(condition.of), condition
 
 
 def condition_of(record: dict[str, Any] | None, data: ImageData | None = None) -> Condition:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
+from pyro_lrp.config import Run
 from pyro_lrp.core.randomness import seeded
-from pyro_lrp.figures.requests import Tour, real_densities
+from pyro_lrp.figures.requests import Request, real_densities
 from pyro_lrp.latents import typicality
 from pyro_lrp.latents.views import decode, means
 from pyro_lrp.metrics import Subject
@@ -24,23 +25,23 @@ LENGTHS = (1.0, 2.0, 5.0)
 
 
 @torch.no_grad()
-def judge(tour, name, codes, reference, network, column):
+def judge(request, name, codes, reference, network, column):
     """One row of the table."""
-    direction = tour.direction(name, codes)
-    x, context = tour.without(name, 500)
-    z = means(tour.autoencoder, x)
+    direction = request.direction(name, codes)
+    x, context = request.without(name, 500)
+    z = means(request.autoencoder, x)
     with seeded(0, "edits", name):
         others = torch.randn(10, len(direction))
     controls = others * direction.norm() / others.norm(dim=1, keepdim=True)
 
     def logits(shift):
-        images = decode(tour.autoencoder, z + shift)
+        images = decode(request.autoencoder, z + shift)
         return torch.cat([network(as_files(part))[:, column] for part in images.split(100)])
 
     before = logits(torch.zeros_like(direction))
     rose = [(logits(shift) > before).double().mean().item() for shift in (direction, *controls)]
     rises = [rose[0], sum(rose[1:]) / len(controls)]
-    prior = tour.autoencoder.prior
+    prior = request.autoencoder.prior
     left = [
         (typicality(prior(context).log_prob(z + length * direction), reference) < 0.01).double().mean().item()
         for length in LENGTHS
@@ -54,12 +55,11 @@ if __name__ == "__main__":
     parser.add_argument("--attributes", nargs="+", default=["Smiling", "Eyeglasses", "Male", "Blond_Hair"])
     parser.add_argument("--data-root")
     given = parser.parse_args()
-    options = {"allow_targets": [], "data": {"root": given.data_root}, "strength": 1.0}
-    tour = Tour.of(given.run, options, torch.device("cpu"))
-    network = attribute_classifier(Subject(tour.autoencoder, tour.data))
-    names = attribute_names(tour.data)
-    codes, reference = tour.training_codes(), real_densities(tour)
+    request = Request(Run(given.run, data_root=given.data_root), {"strength": 1.0})
+    network = attribute_classifier(Subject(request.autoencoder, request.data))
+    names = attribute_names(request.data)
+    codes, reference = request.training_codes(), real_densities(request)
     lengths = "".join(f"{f'left x{length:g}':>9}" for length in LENGTHS)
     print(f"{'attribute':<16}{'n':>6}{'rises':>9}{'random':>9}{lengths}")
     for name in given.attributes:
-        print(judge(tour, name, codes, reference, network, names.index(name)))
+        print(judge(request, name, codes, reference, network, names.index(name)))

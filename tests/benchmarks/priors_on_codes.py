@@ -36,7 +36,6 @@ from pyro_lrp.metrics.subject import as_files
 from pyro_lrp.objectives import BilevelELBO, LatentGame
 from pyro_lrp.trainer import Phase, PriorPhase, Trainer
 from pyro_lrp.trainer.history import plain
-from pyro_lrp.trainer.prior_phase import frozen_codes
 
 ROOT = Path("runs/priors_on_codes")
 PRIORS = {  # what is composed, and options of the prior-only phase
@@ -141,7 +140,9 @@ def fitted(run, name, arguments, data, seconds, seed):
     game.eval()
     train, _ = data.hold_out(0.1)
     options = PRIORS[name][1]
-    codes = frozen_codes(game, train, options.get("code_noise", 0.0))
+    with torch.no_grad():
+        codes = game.codes(train)
+    codes = codes.noised(options.get("code_noise", 0.0))
     spent = 0.0
     prior = game.autoencoder.prior
     if getattr(prior, "em_iterations", 0):
@@ -184,7 +185,8 @@ def main(options):
                 run = trained(stage, latent_dim, beta, options.seed, options.data_root)
                 arguments = arguments_of(stage, latent_dim, beta, options.seed)
                 game = with_prior(run, "flow", arguments).eval()
-                train, held = (frozen_codes(game, split, 0.0) for split in data.hold_out(0.1))
+                with torch.no_grad():
+                    train, held = (game.codes(split) for split in data.hold_out(0.1))
                 with seeded(0, "judge"), torch.no_grad():
                     pick = torch.randperm(len(train.loc))[:10_000]
                     images = [game.autoencoder.decode(z) for z in train.rows(pick).sample().split(500)]

@@ -24,7 +24,7 @@ def measure(name: str, size: int, batch: int, steps: int) -> None:
     """Print the median step and the most memory the process ever held."""
     prior, options = MODELS[name]
     encoder, decoder = networks.vunet((3, size, size), 10_240)
-    ae = models.autoencoder(encoder, decoder, prior(), likelihoods.Gaussian(0.01))
+    ae = models.HierarchicalAutoencoder(encoder, decoder, prior(), likelihoods.Gaussian(0.01))
     game = objectives.LatentGame(ae, objectives.BilevelELBO(**options))
     people = Batch(torch.rand(batch, 3, size, size), None, torch.rand(batch, 30))
     game.initialize(people)
