@@ -10,8 +10,9 @@ from builders import gradients, jiggle
 from pyro import poutine
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_lrp import likelihoods, models, networks, objectives, priors
+from pyro_lrp import likelihoods, networks, objectives, priors
 from pyro_lrp.data import Batch
+from pyro_lrp.models import HierarchicalAutoencoder
 from pyro_lrp.networks.vunet.blocks import WeightNormConv
 from pyro_lrp.objectives import BilevelELBO
 from pyro_lrp.people.poses import JOINTS
@@ -28,7 +29,7 @@ PRIORS = {
 def posed(prior="flow", *, size=32, jiggled=True):
     """In eval mode, where dropout is off."""
     encoder, decoder = networks.vunet((3, size, size), 80 * MOST, first=1, most=MOST)
-    ae = models.HierarchicalAutoencoder(encoder, decoder, PRIORS[prior](), likelihoods.Gaussian(0.1))
+    ae = HierarchicalAutoencoder(encoder, decoder, PRIORS[prior](), likelihoods.Gaussian(0.1))
     return (jiggle(ae) if jiggled else ae).eval()
 
 
@@ -45,7 +46,7 @@ def test_each_latent_is_a_site_of_model_and_guide(prior):
     sampled = [name for name, site in guide.nodes.items() if site["type"] == "sample" and name != "batch"]
     assert sampled == ["z1", "z2"] == ae.sites
     assert [guide.nodes[name]["value"].shape for name in sampled] == [(3, 16 * MOST), (3, 64 * MOST)]
-    assert isinstance(ae, models.HierarchicalAutoencoder)
+    assert isinstance(ae, HierarchicalAutoencoder)
     model.compute_log_prob()
     z = torch.cat([guide.nodes[name]["value"] for name in sampled], 1)
     torch.testing.assert_close(
@@ -323,15 +324,15 @@ WRONG = {
         lambda ae: PRIORS["flow"]().walk(torch.zeros(2, 30), lambda number, h: h), "make an autoencoder of",
     ),
     "of one latent": (
-        lambda ae: models.HierarchicalAutoencoder(*networks.mlp((1, 8, 8), 160), PRIORS["flow"](), likelihoods.Gaussian()),
+        lambda ae: HierarchicalAutoencoder(*networks.mlp((1, 8, 8), 160), PRIORS["flow"](), likelihoods.Gaussian()),
         "use network=vunet",
     ),
     "of other latents": (
-        lambda ae: models.HierarchicalAutoencoder(ae.encoder, ae.decoder, priors.unet_flow(4, 1, 4), ae.likelihood),
+        lambda ae: HierarchicalAutoencoder(ae.encoder, ae.decoder, priors.unet_flow(4, 1, 4), ae.likelihood),
         r"lengths \[64, 256\], and those of the decoder \[32, 128\]",
     ),
     "of a wrong context": (
-        lambda ae: models.HierarchicalAutoencoder(
+        lambda ae: HierarchicalAutoencoder(
             ae.encoder, ae.decoder,
             priors.Hierarchy([priors.conditional_paper_flow(32, 3, 1, 4), priors.StandardNormal(128)]),
             ae.likelihood,
