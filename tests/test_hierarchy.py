@@ -324,7 +324,7 @@ WRONG = {
         lambda ae: PRIORS["flow"]().walk(torch.zeros(2, 30), lambda number, h: h), "make an autoencoder of",
     ),
     "of one latent": (
-        lambda ae: HierarchicalAutoencoder(*networks.mlp((1, 8, 8), 160), PRIORS["flow"](), likelihoods.Gaussian()),
+        lambda ae: HierarchicalAutoencoder(*networks.mlp((1, 8, 8), 160), PRIORS["flow"](), ae.likelihood),
         "use network=vunet",
     ),
     "of other latents": (

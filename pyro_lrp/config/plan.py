@@ -36,7 +36,7 @@ USED_BY = {  # root keys that an objective takes over: where they stand in its n
     "gan_loss": ("gan_loss", "minimax"),
     "beta_schedule": ("beta_schedule", {"_target_": "pyro_lrp.schedules.Constant"}),
 }
-GROUPS_NEEDED = ("data", "network", "likelihood", "prior", "objective", "trainer")
+GROUPS_NEEDED = ("data", "network", "likelihood", "prior", "objective", "trainer", "autoencoder", "family")
 DATA_DEFAULTS = ("latent_dim", "lr", "flow", "epochs")  # values that other keys refer to
 
 
@@ -68,13 +68,13 @@ def plan(cfg: DictConfig) -> Plan:
     empty = [key for key in GROUPS_NEEDED if not isinstance(tree.get(key), dict)]
     if empty:
         raise UserError(f"{empty[0]} must be one of its files; see --help")
-    _fill_epochs(tree)
+    if not isinstance(tree["trainer"].get("schedule"), dict):
+        raise UserError("trainer.schedule must be a schedule with a _target_")
+    _fill_epochs(tree, groups)
     _hand_to_objective(tree)
     circumstances = {key: _pop(tree, key) for key in CIRCUMSTANCES}
     for key in DATA_DEFAULTS:
         tree["data"].pop(key, None)
-    if not isinstance(tree["trainer"].get("schedule"), dict):
-        raise UserError("trainer.schedule must be a schedule with a _target_")
     name, seed = tree.pop("name"), tree["seed"]
     directory = Path("runs") / str(name or _default_name(groups, tree["beta"])) / f"seed_{seed}"
     return Plan({"presets": groups, **tree}, circumstances, directory)
@@ -92,16 +92,21 @@ def _default_name(groups: dict[str, str], beta: float) -> str:
     return f"{experiment}{groups['model']}-{groups['prior']}-{groups['data']}-beta_{beta:g}"
 
 
-def _fill_epochs(tree: dict[str, Any]) -> None:
-    family = tree.pop("family")
+def _fill_epochs(tree: dict[str, Any], groups: dict[str, str]) -> None:
+    """Give the phases, and a schedule that asks for them, the usual numbers of the family and the data set.
+
+    A row of the data set's own, ``data.epochs.FAMILY``, stands before the family's table.
+    """
+    family, data = groups.get("family"), groups.get("data")
+    table = tree.pop("family", {}).get("epochs", {})
+    own = tree["data"].get("epochs") or {}
+    usual = own.get(family) or table.get(data) or table.get("default")
+    if tree["trainer"].get("schedule", {}).get("milestones", ()) is None:
+        tree["trainer"]["schedule"]["milestones"] = (usual or {}).get("halvings", [])
     if tree["epochs"] is not None and tree["prior_epochs"] is not None:
         return
-    try:
-        usual = tree["data"]["epochs"][family]
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"data.epochs of this data set has no row {family!r}: give epochs and prior_epochs"
-        ) from error
+    if usual is None:
+        raise UserError(f"family={family} has no epochs for data={data}: give epochs and prior_epochs")
     joint, prior = usual["joint"], usual["prior"]
     if tree["prior_epochs"] is None:
         given = joint if tree["epochs"] is None else tree["epochs"]

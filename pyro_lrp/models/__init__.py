@@ -3,5 +3,8 @@
 from pyro_lrp.models.autoencoder import Autoencoder, Draw
 from pyro_lrp.models.codes import Codes, ImageCodes
 from pyro_lrp.models.hierarchical import HierarchicalAutoencoder
+from pyro_lrp.models.regularized import RegularizedAutoencoder
 
-__all__ = ["Autoencoder", "Codes", "Draw", "HierarchicalAutoencoder", "ImageCodes"]
+__all__ = [
+    "Autoencoder", "Codes", "Draw", "HierarchicalAutoencoder", "ImageCodes", "RegularizedAutoencoder",
+]  # fmt: skip

@@ -81,9 +81,13 @@ class Autoencoder(nn.Module):
         context = self.contexts(context, given)
         with pyro.plate("batch", len(given)):
             z = pyro.sample("z", self.prior(boundary(context)))
-            mean = self.decode(z, context)
-            event_dim = mean.dim() - (z.dim() - len(self.prior.event_shape))
-            return pyro.sample("x", self.likelihood(mean, event_dim), obs=x)
+            return self.observe(z, context, x)
+
+    def observe(self, z: Tensor, context: Tensor, x: Tensor | None) -> Tensor:
+        """p(x|z) as the site ``"x"``; a subclass may add terms of its own, such as ``pyro.factor``."""
+        mean = self.decode(z, context)
+        event_dim = mean.dim() - (z.dim() - len(self.prior.event_shape))
+        return pyro.sample("x", self.likelihood(mean, event_dim), obs=x)
 
     def guide(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """q(z|x). Returns the code, ``(B, *event_shape)``."""
