@@ -12,9 +12,9 @@ from omegaconf import DictConfig
 from tqdm.auto import tqdm
 
 from pyro_lrp import config
-from pyro_lrp.config import rundir
 from pyro_lrp.config.command import command
 from pyro_lrp.core.errors import UserError, printable
+from pyro_lrp.core.files import read_json, write_json
 from pyro_lrp.metrics import METRICS, Subject
 from pyro_lrp.metrics.evaluation import choose, request, table
 
@@ -30,7 +30,7 @@ def main(cfg: DictConfig) -> None:
     names, left_out = choose(subject, options["metrics"])
     trained = {"step": run.step, "finished": run.finished}
     path = run.directory / "evaluation.json"
-    results = rundir.read_json(path) if path.is_file() else {}
+    results = read_json(path) if path.is_file() else {}
     shown: dict[str, Any] = {}
     for name in names:
         asked = request(name, subject) | trained
@@ -45,7 +45,7 @@ def main(cfg: DictConfig) -> None:
                 left_out[name] = str(error)
                 continue
             results |= new
-            rundir.write_json(path, results)
+            write_json(path, results)
         shown |= new
     print(printable(table(shown)))
     for name, reason in left_out.items():

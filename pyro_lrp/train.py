@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 from pyro_lrp import config
 from pyro_lrp.config import rundir
 from pyro_lrp.config.command import command
+from pyro_lrp.core.files import write_json
 from pyro_lrp.figures.training import SamplePictures
 from pyro_lrp.trainer import reporting
 from pyro_lrp.trainer.reporting import LOG
@@ -38,7 +39,7 @@ def main(cfg: DictConfig) -> None:
         else:
             rows = trainer.fit()
             summary = reporting.summarize(trainer, run.autoencoder, rows, circumstances)
-            rundir.write_json(directory / "summary.json", summary)
+            write_json(directory / "summary.json", summary)
     if board:
         board.close()
     places = {key: run.identity["data"].get(key) for key in config.PLACES}

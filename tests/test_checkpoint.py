@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_lrp.core import checkpoint
+from pyro_lrp.core import checkpoint, files
 from pyro_lrp.core.errors import UserError
 
 STATE = {
@@ -86,5 +86,5 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        checkpoint.write_atomically(path, fail)
+        files.write_atomically(path, fail)
     assert path.read_text() == "old"

@@ -18,8 +18,8 @@ from pyro_lrp.models import Codes, ImageCodes
 QUICK = ("data=fake", "epochs=1", "prior_epochs=1", "device=cpu", "progress=false", "trainer.evaluations=1")
 PEOPLE = (
     "model=vunet_flow", "data=posed_figures", "data.n=32", "data.test=16", "data.image_size=32",
-    "network.first=1", "network.most=2", "latent_dim=160", "data.flow.layers=2", "data.flow.width=4", "likelihood=gaussian",
-    "batch_size=16", *QUICK[1:],
+    "network.first=1", "network.most=2", "latent_dim=160", "data.flow.layers=2", "data.flow.width=4",
+    "likelihood=gaussian", "batch_size=16", *QUICK[1:],
 )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from torch.distributions import Distribution, Transform
 import pyro_lrp
 from pyro_lrp import config
 from pyro_lrp.config import allowed, bounds, rundir
-from pyro_lrp.core import checkpoint
+from pyro_lrp.core import files
 from pyro_lrp.core.errors import UserError, printable
 
 QUICK = ("data=fake", "epochs=1", "prior_epochs=1", "device=cpu", "progress=false", "trainer.evaluations=1")
@@ -400,7 +400,7 @@ def test_a_write_follows_no_link_and_leaves_no_temporary(tmp_path):
     path = tmp_path / "a.json"
     path.symlink_to(mine)
     (tmp_path / ".a.json.tmp").symlink_to(mine)
-    checkpoint.write_atomically(path, lambda target: target.write_text("new"))
+    files.write_atomically(path, lambda target: target.write_text("new"))
     assert (path.read_text(), mine.read_text(), path.is_symlink()) == ("new", "my own", False)
     umask = os.umask(0)
     os.umask(umask)
@@ -411,7 +411,7 @@ def test_a_write_follows_no_link_and_leaves_no_temporary(tmp_path):
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        checkpoint.write_atomically(path, fail)
+        files.write_atomically(path, fail)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".a.json.tmp", "a.json", "mine"]
 
 

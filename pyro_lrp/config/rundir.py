@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -13,11 +12,10 @@ from typing import Any
 import yaml
 
 from pyro_lrp.config.bounds import read_yaml
-from pyro_lrp.core.checkpoint import remove_temporaries, write_atomically
 from pyro_lrp.core.errors import UserError
-from pyro_lrp.trainer.history import plain
+from pyro_lrp.core.files import read_json, remove_temporaries, write_atomically
 
-__all__ = ["claim", "read_identity", "read_json", "read_summary", "refuse_links", "write_json"]
+__all__ = ["claim", "read_identity", "read_summary", "refuse_links"]
 
 _PRESET = re.compile(r"\w[\w .+-]*")
 
@@ -132,23 +130,6 @@ def read_summary(directory: Path) -> dict[str, Any] | None:
     """The summary of a finished run, or None."""
     path = directory / "summary.json"
     return read_json(path) if path.is_file() else None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or one sentence that names the file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not readable JSON: mend it or delete it") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a JSON object: mend it or delete it")
-    return content
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON for people to read, atomically."""
-    text = json.dumps(plain(content), indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda target: target.write_text(text, encoding="utf-8"))
 
 
 def _refuse_foreign_files(directory: Path) -> None:

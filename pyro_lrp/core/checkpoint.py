@@ -8,8 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,39 +17,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.files import write_atomically
 
-__all__ = [
-    "latest", "load", "load_into", "load_to_resume", "remove_temporaries", "rotate_and_save", "save",
-    "write_atomically",
-]  # fmt: skip
+__all__ = ["latest", "load", "load_into", "load_to_resume", "rotate_and_save", "save"]
 
 _KEY = "pyro_lrp"  # one metadata entry: with several, safetensors would not write them in a fixed order
 _TENSOR = "tensor:"
-_TEMPORARY = ".tmp"
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write`` on a temporary file beside ``path``, flush it to the disk, then rename it to ``path``.
-
-    The temporary file has an unpredictable name and is created exclusively, so that nothing which already lies
-    in the folder, a symbolic link above all, can redirect the write. A link at ``path`` itself is replaced.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_TEMPORARY}")
-    # tempfile.mkstemp would do the same, but with a mode that keeps results from one's group
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    try:
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def remove_temporaries(folder: Path) -> None:
-    """Delete what a killed :func:`write_atomically` left in a folder."""
-    for path in folder.glob(f".*{_TEMPORARY}"):
-        path.unlink(missing_ok=True)
 
 
 def save(path: str | Path, state: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 
 from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.files import read_npz
 from pyro_lrp.data.dataset import ImageData, Split
 
 __all__ = ["digits", "fake", "npz"]
@@ -48,12 +48,11 @@ def npz(path: str | Path | None) -> ImageData:
         raise UserError("data=npz needs data.path=FILE, an .npz with train_images and test_images")
     file = Path(path).expanduser()
     try:
-        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        arrays = read_npz(file)
     except FileNotFoundError as error:
         raise UserError(f"data.path: there is no file {file}") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
-        raise UserError(f"data.path: {file} is not a readable .npz file, or is truncated ({error})") from error
+    except UserError as error:
+        raise UserError(f"data.path: {error}") from error
     train, test = _npz_split(arrays, "train", file), _npz_split(arrays, "test", file)
     if train.images.shape[1:] != test.images.shape[1:]:
         shapes = f"{tuple(train.images.shape[1:])} and {tuple(test.images.shape[1:])}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from PIL import Image
 
 from pyro_lrp.core.downloads import online
 from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.files import read_npz
 from pyro_lrp.data.dataset import ImageData, Split
 
 __all__ = ["cifar10"]
@@ -105,8 +105,4 @@ def _arrays(path: Path, variant: str) -> dict[str, np.ndarray]:
         raise UserError(
             f"data.variant={variant} needs {path.name} in {path.parent}: place it there, or set data.root"
         )
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not readable, or is truncated ({error})") from error
+    return read_npz(path)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.utils import make_grid
 
-from pyro_lrp.core.checkpoint import write_atomically
+from pyro_lrp.core.files import write_atomically
 
 __all__ = ["grid", "save_png"]
 

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from pyro_lrp import figures
-from pyro_lrp.core.checkpoint import write_atomically
+from pyro_lrp.core.files import write_atomically
 from pyro_lrp.latents.views import Strip
 from pyro_lrp.models import Draw
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from pyro_lrp.core.checkpoint import write_atomically
+from pyro_lrp.core.files import write_atomically
 from pyro_lrp.figures.style import PAGE, new_figure, style
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyro_lrp.core.checkpoint import write_atomically
+from pyro_lrp.core.files import write_atomically
 
 if TYPE_CHECKING:  # matplotlib is imported when something is plotted: training does not wait for its fonts
     from matplotlib.figure import Figure

@@ -12,8 +12,8 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
-from pyro_lrp.core.checkpoint import write_atomically
 from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.files import write_atomically
 from pyro_lrp.core.randomness import seeded
 from pyro_lrp.data import Batch, chunks
 from pyro_lrp.likelihoods import Bernoulli

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import pickle
-import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.files import read_npz
 from pyro_lrp.people.poses import JOINTS, from_coco
 
 __all__ = ["Keypoints", "read_keypoints"]
@@ -103,13 +103,7 @@ def _vunet(path: Path) -> Keypoints:
 
 def _npz(path: Path) -> Keypoints:
     keys = ("names", "joint_names", "keypoints_yx", "frame")
-    try:
-        if not zipfile.is_zipfile(path):
-            raise ValueError("no .npz")
-        with np.load(path, allow_pickle=False) as file:
-            found = {key: file[key] for key in keys if key in file}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} is not readable, or is truncated ({error})") from error
+    found = read_npz(path)
     if not set(keys[:3]) <= set(found):
         raise UserError(f"{path} must hold the arrays names, joint_names and keypoints_yx")
     names, order = (_texts(path, key, found[key]) for key in keys[:2])

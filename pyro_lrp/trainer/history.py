@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
-from pyro_lrp.core.checkpoint import write_atomically
+from pyro_lrp.core.files import plain, write_atomically
 
-__all__ = ["History", "plain", "read_rows"]
+__all__ = ["History", "read_rows"]
 
 
 class History:
@@ -48,14 +47,3 @@ def read_rows(path: Path | None) -> list[dict[str, Any]]:
 
 def _line(row: dict[str, Any]) -> str:
     return json.dumps(plain(row), allow_nan=False) + "\n"
-
-
-def plain(node: Any) -> Any:
-    """A tree for JSON: floats of eight digits, and null for what JSON has no number for."""
-    if isinstance(node, dict):
-        return {key: plain(value) for key, value in node.items()}
-    if isinstance(node, (list, tuple)):
-        return [plain(value) for value in node]
-    if isinstance(node, float):
-        return float(f"{node:.8g}") if math.isfinite(node) else None
-    return node

@@ -28,6 +28,7 @@ from omegaconf import open_dict
 
 from pyro_lrp import config
 from pyro_lrp.config import command as cli
+from pyro_lrp.core.files import plain
 from pyro_lrp.core.randomness import seeded
 from pyro_lrp.data import chunks
 from pyro_lrp.metrics import FeatureStatistics
@@ -35,7 +36,6 @@ from pyro_lrp.metrics.classifier import classifier_for
 from pyro_lrp.metrics.subject import as_files
 from pyro_lrp.objectives import BilevelELBO, LatentGame
 from pyro_lrp.trainer import Phase, PriorPhase, Trainer
-from pyro_lrp.trainer.history import plain
 
 ROOT = Path("runs/priors_on_codes")
 PRIORS = {  # what is composed, and options of the prior-only phase
