@@ -13,7 +13,7 @@ from PIL import Image
 
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.data.deepfashion import deepfashion
-from pyro_lrp.people import keypoints
+from pyro_lrp.people import keypoints, vunet_index
 from pyro_lrp.people.poses import JOINTS
 
 COCO = keypoints._COCO
@@ -208,7 +208,7 @@ def test_a_pickle_of_python_2(base):
         b"I0\nI1\ntR(I3\nU\x01<NNNI-1\nI-1\nI0\ntbI00\nT" + len(raw).to_bytes(4, "little") + raw + b"tb."
     )
     (base / "old.p").write_bytes(b"\x80\x02" + array)
-    assert np.array_equal(keypoints._unpickle(base / "old.p"), shares[0])
+    assert np.array_equal(vunet_index.unpickle_arrays(base / "old.p"), shares[0])
 
 
 class Hostile:
@@ -340,7 +340,7 @@ def test_the_real_sample(real_data):
     assert min(len(data.train), 5 * len(data.test)) > 100
     for split, same in ((data.train, rows.train), (data.test, rows.test)):
         assert split.extras["joints"].shape == (len(split), 15, 2)
-        assert torch.equal(split.extras["joints"], same.joints)
+        assert torch.equal(split.extras["joints"], same.extras["joints"])
         assert torch.equal(split.images, same.images)
         seen = split.extras["joints"][(split.extras["joints"] >= 0).all(-1)]
         assert 0.1 < float(seen[:, 0].min()) < float(seen[:, 0].max()) < 0.9  # within the middle 176 of 256

@@ -10,8 +10,8 @@ import torch
 
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.data.posed_figures import posed_figures
-from pyro_lrp.people.drawing import MARKERS, PATTERNS
-from pyro_lrp.people.poses import JOINTS
+from pyro_lrp.people import JOINTS
+from pyro_lrp.people.synthetic import MARKERS, PATTERNS
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +62,10 @@ def test_an_image_depends_only_on_its_split_and_number(data, tmp_path, monkeypat
     few = posed_figures(n=20, test=10)
     for part in ("train", "test"):
         first, all_of_them = getattr(few, part), getattr(data, part)
-        for field in ("images", "labels", "joints"):
-            assert torch.equal(getattr(first, field), getattr(all_of_them, field)[: len(first)])
+        beginning = all_of_them[: len(first)]
+        assert torch.equal(first.images, beginning.images)
+        assert torch.equal(first.labels, beginning.labels)
+        assert torch.equal(first.extras["joints"], beginning.extras["joints"])
     assert not torch.equal(few.train.images[:10], few.test.images)
 
 
@@ -126,7 +128,7 @@ def test_the_detector_finds_nothing_where_there_is_nothing(data, monkeypatch):
     grey = torch.rand(8, 1, 64, 64, generator=generator)
     muted = 0.3 + 0.35 * torch.rand(8, 3, 64, 64, generator=generator)
     without_markers = tuple(replace(marker, colour=(128, 120, 110)) for marker in MARKERS)
-    monkeypatch.setattr("pyro_lrp.people.drawing.MARKERS", without_markers)
+    monkeypatch.setattr("pyro_lrp.people.synthetic.drawing.MARKERS", without_markers)
     unmarked = floats(data.truth.draw(data.test.extras["joints"], 0))
     for images in (grey.expand(-1, 3, -1, -1), muted, unmarked, torch.zeros(2, 3, 64, 64)):
         assert data.truth.find(images).isnan().all()

@@ -1,4 +1,4 @@
-"""CIFAR-10 in three layouts."""
+"""CIFAR-10 in three variants."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from pyro_lrp.core.downloads import online
 from pyro_lrp.core.errors import UserError
@@ -23,81 +22,89 @@ _QUALITY = 75
 
 
 def cifar10(root: str | Path, variant: str = "official") -> ImageData:
-    """CIFAR-10, 32x32 RGB (Krizhevsky, 2009). The variant is part of the name that stands with every result.
+    """CIFAR-10, 32x32 RGB (Krizhevsky, 2009). The variant is part of the name recorded with every result.
 
     Args:
-        root: Where the files are, or go.
-        variant: ``"official"``: the 50,000 and 10,000 images, in torchvision's layout, downloaded if need be.
-            ``"jpeg"``: the same after JPEG compression of quality 75, as the code of Dai and Wipf has them;
-            from ``cifar10/cifar10_jpeg_full.npz`` if it is there. ``"lossless_subset"``: those of
+        root: Folder of the files, also of downloaded ones.
+        variant: ``"official"``: the 50,000 and 10,000 images, in torchvision's layout, downloaded if missing.
+            ``"jpeg"``: the same after JPEG compression with quality 75, as in the code of Dai and Wipf; read
+            from ``cifar10/cifar10_jpeg_full.npz`` if it exists. ``"lossless_subset"``: the images in
             ``cifar10/cifar10_lossless_subset.npz``. Distances between variants are not comparable.
 
     Raises:
-        UserError: If the files are missing (what to place where) or damaged, or the variant is unknown.
+        UserError: If the files are missing (the message tells where to place them) or damaged, or the variant
+            is unknown.
     """
     base = Path(root).expanduser()
     if variant == "official":
-        train, test = (_official(base, train=part) for part in (True, False))
-    elif variant == "lossless_subset":
-        arrays = _arrays(base / "cifar10" / "cifar10_lossless_subset.npz", variant)
-        train, test = (_split(arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in ("train", "test"))
+        train = _official(base, train=True)
+        test = _official(base, train=False)
+        return ImageData("cifar10", train, test)
+    if variant == "lossless_subset":
+        train, test = _lossless_subset(base)
     elif variant == "jpeg":
         train, test = _jpeg(base)
     else:
-        raise UserError(f"data.variant must be one of {', '.join(_VARIANTS)}, got {variant!r}")
-    return ImageData("cifar10" if variant == "official" else f"cifar10_{variant}", train, test)
+        known = ", ".join(_VARIANTS)
+        raise UserError(f"data.variant must be one of {known}, got {variant!r}")
+    return ImageData(f"cifar10_{variant}", train, test)
 
 
 def _split(images: Any, labels: Any) -> Split:
-    channels_first = np.ascontiguousarray(np.asarray(images).transpose(0, 3, 1, 2))
-    return Split(torch.from_numpy(channels_first), torch.from_numpy(np.asarray(labels).astype(np.int64)))
+    """A split of images ``(N, H, W, C)``."""
+    channels_first = np.asarray(images).transpose(0, 3, 1, 2)
+    pixels = np.ascontiguousarray(channels_first)
+    classes = np.asarray(labels).astype(np.int64)
+    return Split(torch.from_numpy(pixels), torch.from_numpy(classes))
+
+
+# ---------------------------------------------------------------------
+# variants
+# ---------------------------------------------------------------------
 
 
 def _official(base: Path, *, train: bool) -> Split:
     from torchvision import datasets
 
     official = datasets.CIFAR10
-    where = next((p for p in (base, base / "cifar10") if (p / official.base_folder).is_dir()), base)
+    folder = base
+    for candidate in (base, base / "cifar10"):
+        if (candidate / official.base_folder).is_dir():
+            folder = candidate
+            break
     advice = (
-        f"data=cifar10 needs {official.filename}, unpacked as {official.base_folder}, in {base}: place it "
-        f"there, "
-        "set data.root, or choose another data.variant"
+        f"data=cifar10 needs {official.filename}, unpacked as {official.base_folder}, in {base}: "
+        "place it there, set data.root, or choose another data.variant"
     )
-    if not (where / official.base_folder).is_dir() and not online(official.url):
+    exists = (folder / official.base_folder).is_dir()
+    if not exists and not online(official.url):
         raise UserError(f"{advice} (there is no network to download it)")
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # its checksums are torchvision's affair
-            whole = official(str(where), train=train, download=True)
+        with contextlib.redirect_stdout(io.StringIO()):
+            # torchvision verifies the checksums.
+            whole = official(str(folder), train=train, download=True)
     except (OSError, RuntimeError, EOFError) as error:
-        raise UserError(f"{advice} ({' '.join(str(error).split())})") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"{advice} ({reason})") from error
     return _split(whole.data, whole.targets)
+
+
+def _lossless_subset(base: Path) -> tuple[Split, Split]:
+    path = base / "cifar10" / "cifar10_lossless_subset.npz"
+    arrays = _arrays(path, "lossless_subset")
+    train = _split(arrays["train_images"], arrays["train_labels"])
+    test = _split(arrays["test_images"], arrays["test_labels"])
+    return train, test
 
 
 def _jpeg(base: Path) -> tuple[Split, Split]:
     path = base / "cifar10" / "cifar10_jpeg_full.npz"
     if not path.is_file():
-        train, test = (_official(base, train=part) for part in (True, False))
+        train = _official(base, train=True)
+        test = _official(base, train=False)
         return _compressed(train), _compressed(test)
     arrays = _arrays(path, "jpeg")
-    splits = []
-    for part in ("train", "test"):
-        stream, offsets = arrays[f"{part}_jpeg"], arrays[f"{part}_offsets"]
-        pieces = [stream[a:b].tobytes() for a, b in zip(offsets, offsets[1:], strict=False)]
-        splits.append(_split(np.stack([_decoded(piece) for piece in pieces]), arrays[f"{part}_labels"]))
-    return splits[0], splits[1]
-
-
-def _compressed(split: Split) -> Split:
-    images = []
-    for pixels in split.images.permute(0, 2, 3, 1).numpy():
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, format="JPEG", quality=_QUALITY)
-        images.append(_decoded(buffer.getvalue()))
-    return _split(np.stack(images), split.labels)
-
-
-def _decoded(content: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    return _decoded_split(arrays, "train"), _decoded_split(arrays, "test")
 
 
 def _arrays(path: Path, variant: str) -> dict[str, np.ndarray]:
@@ -106,3 +113,38 @@ def _arrays(path: Path, variant: str) -> dict[str, np.ndarray]:
             f"data.variant={variant} needs {path.name} in {path.parent}: place it there, or set data.root"
         )
     return read_npz(path)
+
+
+# ---------------------------------------------------------------------
+# JPEG
+# ---------------------------------------------------------------------
+
+
+def _compressed(split: Split) -> Split:
+    """The split after JPEG compression."""
+    from PIL import Image
+
+    images = []
+    for pixels in split.images.permute(0, 2, 3, 1).numpy():
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, format="JPEG", quality=_QUALITY)
+        images.append(_decoded(buffer.getvalue()))
+    return _split(np.stack(images), split.labels)
+
+
+def _decoded_split(arrays: dict[str, np.ndarray], part: str) -> Split:
+    """A split from the concatenated JPEG files of its images."""
+    stream = arrays[f"{part}_jpeg"]
+    offsets = arrays[f"{part}_offsets"]
+    images = []
+    for start, stop in zip(offsets, offsets[1:], strict=False):
+        content = stream[start:stop].tobytes()
+        images.append(_decoded(content))
+    return _split(np.stack(images), arrays[f"{part}_labels"])
+
+
+def _decoded(content: bytes) -> np.ndarray:
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(content))
+    return np.asarray(image.convert("RGB"))

@@ -1,7 +1,7 @@
-"""Conditions: what a data set knows of an image, as the context vector of a conditional prior.
+"""Conditions: properties of an image, such as its class, as the context vector of a conditional prior.
 
-A new kind of condition is one class: a subclass of :class:`Condition` with a ``kind`` registers itself, and
-``context=KIND`` then names it in every command.
+A new kind of condition is one class: a subclass of :class:`Condition` registers itself under its ``kind``, and
+``context=KIND`` then selects it in every command.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Condition:
     """The meaning of the entries of a context.
 
     Attributes:
-        kind: The name by which ``context=`` asks for it.
-        by_example: Whether contexts are given as images that have them, not in words.
+        kind: Its name in ``context=``.
+        by_example: Whether users specify contexts by images that have them, not in words.
 
     Args:
-        names: The name of each entry of a context.
+        names: Name of each entry of a context.
     """
 
     kind: ClassVar[str] = ""
@@ -58,21 +58,21 @@ class Condition:
 
     @classmethod
     def asked_for(cls, wanted: Any) -> bool:
-        """Whether ``context=wanted`` asks for a condition of this kind."""
+        """Whether ``context=wanted`` selects a condition of this kind."""
         return wanted == cls.kind
 
     @classmethod
     def for_data(cls, data: ImageData, wanted: Any) -> Condition:
-        """The condition of a data set that ``context=wanted`` asks for.
+        """The condition that ``context=wanted`` selects, for a data set.
 
         Raises:
-            UserError: If the data set does not know it.
+            UserError: If the data set lacks the property.
         """
         raise NotImplementedError
 
     @classmethod
     def again(cls, data: ImageData, names: Sequence[str]) -> Condition:
-        """The condition of a trained run, whose entries have these names, for its data set."""
+        """The condition of a trained run with these names of entries, for the run's data set."""
         return cls.for_data(data, cls.kind)
 
     def of(self, split: Split) -> Tensor:
@@ -80,15 +80,15 @@ class Condition:
         raise NotImplementedError
 
     def parse(self, wanted: Any, n: int) -> Tensor:
-        """``n`` contexts as a user writes them, ``(n, len(names))``.
+        """``n`` contexts from the user's value of ``context=``, ``(n, len(names))``.
 
         Raises:
-            UserError: If the words mean no context of this kind.
+            UserError: If the value is no context of this kind.
         """
         raise NotImplementedError
 
     def of_files(self, paths: Sequence[str | Path], wanted: Any, n: int) -> Tensor:
-        """The contexts of ``n`` images from a user's files, by default those that ``wanted`` says."""
+        """The contexts of ``n`` images in files of the user; by default those that ``wanted`` specifies."""
         if wanted is None:
             raise UserError(
                 "context must say what the images are, such as context=3: this prior is conditional"
@@ -96,11 +96,11 @@ class Condition:
         return self.parse(wanted, n)
 
     def picture(self, context: Tensor, image_size: int) -> Tensor | None:
-        """Pictures of contexts, ``(n, 3, image_size, image_size)``; None if words say them."""
+        """Pictures of contexts, ``(n, 3, image_size, image_size)``; None if there are none of this kind."""
         return None
 
     def record(self) -> dict[str, Any] | None:
-        """Plain values that :func:`condition_of` reads."""
+        """The condition as plain values, to be read by :func:`condition_of`."""
         return {"kind": self.kind, "names": list(self.names)}
 
 
@@ -140,29 +140,34 @@ class Labels(Condition):
 
     @classmethod
     def for_data(cls, data: ImageData, wanted: Any) -> Labels:
-        labels = data.train.labels
-        if labels is None:
+        if data.train.labels is None:
             raise UserError(f"context=label needs class labels, and data={data.name} has none")
-        known = [split.labels for split in (data.train, data.test, data.validation) if split is not None]
-        classes = 1 + max(int(part.max()) for part in known if part is not None and len(part))
-        return cls(tuple(str(number) for number in range(classes)))
+        largest = 0
+        for split in (data.train, data.test, data.validation):
+            if split is not None and split.labels is not None and len(split):
+                largest = max(largest, int(split.labels.max()))
+        return cls(tuple(str(number) for number in range(largest + 1)))
 
     def of(self, split: Split) -> Tensor:
         assert split.labels is not None, "a data set has labels in all splits or in none"
         return F.one_hot(split.labels, len(self.names)).float()
 
     def parse(self, wanted: Any, n: int) -> Tensor:
-        """Classes that take turns; all of them if ``wanted`` is None."""
-        items = _as_list(self.names if wanted is None else wanted)
-        _refuse_unknown(items, self.names, "class")
-        if not items:
+        """The given classes in turn; all classes if ``wanted`` is None."""
+        if wanted is None:
+            wanted = self.names
+        classes = _as_list(wanted)
+        _refuse_unknown(classes, self.names, "class")
+        if not classes:
             raise UserError("context must name a class, such as context=0")
-        index = torch.tensor([self.names.index(str(item)) for item in items], dtype=torch.long)
-        return F.one_hot(index, len(self.names)).float()[torch.arange(n) % len(items)]
+        index = _positions(classes, self.names)
+        one_hot = F.one_hot(index, len(self.names)).float()
+        in_turn = torch.arange(n) % len(classes)
+        return one_hot[in_turn]
 
 
 class Attributes(Condition):
-    """Binary attributes of an image, 1 where it has one and -1 where it has not.
+    """Binary attributes of an image: 1 if it has the attribute, -1 otherwise.
 
     >>> Attributes(("Male", "Smiling")).parse(["Smiling"], n=1)
     tensor([[-1.,  1.]])
@@ -172,7 +177,7 @@ class Attributes(Condition):
 
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__(names)
-        self._known: tuple[str, ...] = self.names  # all attributes of the data set, in its order
+        self._columns: tuple[str, ...] = self.names  # all attributes of the data set, in its order
 
     @classmethod
     def asked_for(cls, wanted: Any) -> bool:
@@ -180,17 +185,20 @@ class Attributes(Condition):
 
     @classmethod
     def for_data(cls, data: ImageData, wanted: Any) -> Attributes:
-        if not data.attributes:
+        columns = data.attributes
+        if not columns:
             raise UserError(f"context={wanted} needs attributes, and data={data.name} has none")
-        names = data.attributes if wanted == cls.kind else tuple(str(name) for name in wanted)
-        strange = [name for name in names if name not in data.attributes]
-        if strange or not names:
-            said = "names no attribute"
-            if strange:
-                said = f"{strange[0]} is no attribute of data={data.name}"
-            raise UserError(f"context: {said}; there are {', '.join(data.attributes)}")
+        names = columns
+        if wanted != cls.kind:
+            names = tuple(str(name) for name in wanted)
+        available = ", ".join(columns)
+        if not names:
+            raise UserError(f"context: names no attribute; there are {available}")
+        for name in names:
+            if name not in columns:
+                raise UserError(f"context: {name} is no attribute of data={data.name}; there are {available}")
         condition = cls(names)
-        condition._known = data.attributes
+        condition._columns = columns
         return condition
 
     @classmethod
@@ -199,45 +207,47 @@ class Attributes(Condition):
 
     def of(self, split: Split) -> Tensor:
         assert split.attributes is not None, "a data set has attributes in all splits or in none"
-        columns = torch.tensor([self._known.index(name) for name in self.names])
-        return split.attributes[:, columns].float() * 2.0 - 1.0
+        columns = _positions(self.names, self._columns)
+        flags = split.attributes[:, columns]
+        return flags.float() * 2.0 - 1.0
 
     def parse(self, wanted: Any, n: int) -> Tensor:
-        """The attributes that are present, all others being absent."""
+        """The given attributes present, all others absent."""
         if wanted is None:
-            raise UserError(f"context must say which attributes, such as context=[{self.names[0]}], or []")
-        items = _as_list(wanted)
-        _refuse_unknown(items, self.names, "attribute")
-        index = torch.tensor([self.names.index(str(item)) for item in items], dtype=torch.long)
+            example = self.names[0]
+            raise UserError(f"context must say which attributes, such as context=[{example}], or []")
+        present = _as_list(wanted)
+        _refuse_unknown(present, self.names, "attribute")
         signs = -torch.ones(len(self.names))
-        signs[index] = 1.0
+        signs[_positions(present, self.names)] = 1.0
         return signs.expand(n, -1)
 
 
 def condition_for(data: ImageData, wanted: Any) -> Condition:
-    """The condition that ``context=wanted`` asks for, of a data set.
+    """The condition that ``context=wanted`` selects, for a data set.
 
     Args:
-        data: With labels, attributes, or whatever the kind needs.
+        data: A data set with the labels, attributes or extras that the kind needs.
         wanted: A kind, such as ``"label"``; ``"attributes"`` for all or a list of their names; None for none.
 
     Raises:
-        UserError: If there is no such kind, or the data set does not know it.
+        UserError: If there is no such kind, or the data set lacks the property.
     """
     if wanted is None:
         return NoCondition()
-    for kind in _KINDS.values():
-        if kind is not NoCondition and kind.asked_for(wanted):
+    kinds = {name: kind for name, kind in _KINDS.items() if kind is not NoCondition}
+    for kind in kinds.values():
+        if kind.asked_for(wanted):
             return kind.for_data(data, wanted)
-    known = ", ".join(name for name in _KINDS if name != NoCondition.kind)
+    known = ", ".join(kinds)
     raise UserError(f"context must be one of {known}, a list of attributes, or null, got {wanted!r}")
 
 
 def with_context(data: ImageData, wanted: Any) -> tuple[ImageData, Condition]:
-    """The data set with the contexts that ``context=wanted`` asks for, and their condition.
+    """The data set with the contexts that ``context=wanted`` selects, and their condition.
 
     Raises:
-        UserError: As :func:`condition_for`.
+        UserError: As for :func:`condition_for`.
     """
     condition = condition_for(data, wanted)
     return data.with_contexts(condition.of), condition
@@ -247,25 +257,36 @@ def condition_of(record: dict[str, Any] | None, data: ImageData | None = None) -
     """The condition of a trained run, from :meth:`Condition.record`.
 
     Args:
-        record: Of the run; None if its prior is not conditional.
-        data: The data set that contexts are to be made of; needed by kinds that read its columns.
+        record: Record of the run; None if its prior is not conditional.
+        data: The data set for whose images contexts will be computed; needed by kinds that read its columns.
 
     Raises:
         UserError: If there is no such kind.
     """
     if record is None:
         return NoCondition()
-    kind = _KINDS.get(record["kind"])
+    name = record["kind"]
+    kind = _KINDS.get(name)
     if kind is None:
-        raise UserError(f"context: this run's kind of condition, {record['kind']}, is not known here")
-    return kind(record["names"]) if data is None else kind.again(data, record["names"])
+        raise UserError(f"context: this run's kind of condition, {name}, is not known here")
+    if data is None:
+        return kind(record["names"])
+    return kind.again(data, record["names"])
 
 
 def _as_list(wanted: Any) -> list[Any]:
-    return list(wanted) if isinstance(wanted, (list, tuple)) else [wanted]
+    if isinstance(wanted, (list, tuple)):
+        return list(wanted)
+    return [wanted]
 
 
-def _refuse_unknown(items: Sequence[Any], names: Sequence[str], what: str) -> None:
-    strange = [item for item in items if str(item) not in names]
-    if strange:
-        raise UserError(f"context={strange[0]} is no {what} of this run; there are {', '.join(names)}")
+def _positions(items: Sequence[Any], names: Sequence[str]) -> Tensor:
+    positions = [names.index(str(item)) for item in items]
+    return torch.tensor(positions, dtype=torch.long)
+
+
+def _refuse_unknown(items: Sequence[Any], names: Sequence[str], noun: str) -> None:
+    for item in items:
+        if str(item) not in names:
+            available = ", ".join(names)
+            raise UserError(f"context={item} is no {noun} of this run; there are {available}")

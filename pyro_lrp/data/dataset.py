@@ -1,6 +1,6 @@
 """Image data sets as uint8 tensors, and batches of them in an order that is a function of seed and step.
 
-Small sets live on the device and are indexed there: no worker processes, no transfer in the step.
+Small data sets are kept and indexed on the device: no worker processes, no transfer in the training step.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from pyro_lrp.core.randomness import derive_seed
 
 __all__ = ["Batch", "Batches", "ImageData", "Split", "at_once", "chunks", "divide", "no_context"]
 
-_RESIDENT = 4 << 30  # bytes: a larger split stays in (or mapped into) host memory, and its batches travel
+# Bytes. A larger split stays in host memory (or mapped into it), and only its batches move to the device.
+_RESIDENT = 4 << 30
+
+Rows = slice | Tensor
 
 
 def no_context(like: Tensor) -> Tensor:
@@ -33,7 +36,7 @@ class Batch:
     Attributes:
         x: Images in [0, 1], float32, shape ``(B, C, H, W)``.
         label: Class labels, shape ``(B,)``, or None.
-        context: The context of each image, float32 of shape ``(B, context_dim)``; of length 0 if not given.
+        context: The context of each image, float32 of shape ``(B, context_dim)``; of length 0 by default.
     """
 
     x: Tensor
@@ -47,14 +50,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Split:
-    """Images and what is known of each, row by row.
+    """Images with their labels and other properties, row by row.
 
     Attributes:
         images: uint8, shape ``(N, C, H, W)``; may be mapped from a file.
         labels: Class labels, int64 of shape ``(N,)``, or None.
         attributes: Binary attributes, bool of shape ``(N, A)``, or None.
-        context: The context of each image, float32 of shape ``(N, context_dim)``; of length 0 if not given.
-        extras: Further facts by name, each a tensor of ``N`` rows, such as the ``joints`` of people.
+        context: The context of each image, float32 of shape ``(N, context_dim)``; of length 0 by default.
+        extras: Further properties by name, each a tensor of ``N`` rows, such as the ``joints`` of people.
         device: The device of batches, if it is not that of the images.
     """
 
@@ -72,37 +75,56 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: slice | Tensor) -> Split:
-        def rows(tensor: Tensor) -> Tensor:
-            return tensor[index.to(tensor.device) if isinstance(index, Tensor) else index]
+    def __getitem__(self, index: Rows) -> Split:
+        def select(tensor: Tensor) -> Tensor:
+            if isinstance(index, Tensor):
+                return tensor[index.to(tensor.device)]
+            return tensor[index]
 
-        return self._with(rows)
+        return self._map(select)
 
     def to(self, device: torch.device) -> Split:
-        """The same split on a device, or, if it is very large, one whose batches are made there."""
-        if device.type != "cpu" and self.images.numel() > _RESIDENT:
+        """Move the split to a device; if it is very large, only its batches will be moved there."""
+        is_large = self.images.numel() > _RESIDENT
+        if is_large and device.type != "cpu":
             return replace(self, device=device)
-        return replace(self._with(lambda tensor: tensor.to(device)), device=None)
+        moved = self._map(lambda tensor: tensor.to(device))
+        return replace(moved, device=None)
 
-    def batch(self, index: slice | Tensor) -> Batch:
+    def batch(self, index: Rows) -> Batch:
         """The images at ``index`` as floats in [0, 1]."""
-        part = self[index] if self.device is None else self[index]._with(lambda t: t.to(self.device))
-        return Batch(part.images.float().div_(255.0), part.labels, part.context)
+        part = self[index]
+        if self.device is not None:
+            part = part._map(lambda tensor: tensor.to(self.device))
+        x = part.images.float().div_(255.0)
+        return Batch(x, part.labels, part.context)
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that depend on every image, label, attribute and further fact."""
-        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
+        """16 hexadecimal digits that depend on all images, labels, attributes and extras."""
+        shape = tuple(self.images.shape)
+        digest = hashlib.sha256(repr(shape).encode())
         for tensor in (self.images, self.labels, self.attributes, *self.extras.values()):
             if tensor is not None:
-                digest.update(tensor.contiguous().cpu().numpy().data)
+                array = tensor.contiguous().cpu().numpy()
+                digest.update(array.data)
         return digest.hexdigest()[:16]
 
-    def _with(self, change: Callable[[Tensor], Tensor]) -> Split:
-        """The split with every tensor changed alike."""
-        labels = change(self.labels) if self.labels is not None else None
-        attributes = change(self.attributes) if self.attributes is not None else None
-        extras = {name: change(tensor) for name, tensor in self.extras.items()}
-        return Split(change(self.images), labels, attributes, change(self.context), extras, self.device)
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Split:
+        """The split with ``change`` applied to every tensor."""
+        labels = self.labels
+        if labels is not None:
+            labels = change(labels)
+        attributes = self.attributes
+        if attributes is not None:
+            attributes = change(attributes)
+        return Split(
+            images=change(self.images),
+            labels=labels,
+            attributes=attributes,
+            context=change(self.context),
+            extras={name: change(tensor) for name, tensor in self.extras.items()},
+            device=self.device,
+        )
 
 
 @dataclass(frozen=True)
@@ -110,9 +132,9 @@ class ImageData:
     """A data set.
 
     Attributes:
-        name: Stands with every result.
+        name: Recorded with every result.
         train: Training images.
-        test: Test images, which are never trained or selected on.
+        test: Test images, which are never used for training or model selection.
         validation: The data set's own validation images, if it has any.
         attributes: Names of the columns of the splits' attributes.
         truth: The generator of a synthetic data set (:class:`~pyro_lrp.people.GroundTruth`), or None.
@@ -131,7 +153,7 @@ class ImageData:
         return channels, height, width
 
     def limited(self, limit: int | None) -> ImageData:
-        """Only the first ``limit`` training images."""
+        """The data set with only the first ``limit`` training images."""
         if limit is None:
             return self
         if not 1 <= limit <= len(self.train):
@@ -144,19 +166,32 @@ class ImageData:
         def add(split: Split) -> Split:
             return replace(split, context=context(split))
 
-        validation = None if self.validation is None else add(self.validation)
-        return replace(self, train=add(self.train), test=add(self.test), validation=validation)
+        validation = self.validation
+        if validation is not None:
+            validation = add(validation)
+        return replace(
+            self,
+            train=add(self.train),
+            test=add(self.test),
+            validation=validation,
+        )
 
     def hold_out(self, share: float) -> tuple[Split, Split]:
-        """The training images without, and the, validation share: fixed, whatever the seed of a run.
+        """Divide the training images into a training and a validation part, independently of a run's seed.
 
-        A share of 0 holds nothing out: the data set's own validation images, if any, are the second split.
+        A share of 0 holds nothing out: the second part is then the data set's own validation images, if any.
         """
         if share == 0:
-            return self.train, self.train[:0] if self.validation is None else self.validation
-        held = round(share * len(self.train))
-        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(0))
-        return self.train[order[held:].sort().values], self.train[order[:held].sort().values]
+            if self.validation is None:
+                return self.train, self.train[:0]
+            return self.train, self.validation
+        count = len(self.train)
+        held = round(share * count)
+        generator = torch.Generator().manual_seed(0)
+        order = torch.randperm(count, generator=generator)
+        kept_rows = order[held:].sort().values
+        held_rows = order[:held].sort().values
+        return self.train[kept_rows], self.train[held_rows]
 
 
 def divide(split: Sequence[float], images: int) -> tuple[slice, slice | None, slice]:
@@ -164,47 +199,66 @@ def divide(split: Sequence[float], images: int) -> tuple[slice, slice | None, sl
 
     Args:
         split: ``[train, test]`` or ``[train, validation, test]``: numbers of images, or shares of them.
-        images: How many there are.
+        images: Number of images.
 
     Raises:
-        UserError: If that cannot be.
+        UserError: If ``split`` has another form or exceeds the number of images.
 
     >>> divide([9000, 1000], 10_000)
     (slice(0, 9000, None), None, slice(9000, 10000, None))
     >>> divide([0.8, 0.1, 0.1], 100)
     (slice(0, 80, None), slice(80, 90, None), slice(90, 100, None))
     """
-    wrong = UserError(
-        f"data.split must be [TRAIN,TEST] or [TRAIN,VALIDATION,TEST], as numbers of images or as shares, "
-        f"of the "
-        f"{images} images there are, got {split!r}"
-    )
-    numbers = isinstance(split, (list, tuple)) and all(
-        isinstance(part, (int, float)) and not isinstance(part, bool) and part > 0 for part in split
-    )
-    if not numbers or len(split) not in (2, 3):
-        raise wrong
-    shares = all(part < 1 for part in split)
-    counts = [round(part * images) if shares else part for part in split]
-    if any(int(count) != count or count < 1 for count in counts) or sum(counts) > images:
-        raise wrong
-    stops = [int(sum(counts[: i + 1])) for i in range(len(counts))]
-    rows = [slice(start, stop) for start, stop in zip([0, *stops], stops, strict=False)]
-    return rows[0], rows[1] if len(rows) == 3 else None, rows[-1]
+    counts = _split_counts(split, images)
+    if counts is None:
+        raise UserError(
+            "data.split must be [TRAIN,TEST] or [TRAIN,VALIDATION,TEST], as numbers of images or as "
+            f"shares, of the {images} images there are, got {split!r}"
+        )
+    rows = []
+    start = 0
+    for count in counts:
+        rows.append(slice(start, start + count))
+        start += count
+    if len(rows) == 2:
+        return rows[0], None, rows[1]
+    return rows[0], rows[1], rows[2]
+
+
+def _split_counts(split: Sequence[float], images: int) -> list[int] | None:
+    """The number of images in each part, or None if ``split`` is invalid."""
+    if not isinstance(split, (list, tuple)) or len(split) not in (2, 3):
+        return None
+    if not all(_is_positive_number(part) for part in split):
+        return None
+    counts = list(split)
+    if all(part < 1 for part in split):
+        counts = [round(share * images) for share in split]
+    if any(int(count) != count or count < 1 for count in counts):
+        return None
+    if sum(counts) > images:
+        return None
+    return [int(count) for count in counts]
+
+
+def _is_positive_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return value > 0
 
 
 class Batches:
-    """An endless stream of batches: batch ``step`` of ``stream`` depends only on those two and the seed.
+    """An endless stream of batches: batch ``step`` of ``stream`` depends only on these two and the seed.
 
-    Each epoch is a fresh shuffle without its last, partial batch. Nothing has to be saved to resume.
+    Each epoch is a fresh shuffle without its last, partial batch. No state has to be saved to resume.
 
     Args:
-        source: Anything indexable by a tensor.
+        source: Anything that can be indexed by a tensor.
         batch_size: At most ``length``.
-        seed: Of the shuffles.
-        fetch: Makes a batch out of ``source`` and an index tensor; ``source[index]`` by default.
-        device: Where the indices live.
-        length: How many rows the source has; ``len(source)`` if None.
+        seed: Seed of the shuffles.
+        fetch: Maps ``source`` and an index tensor to a batch; ``source[index]`` by default.
+        device: Device of the indices.
+        length: Number of rows of the source; ``len(source)`` if None.
     """
 
     def __init__(
@@ -217,14 +271,17 @@ class Batches:
         device: torch.device | str = "cpu",
         length: int | None = None,
     ) -> None:
-        self.length = len(source) if length is None else length
-        if not 1 <= batch_size <= self.length:
-            raise UserError(
-                f"batch_size must be between 1 and the {self.length} images there are, got {batch_size}"
-            )
-        self.source, self.batch_size, self.seed, self.device = source, batch_size, seed, device
+        if length is None:
+            length = len(source)
+        if not 1 <= batch_size <= length:
+            raise UserError(f"batch_size must be between 1 and the {length} images there are, got {batch_size}")
+        self.length = length
+        self.source = source
+        self.batch_size = batch_size
+        self.seed = seed
+        self.device = device
         self.fetch = fetch or (lambda source, index: source[index])
-        self._order: dict[int, tuple[int, Tensor]] = {}
+        self._order: dict[int, tuple[int, Tensor]] = {}  # stream -> epoch and its shuffle
 
     def __len__(self) -> int:
         return self.length
@@ -234,27 +291,40 @@ class Batches:
         return self.length // self.batch_size
 
     def at(self, step: int, stream: int = 0) -> Any:
-        """Batch number ``step``, from 0; ``stream`` 1, 2, ... are independent minibatches of the same step."""
+        """Batch number ``step``, from 0; streams 1, 2, ... are independent minibatches of the same step."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        if self._order.get(stream, (-1,))[0] != epoch:
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", stream, epoch))
-            order = torch.randperm(self.length, generator=generator).to(self.device)
-            self._order[stream] = (epoch, order)
+        order = self._shuffle(stream, epoch)
         start = position * self.batch_size
-        return self.fetch(self.source, self._order[stream][1][start : start + self.batch_size])
+        rows = order[start : start + self.batch_size]
+        return self.fetch(self.source, rows)
+
+    def _shuffle(self, stream: int, epoch: int) -> Tensor:
+        """The order of the rows in an epoch, kept until the stream reaches another epoch."""
+        kept = self._order.get(stream)
+        if kept is not None and kept[0] == epoch:
+            return kept[1]
+        seed = derive_seed(self.seed, "order", stream, epoch)
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(self.length, generator=generator)
+        order = order.to(self.device)
+        self._order[stream] = (epoch, order)
+        return order
 
 
 def at_once(height: int, width: int) -> int:
-    """How many images networks are given at once outside training, so that their activations fit in memory.
+    """The number of images per chunk outside training, such that the activations of networks fit in memory.
 
     >>> at_once(28, 28), at_once(64, 64), at_once(256, 256)
     (500, 500, 31)
     """
-    return max(1, min(500, 500 * 64 * 64 // (height * width)))
+    by_area = 500 * 64 * 64 // (height * width)
+    return max(1, min(500, by_area))
 
 
 def chunks(split: Split, size: int | None = None) -> Iterator[Batch]:
     """All images of a split, in order; ``size`` of them at a time, :func:`at_once` by default."""
-    size = size or at_once(*split.images.shape[-2:])
+    if not size:
+        height, width = split.images.shape[-2:]
+        size = at_once(height, width)
     for start in range(0, len(split), size):
         yield split.batch(slice(start, start + size))

@@ -34,47 +34,72 @@ def _mnist_like(folder: str, name: str, root: str | Path) -> ImageData:
 
     official = getattr(datasets, folder)
     raw = Path(root).expanduser() / folder / "raw"
-    checksums = {file.removesuffix(".gz"): md5 for file, md5 in official.resources}
+    checksums = {}
+    for file, md5 in official.resources:
+        checksums[file.removesuffix(".gz")] = md5
     if not all(_find(raw, file) for file in checksums):
         _download(official, name, raw)
-    parts = {
-        part: Split(
-            torch.from_numpy(_read_idx(raw, f"{prefix}-images-idx3-ubyte", checksums))[:, None],
-            torch.from_numpy(_read_idx(raw, f"{prefix}-labels-idx1-ubyte", checksums)).long(),
-        )
-        for part, prefix in (("train", "train"), ("test", "t10k"))
-    }
-    return ImageData(name, parts["train"], parts["test"])
+    train = _read_split(raw, "train", checksums)
+    test = _read_split(raw, "t10k", checksums)
+    return ImageData(name, train, test)
+
+
+def _read_split(raw: Path, prefix: str, checksums: dict[str, str]) -> Split:
+    images = _read_idx(raw, f"{prefix}-images-idx3-ubyte", checksums)
+    labels = _read_idx(raw, f"{prefix}-labels-idx1-ubyte", checksums)
+    with_channel = torch.from_numpy(images)[:, None]
+    return Split(with_channel, torch.from_numpy(labels).long())
 
 
 def _find(raw: Path, file: str) -> Path | None:
-    return next((p for p in (raw / f"{file}.gz", raw / file) if p.is_file()), None)
+    """The gzipped or the plain file, or None."""
+    for path in (raw / f"{file}.gz", raw / file):
+        if path.is_file():
+            return path
+    return None
 
 
 def _read_idx(raw: Path, file: str, checksums: dict[str, str]) -> np.ndarray:
     """One idx file, gzipped or not, read without unpacking into a folder that may be read-only."""
     path = _find(raw, file)
-    assert path is not None, f"{file} was found before"
+    assert path is not None, f"{file} exists or was downloaded"
     content = path.read_bytes()
     if path.suffix == ".gz":
         if hashlib.md5(content).hexdigest() != checksums[file]:
             raise UserError(f"{path} is truncated or changed (wrong MD5): delete it and get it again")
         content = gzip.decompress(content)
-    dims = content[3] if len(content) > 3 else 0
-    shape = tuple(np.frombuffer(content, ">u4", count=dims, offset=4)) if len(content) >= 4 + 4 * dims else (0,)
-    if len(content) != 4 + 4 * dims + int(np.prod(shape, dtype=np.int64)) or not dims:
+    array = _parse_idx(content)
+    if array is None:
         raise UserError(f"{path} is truncated or is not an idx file: delete it and get it again")
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * dims).reshape(shape).copy()
+    return array
+
+
+def _parse_idx(content: bytes) -> np.ndarray | None:
+    """The array in an idx file, or None if the content is not one."""
+    if len(content) < 4:
+        return None
+    dims = content[3]
+    header = 4 + 4 * dims
+    if not dims or len(content) < header:
+        return None
+    shape = tuple(np.frombuffer(content, ">u4", count=dims, offset=4))
+    size = int(np.prod(shape, dtype=np.int64))
+    if len(content) != header + size:
+        return None
+    values = np.frombuffer(content, np.uint8, offset=header)
+    return values.reshape(shape).copy()
 
 
 def _download(official: Any, name: str, raw: Path) -> None:
-    """Let torchvision fetch the files, unless the network does not answer within some seconds."""
+    """Let torchvision download the files, unless the network does not answer within some seconds."""
     files = ", ".join(file for file, _ in official.resources)
     advice = f"data={name} needs {files} in {raw}: place them there, or set data.root"
-    if not online(official.mirrors[-1] + official.resources[-1][0]):
+    last_file = official.resources[-1][0]
+    if not online(official.mirrors[-1] + last_file):
         raise UserError(f"{advice} (there is no network to download them)")
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             official(raw.parent.parent, download=True)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"{advice} (the download failed: {' '.join(str(error).split())})") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"{advice} (the download failed: {reason})") from error

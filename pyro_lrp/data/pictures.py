@@ -1,16 +1,19 @@
-"""Pictures of a user's own, made into what a trained model takes."""
+"""A user's own image files, converted to the images of a trained model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from pyro_lrp.core.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["image_files", "pictures"]
 
@@ -28,40 +31,67 @@ def pictures(paths: Sequence[str | Path], image_shape: Sequence[int]) -> tuple[l
     Raises:
         UserError: If a file is missing or no image.
     """
+    from PIL import Image, ImageOps
+
     channels, height, width = image_shape
-    names, arrays, notes = [], [], []
+    names = []
+    arrays = []
+    notes = []
     for path in image_files(paths):
-        try:
-            with Image.open(path) as file:
-                image = ImageOps.exif_transpose(file).convert("L" if channels == 1 else "RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UserError(f"images: {path} is no image that can be read") from error
+        image = _open(path, channels)
         if image.size != (width, height):
             notes.append(
                 f"{path.name} ({image.width}x{image.height}) is cut to its centre, resized to {width}x{height}"
             )
             image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
         names.append(path.name)
-        arrays.append(np.asarray(image).reshape(height, width, channels))
-    return names, torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous(), notes
+        pixels = np.asarray(image).reshape(height, width, channels)
+        arrays.append(pixels)
+    images = torch.from_numpy(np.stack(arrays))
+    return names, images.permute(0, 3, 1, 2).contiguous(), notes
+
+
+def _open(path: Path, channels: int) -> Image.Image:
+    """A decoded image, upright, grey or RGB."""
+    from PIL import Image, ImageOps
+
+    mode = "RGB"
+    if channels == 1:
+        mode = "L"
+    try:
+        with Image.open(path) as file:
+            return ImageOps.exif_transpose(file).convert(mode)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"images: {path} is no image that can be read") from error
 
 
 def image_files(paths: Sequence[str | Path]) -> list[Path]:
-    """Files, and the files of folders among them, in order.
+    """The given files, and the files in the given folders, in order.
+
+    Hidden files and ``.json`` files in folders are ignored.
 
     Raises:
         UserError: If there is none.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for given in paths:
         path = Path(given).expanduser()
         if not path.exists():
             raise UserError(f"images: there is no file or folder {path}")
         if path.is_dir():
-            files = (p for p in path.iterdir() if p.is_file() and p.name[0] != "." and p.suffix != ".json")
-            found += sorted(files)
+            files += _files_in(path)
         else:
-            found.append(path)
-    if not found:
-        raise UserError(f"images: there are no files in {', '.join(map(str, paths)) or 'an empty list'}")
-    return found
+            files.append(path)
+    if not files:
+        places = ", ".join(map(str, paths)) or "an empty list"
+        raise UserError(f"images: there are no files in {places}")
+    return files
+
+
+def _files_in(folder: Path) -> list[Path]:
+    files = []
+    for path in sorted(folder.iterdir()):
+        is_hidden = path.name.startswith(".")
+        if path.is_file() and not is_hidden and path.suffix != ".json":
+            files.append(path)
+    return files
