@@ -1,4 +1,4 @@
-"""Encoders and decoders: tensors in, tensors out; none knows a distribution.
+"""Encoders and decoders: functions of tensors, without distributions.
 
 An encoder maps images in [0, 1], shape ``(B, C, H, W)``, to ``(loc, scale)``, each ``(B, latent_dim)``;
 ``scale`` is None if the encoder is deterministic. A decoder maps codes to mean images.
@@ -13,6 +13,13 @@ from pyro_lrp.networks.velocity import velocity
 from pyro_lrp.networks.vunet.network import vunet
 
 __all__ = [
-    "SpatialPerceptron", "discriminator", "factor_discriminator", "infogan", "mlp", "perceptron", "resnet",
-    "velocity", "vunet",
-]  # fmt: skip
+    "SpatialPerceptron",
+    "discriminator",
+    "factor_discriminator",
+    "infogan",
+    "mlp",
+    "perceptron",
+    "resnet",
+    "velocity",
+    "vunet",
+]

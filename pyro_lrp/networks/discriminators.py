@@ -1,4 +1,4 @@
-"""Networks that judge codes."""
+"""Discriminators of codes, for adversarial objectives."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def discriminator(latent_dim: int, layers: int = 2, width: int = 1024) -> nn.Mod
 
     Args:
         latent_dim: Length of a code.
-        layers: Hidden layers, each followed by ReLU.
-        width: Of a hidden layer.
+        layers: Number of hidden layers, each followed by ReLU.
+        width: Width of the hidden layers.
 
     >>> sum(p.numel() for p in discriminator(64).parameters())
     1117185
@@ -26,13 +26,13 @@ def discriminator(latent_dim: int, layers: int = 2, width: int = 1024) -> nn.Mod
 def factor_discriminator(latent_dim: int, layers: int = 6, width: int = 1000) -> nn.Module:
     """FactorVAE's discriminator: codes ``(B, d)`` to the logits of "joint" and "permuted", ``(B, 2)``.
 
-    LeakyReLU of slope 0.2; kernels N(0, 0.02^2), zero biases (Kim and Mnih, 2018; the widths of
+    LeakyReLU with slope 0.2; kernels N(0, 0.02^2), zero biases (Kim and Mnih, 2018; widths as in
     disentanglement_lib).
 
     Args:
         latent_dim: Length of a code.
-        layers: Hidden layers.
-        width: Of a hidden layer.
+        layers: Number of hidden layers.
+        width: Width of the hidden layers.
 
     >>> sum(p.numel() for p in factor_discriminator(64).parameters())
     5072002

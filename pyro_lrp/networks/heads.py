@@ -1,4 +1,4 @@
-"""What every encoder ends with."""
+"""The last layer of encoders: mean and scale of a Gaussian, or a single point."""
 
 from __future__ import annotations
 
@@ -11,39 +11,47 @@ from pyro_lrp.core.gradients import full_precision
 
 __all__ = ["GaussianHead", "PointHead", "check_image_shape", "head"]
 
-SCALE_FLOOR = 1e-6  # keeps log q finite at beta = 0, where nothing rewards the encoder's entropy
+SCALE_FLOOR = 1e-6  # keeps log q finite at beta = 0, where the loss does not reward entropy
 
 
 class GaussianHead(nn.Module):
-    """A trunk, then one linear layer that gives the mean and scale of q(z|x).
+    """A trunk, followed by one linear layer that outputs the mean and scale of q(z|x).
 
     Args:
         trunk: Maps images to features, ``(B, C, H, W) -> (B, features)``.
         features: Length of a feature vector.
         latent_dim: Length of a code.
-        least_log_scale: ``scale = 1e-6 + softplus(.)`` if None; else ``exp(max(., that))``.
+        least_log_scale: Lower bound of the log scale: ``scale = exp(max(., least_log_scale))``. If None,
+            ``scale = 1e-6 + softplus(.)``.
     """
 
     def __init__(
-        self, trunk: nn.Module, features: int, latent_dim: int, least_log_scale: float | None = None
+        self,
+        trunk: nn.Module,
+        features: int,
+        latent_dim: int,
+        least_log_scale: float | None = None,
     ) -> None:
         super().__init__()
-        if latent_dim < 1:
-            raise ValueError(f"expected a latent_dim of at least 1, got {latent_dim}")
-        self.trunk, self.least_log_scale = trunk, least_log_scale
+        _check_latent_dim(latent_dim)
+        self.trunk = trunk
+        self.least_log_scale = least_log_scale
         self.output = nn.Linear(features, 2 * latent_dim)
         nn.init.zeros_(self.output.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        loc, raw = self.output(self.trunk(x)).chunk(2, dim=-1)
-        raw = full_precision(raw)  # in bfloat16 the floor would vanish, and small scales lose all their digits
+        output = self.output(self.trunk(x))
+        loc, raw = output.chunk(2, dim=-1)
+        # In bfloat16 the floor would vanish, and small scales would lose all digits.
+        raw = full_precision(raw)
         if self.least_log_scale is not None:
-            return loc, raw.clamp(min=self.least_log_scale).exp()
+            log_scale = raw.clamp(min=self.least_log_scale)
+            return loc, log_scale.exp()
         return loc, SCALE_FLOOR + F.softplus(raw)
 
 
 class PointHead(nn.Module):
-    """A trunk, then one linear layer that gives the code itself; the encoder is deterministic.
+    """A trunk, followed by one linear layer that outputs the code: the head of a deterministic encoder.
 
     Args:
         trunk: Maps images to features, ``(B, C, H, W) -> (B, features)``.
@@ -53,8 +61,7 @@ class PointHead(nn.Module):
 
     def __init__(self, trunk: nn.Module, features: int, latent_dim: int) -> None:
         super().__init__()
-        if latent_dim < 1:
-            raise ValueError(f"expected a latent_dim of at least 1, got {latent_dim}")
+        _check_latent_dim(latent_dim)
         self.trunk = trunk
         self.output = nn.Linear(features, latent_dim)
         nn.init.zeros_(self.output.bias)
@@ -64,17 +71,32 @@ class PointHead(nn.Module):
 
 
 def head(
-    trunk: nn.Module, features: int, latent_dim: int, *, stochastic: bool, least_log_scale: float | None = None
+    trunk: nn.Module,
+    features: int,
+    latent_dim: int,
+    *,
+    stochastic: bool,
+    least_log_scale: float | None = None,
 ) -> GaussianHead | PointHead:
-    """The head of an encoder with, or without, noise."""
+    """A :class:`GaussianHead` for a stochastic encoder, a :class:`PointHead` for a deterministic one."""
     if stochastic:
         return GaussianHead(trunk, features, latent_dim, least_log_scale)
     return PointHead(trunk, features, latent_dim)
 
 
 def check_image_shape(image_shape: Sequence[int]) -> tuple[int, int, int]:
-    """``image_shape`` as ``(C, H, W)``, or a ``ValueError`` that says what was expected."""
+    """``image_shape`` as a tuple ``(C, H, W)``.
+
+    Raises:
+        ValueError: If it does not have three positive entries.
+    """
     shape = tuple(image_shape)
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"expected an image_shape of (channels, height, width), got {shape}")
-    return shape[0], shape[1], shape[2]
+    channels, height, width = shape
+    return channels, height, width
+
+
+def _check_latent_dim(latent_dim: int) -> None:
+    if latent_dim < 1:
+        raise ValueError(f"expected a latent_dim of at least 1, got {latent_dim}")

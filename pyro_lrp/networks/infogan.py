@@ -1,8 +1,9 @@
-"""The InfoGAN-style network of the paper's section 5, in the VAE form of Lucic et al. (2018)."""
+"""The InfoGAN architecture of the paper's section 5, in the VAE form of Lucic et al. (2018)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
@@ -22,19 +23,20 @@ def infogan(
     bn_momentum: float = 0.1,
     stochastic: bool = True,
 ) -> tuple[nn.Module, nn.Module]:
-    """The encoder and decoder with two strided convolutions and two fully connected layers each.
+    """Build an encoder and a decoder with two strided convolutions and two fully connected layers each.
 
     Args:
         image_shape: ``(C, S, S)``; the side must be a multiple of 4, as 28, 32 and 64 are.
         latent_dim: Length of a code; 64 in the paper.
-        channels: Of the two convolutions.
+        channels: Channels of the two convolutions.
         hidden: Units of the fully connected layer.
-        encoder_spectral_norm: Normalize every layer of the encoder (one power iteration), as the code of Dai
-            and Wipf does. Off by default: bounding the encoder's gain is itself a latent regularization.
-        bn_momentum: Weight of a new batch in the running statistics. The reference has 0.001. Activations
-            start a hundred times smaller than the variance of 1 that the statistics start from, so that
-            needs many thousands of steps before a sample is a picture; torch's 0.1 needs a hundred.
-        stochastic: Whether the encoder has a scale; without, its ``scale`` is None.
+        encoder_spectral_norm: Apply spectral normalization to every layer of the encoder (one power iteration),
+            as the code of Dai and Wipf does. Off by default: bounding the encoder's gain is itself a latent
+            regularization.
+        bn_momentum: Weight of a new batch in the running statistics. The reference uses 0.001. The variance of
+            the activations is initially far smaller than the initial running variance of 1; at 0.001 the
+            statistics need many thousands of steps to adapt, at torch's default of 0.1 a hundred.
+        stochastic: Whether the encoder outputs a scale; if not, its ``scale`` is None.
 
     Returns:
         An encoder ``(B, C, S, S) -> loc, scale``, each ``(B, latent_dim)``, and a decoder
@@ -54,35 +56,10 @@ def infogan(
             f"got {side}x{width}: use network=mlp"
         )
     first, second = channels
-    low = side // 4
-    flat = second * low * low
-
-    trunk = nn.Sequential(
-        nn.Conv2d(image_channels, first, 4, stride=2, padding=1),  # (B, first, S/2, S/2)
-        nn.LeakyReLU(0.2),
-        nn.Conv2d(first, second, 4, stride=2, padding=1),  # (B, second, S/4, S/4)
-        nn.BatchNorm2d(second, momentum=bn_momentum),
-        nn.LeakyReLU(0.2),
-        nn.Flatten(),
-        nn.Linear(flat, hidden),
-        nn.BatchNorm1d(hidden, momentum=bn_momentum),
-        nn.LeakyReLU(0.2),
-    )
+    sizes = _Sizes(image_channels, side // 4, first, second, hidden)
+    trunk = _trunk(sizes, bn_momentum)
     encoder = head(trunk, hidden, latent_dim, stochastic=stochastic)
-    decoder = nn.Sequential(
-        nn.Linear(latent_dim, hidden),
-        nn.BatchNorm1d(hidden, momentum=bn_momentum),
-        nn.ReLU(),
-        nn.Linear(hidden, flat),
-        nn.BatchNorm1d(flat, momentum=bn_momentum),
-        nn.ReLU(),
-        nn.Unflatten(1, (second, low, low)),
-        nn.ConvTranspose2d(second, first, 4, stride=2, padding=1),  # (B, first, S/2, S/2)
-        nn.BatchNorm2d(first, momentum=bn_momentum),
-        nn.ReLU(),
-        nn.ConvTranspose2d(first, image_channels, 4, stride=2, padding=1),  # (B, C, S, S)
-        nn.Sigmoid(),
-    )
+    decoder = _decoder(sizes, latent_dim, bn_momentum)
     for module in [*encoder.modules(), *decoder.modules()]:
         _initialize(module)
     if encoder_spectral_norm:
@@ -90,6 +67,51 @@ def infogan(
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 spectral_norm(module)
     return encoder, decoder
+
+
+class _Sizes(NamedTuple):
+    """Channels of the image, its side after two strided convolutions, and the widths of the layers."""
+
+    image: int
+    low: int
+    first: int
+    second: int
+    hidden: int
+
+    @property
+    def flat(self) -> int:
+        return self.second * self.low * self.low
+
+
+def _trunk(sizes: _Sizes, momentum: float) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(sizes.image, sizes.first, 4, stride=2, padding=1),  # (B, first, S/2, S/2)
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(sizes.first, sizes.second, 4, stride=2, padding=1),  # (B, second, S/4, S/4)
+        nn.BatchNorm2d(sizes.second, momentum=momentum),
+        nn.LeakyReLU(0.2),
+        nn.Flatten(),
+        nn.Linear(sizes.flat, sizes.hidden),
+        nn.BatchNorm1d(sizes.hidden, momentum=momentum),
+        nn.LeakyReLU(0.2),
+    )
+
+
+def _decoder(sizes: _Sizes, latent_dim: int, momentum: float) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(latent_dim, sizes.hidden),
+        nn.BatchNorm1d(sizes.hidden, momentum=momentum),
+        nn.ReLU(),
+        nn.Linear(sizes.hidden, sizes.flat),
+        nn.BatchNorm1d(sizes.flat, momentum=momentum),
+        nn.ReLU(),
+        nn.Unflatten(1, (sizes.second, sizes.low, sizes.low)),
+        nn.ConvTranspose2d(sizes.second, sizes.first, 4, stride=2, padding=1),  # (B, first, S/2, S/2)
+        nn.BatchNorm2d(sizes.first, momentum=momentum),
+        nn.ReLU(),
+        nn.ConvTranspose2d(sizes.first, sizes.image, 4, stride=2, padding=1),  # (B, C, S, S)
+        nn.Sigmoid(),
+    )
 
 
 def _initialize(module: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Fully connected networks: the perceptron inside couplings, and an encoder and decoder made of two."""
+"""Fully connected networks: the perceptron used in couplings, and an encoder and a decoder."""
 
 from __future__ import annotations
 
@@ -26,26 +26,33 @@ def perceptron(
         input_dim: Length of an input.
         hidden_dims: Widths of the hidden layers; may be empty.
         output_dim: Length of an output.
-        zero_last: Start the last layer at zero, so that a coupling starts with shift 0 and one fixed scale.
-        dropout: Share of hidden units dropped in training, at least 0 and below 1.
+        zero_last: Initialize the last layer to zero, so that a coupling starts with shift 0 and a fixed scale.
+        dropout: Dropout rate of the hidden units, at least 0 and below 1.
 
     Raises:
-        ValueError: If ``dropout`` is none such.
+        ValueError: If ``dropout`` is out of range.
     """
     if not 0 <= dropout < 1:
         raise ValueError(f"expected dropout to be a share of at least 0 and below 1, got {dropout}")
-    sizes = [input_dim, *hidden_dims, output_dim]
     layers: list[nn.Module] = []
-    for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
-        linear = nn.Linear(fan_in, fan_out)
-        nn.init.xavier_uniform_(linear.weight)
-        nn.init.zeros_(linear.bias)
-        layers += [linear, nn.ReLU(), *([nn.Dropout(dropout)] if dropout else [])]
-    while layers[-1] is not linear:
-        layers.pop()
+    fan_in = input_dim
+    for fan_out in hidden_dims:
+        layers.append(_glorot_linear(fan_in, fan_out))
+        layers.append(nn.ReLU())
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+        fan_in = fan_out
+    last = _glorot_linear(fan_in, output_dim)
     if zero_last:
-        nn.init.zeros_(linear.weight)
-    return nn.Sequential(*layers)
+        nn.init.zeros_(last.weight)
+    return nn.Sequential(*layers, last)
+
+
+def _glorot_linear(fan_in: int, fan_out: int) -> nn.Linear:
+    linear = nn.Linear(fan_in, fan_out)
+    nn.init.xavier_uniform_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
 
 
 def mlp(
@@ -60,8 +67,8 @@ def mlp(
     Args:
         image_shape: ``(C, H, W)``.
         latent_dim: Length of a code.
-        hidden_dims: Widths of the encoder's hidden layers; the decoder has them in reverse.
-        stochastic: Whether the encoder has a scale; without, its ``scale`` is None.
+        hidden_dims: Widths of the encoder's hidden layers; the decoder has them in reverse order.
+        stochastic: Whether the encoder outputs a scale; if not, its ``scale`` is None.
 
     Returns:
         An encoder ``(B, C, H, W) -> loc, scale``, each ``(B, latent_dim)``, and a decoder
@@ -69,18 +76,21 @@ def mlp(
     """
     shape = check_image_shape(image_shape)
     pixels = math.prod(shape)
-    trunk = perceptron(pixels, hidden_dims[:-1], hidden_dims[-1])
-    trunk = nn.Sequential(nn.Flatten(), trunk, nn.ReLU())
-    encoder = head(trunk, hidden_dims[-1], latent_dim, stochastic=stochastic)
+    features = hidden_dims[-1]
+    hidden = perceptron(pixels, hidden_dims[:-1], features)
+    trunk = nn.Sequential(nn.Flatten(), hidden, nn.ReLU())
+    encoder = head(trunk, features, latent_dim, stochastic=stochastic)
     nn.init.xavier_uniform_(encoder.output.weight)
-    decoder = _MlpDecoder(perceptron(latent_dim, hidden_dims[::-1], pixels), shape)
-    return encoder, decoder
+    network = perceptron(latent_dim, hidden_dims[::-1], pixels)
+    return encoder, _MlpDecoder(network, shape)
 
 
 class _MlpDecoder(nn.Module):
     def __init__(self, network: nn.Module, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
-        self.network, self.image_shape = network, image_shape
+        self.network = network
+        self.image_shape = image_shape
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.network(z).sigmoid().unflatten(-1, self.image_shape)
+        pixels = self.network(z).sigmoid()
+        return pixels.unflatten(-1, self.image_shape)

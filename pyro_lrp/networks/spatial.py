@@ -1,4 +1,4 @@
-"""A convolutional network of maps that come as vectors."""
+"""A convolutional network for maps that are flattened to vectors."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ __all__ = ["SpatialPerceptron"]
 
 
 class SpatialPerceptron(nn.Module):
-    """Three convolutions (3x3, 1x1, 3x3) with ReLUs, or one, of maps flattened to vectors and back.
+    """Three convolutions (3x3, 1x1, 3x3) with ReLUs, or a single one, on maps flattened to vectors.
 
-    Channels lie one after another in a vector, so that joining two vectors joins their channels.
+    A vector holds one channel after another, so that concatenating two vectors concatenates their channels.
 
     Args:
         inputs: Channels of the input.
-        width: Channels between; None for a single 3x3 convolution.
+        width: Channels of the hidden layers; None for a single 3x3 convolution.
         outputs: Channels of the output.
         sides: Height and width of the maps.
-        zero_last: Whether the last convolution starts at zero.
+        zero_last: Whether the last convolution is initialized to zero.
 
     >>> import torch
     >>> SpatialPerceptron(2, 8, 3, (4, 4))(torch.zeros(5, 6, 2 * 4 * 4)).shape
@@ -27,20 +27,34 @@ class SpatialPerceptron(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, width: int | None, outputs: int, sides: Sequence[int], *, zero_last: bool = True
+        self,
+        inputs: int,
+        width: int | None,
+        outputs: int,
+        sides: Sequence[int],
+        *,
+        zero_last: bool = True,
     ) -> None:
         super().__init__()
         self.shape = (inputs, *sides)
-        last = nn.Conv2d(inputs if width is None else width, outputs, 3, padding=1)
+        hidden = width
+        if hidden is None:
+            hidden = inputs
+        last = nn.Conv2d(hidden, outputs, 3, padding=1)
         if zero_last:
             for parameter in last.parameters():
                 nn.init.zeros_(parameter)
         before: list[nn.Module] = []
         if width is not None:
-            before = [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU()]
+            before = [
+                nn.Conv2d(inputs, width, 3, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(width, width, 1),
+                nn.ReLU(),
+            ]
         self.layers = nn.Sequential(*before, last)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Vectors ``(*batch, inputs * h * w)`` to vectors ``(*batch, outputs * h * w)``."""
+        """Map vectors ``(*batch, inputs * h * w)`` to vectors ``(*batch, outputs * h * w)``."""
         maps = self.layers(x.reshape(-1, *self.shape))
         return maps.reshape(*x.shape[:-1], -1)

@@ -12,16 +12,17 @@ __all__ = ["velocity"]
 
 
 def velocity(dim: int, width: int = 512, layers: int = 4, frequencies: int = 8) -> nn.Module:
-    r"""A residual perceptron v(t, x) that is zero everywhere until it is trained.
+    r"""A residual perceptron v(t, x), initialized to zero everywhere.
 
     Each layer is :math:`h \leftarrow h + A\,\mathrm{silu}(h + B\,e(t))`, with the embedding
     :math:`e(t) = (\sin k \pi t, \cos k \pi t)`, k = 1, ..., ``frequencies``.
 
     Args:
         dim: Length of a code.
-        width: Of a hidden layer.
-        layers: Residual layers.
-        frequencies: Of the time embedding. A field that changes quickly with t takes a solver more steps.
+        width: Width of the hidden layers.
+        layers: Number of residual layers.
+        frequencies: Number of frequencies of the time embedding. A field that changes quickly with t needs more
+            steps of a solver.
 
     Returns:
         A module of the time, 0-dim or ``(*, 1)``, and codes ``(*, dim)``; it returns ``(*, dim)``.
@@ -31,8 +32,10 @@ def velocity(dim: int, width: int = 512, layers: int = 4, frequencies: int = 8) 
     (torch.Size([2, 3]), torch.Size([2, 3]))
     """
     if min(dim, width, layers, frequencies) < 1:
-        sizes = f"{dim}, {width}, {layers} and {frequencies}"
-        raise ValueError(f"expected dim, width, layers and frequencies to be at least 1, got {sizes}")
+        raise ValueError(
+            "expected dim, width, layers and frequencies to be at least 1, "
+            f"got {dim}, {width}, {layers} and {frequencies}"
+        )
     return _Velocity(dim, width, layers, frequencies)
 
 
@@ -41,10 +44,16 @@ class _Velocity(nn.Module):
 
     def __init__(self, dim: int, width: int, layers: int, frequencies: int) -> None:
         super().__init__()
-        self.register_buffer("frequencies", torch.arange(1.0, frequencies + 1.0), persistent=False)
-        self.input, self.output = nn.Linear(dim, width), nn.Linear(width, dim)
-        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
-        self.times = nn.ModuleList(nn.Linear(2 * frequencies, width, bias=False) for _ in range(layers))
+        multiples = torch.arange(1.0, frequencies + 1.0)
+        self.register_buffer("frequencies", multiples, persistent=False)
+        self.input = nn.Linear(dim, width)
+        self.output = nn.Linear(width, dim)
+        self.layers = nn.ModuleList()
+        for _ in range(layers):
+            self.layers.append(nn.Linear(width, width))
+        self.times = nn.ModuleList()
+        for _ in range(layers):
+            self.times.append(nn.Linear(2 * frequencies, width, bias=False))
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
@@ -53,5 +62,6 @@ class _Velocity(nn.Module):
         embedding = torch.cat([phase.sin(), phase.cos()], -1)
         h = self.input(x)
         for layer, time in zip(self.layers, self.times, strict=True):
-            h = h + layer(functional.silu(h + time(embedding)))
+            activated = functional.silu(h + time(embedding))
+            h = h + layer(activated)
         return self.output(h)

@@ -1,1 +1,1 @@
-"""The Variational U-Net: its blocks, and the encoder and decoder that see a person's pose."""
+"""The Variational U-Net: its blocks, and an encoder and a decoder conditioned on a person's pose."""
