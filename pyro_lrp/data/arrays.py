@@ -52,7 +52,7 @@ def npz(path: str | Path | None) -> ImageData:
     except FileNotFoundError as error:
         raise UserError(f"data.path: there is no file {file}") from error
     except UserError as error:
-        raise UserError(f"data.path: {error}") from error
+        raise UserError(f"data.path: {file} is not a readable .npz file, or is truncated") from error
     train, test = _npz_split(arrays, "train", file), _npz_split(arrays, "test", file)
     if train.images.shape[1:] != test.images.shape[1:]:
         shapes = f"{tuple(train.images.shape[1:])} and {tuple(test.images.shape[1:])}"
