@@ -15,8 +15,7 @@ from pyro_lrp import config
 from pyro_lrp.config.command import command
 from pyro_lrp.core.errors import UserError, printable
 from pyro_lrp.core.files import read_json, write_json
-from pyro_lrp.metrics import METRICS, Subject
-from pyro_lrp.metrics.evaluation import choose, request, table
+from pyro_lrp.metrics import METRICS, Subject, evaluation
 
 
 @command("evaluate")
@@ -32,13 +31,13 @@ def main(cfg: DictConfig) -> None:
     if run.checkpoint_path and not run.finished:
         name = run.checkpoint_path.name
         print(f"{run.directory} is not finished; evaluating {name} (step {run.step})", file=sys.stderr)
-    names, left_out = choose(subject, metrics)
+    names, left_out = evaluation.choose(subject, metrics)
     path = run.directory / "evaluation.json"
     stored: dict[str, Any] = read_json(path) if path.is_file() else {}
     shown: dict[str, Any] = {}
     for name in names:
-        asked = request(name, subject) | {"step": run.step, "finished": run.finished}
-        results = _of_request(stored, asked)
+        request = evaluation.request(name, subject) | {"step": run.step, "finished": run.finished}
+        results = _of_request(stored, request)
         if options["overwrite"] or not results:
             try:
                 with _progress(subject, name, options["progress"]):
@@ -48,11 +47,11 @@ def main(cfg: DictConfig) -> None:
                     raise
                 left_out[name] = str(error)
                 continue
-            results = {key: {**result, "request": asked} for key, result in computed.items()}
+            results = {key: {**result, "request": request} for key, result in computed.items()}
             stored |= results
             write_json(path, stored)
         shown |= results
-    print(printable(table(shown)))
+    print(printable(evaluation.table(shown)))
     for name, reason in left_out.items():
         print(f"not computed: {name} {reason}")
     print(path)
@@ -71,10 +70,10 @@ def _metrics(options: dict[str, Any]) -> Any:
     return names
 
 
-def _of_request(stored: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+def _of_request(stored: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
     """The stored results of the same request."""
     results = {key: result for key, result in stored.items() if isinstance(result, dict)}
-    return {key: result for key, result in results.items() if result.get("request") == asked}
+    return {key: result for key, result in results.items() if result.get("request") == request}
 
 
 @contextmanager

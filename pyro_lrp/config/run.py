@@ -266,7 +266,7 @@ def load(run: str | Path, *, allow_targets: Sequence[str] = ()) -> Autoencoder:
 
     Args:
         run: A run directory.
-        allow_targets: As for :class:`Run`.
+        allow_targets: See :class:`Run`.
 
     Raises:
         UserError: If there is no such run, its checkpoint is damaged, or its configuration names a target that

@@ -27,6 +27,9 @@ _MIN_FRAME = 96  # pixels of an image in an animation
 _CELL = 0.55  # inches of an image in a strip; less if a row would not fit on a page
 _GAP = 0.12  # inches between groups of rows
 
+Box = tuple[float, float, float, float]
+"""The left, the bottom, the width and the height of an image, as fractions of the figure."""
+
 
 def grid(images: Tensor, columns: int | None = None) -> Tensor:
     """Arrange images side by side on white.
@@ -67,7 +70,7 @@ def strips(
     title: str = "",
     groups: int = 0,
 ) -> Figure:
-    """Rows of images with row labels on the left and column labels above.
+    """Rows of images with row labels on the left and column labels above; lengths are in inches.
 
     Args:
         images: Values in [0, 1], shape ``(R, S, C, H, W)``, with 1 or 3 channels.
@@ -78,35 +81,37 @@ def strips(
     """
     pixels = _rgb(images)
     count, steps, height, width = pixels.shape[:4]
-    # all lengths are in inches
     cell = min(_CELL, (PAGE - 1.0) / steps)
-    cell_height = cell * height / width
     left = 0.12 + 0.065 * _longest_line(rows)
     top = _top(columns, title)
     total_width = left + steps * cell + 0.08
     total_height = count * cell * height / width + _gaps(count - 1, groups) + top + 0.05
     image_width = 0.96 * cell / total_width
     image_height = 0.96 * cell * height / width / total_height
+    starts = [(left + s * cell) / total_width for s in range(steps)]
     with style():
         figure = new_figure(total_width, total_height)
         figure.set_layout_engine("none")
         for r in range(count):
             above = r * cell * height / width + _gaps(r, groups)
-            bottom = 1 - (top + above + cell_height) / total_height
-            for s in range(steps):
-                start = (left + s * cell) / total_width
-                axes = figure.add_axes((start, bottom, image_width, image_height))
-                axes.imshow(pixels[r, s], interpolation="nearest", aspect="auto")
-                axes.set_axis_off()
-                if r == 0 and columns:
-                    axes.set_title(columns[s], fontsize=7, pad=2)
+            bottom = 1 - (top + above + cell * height / width) / total_height
+            boxes = [(start, bottom, image_width, image_height) for start in starts]
+            _draw_row(figure, pixels[r], boxes, columns if r == 0 else ())
             end = 0.9 * left / total_width
             middle = bottom + 0.48 * cell * height / width / total_height
             figure.text(end, middle, rows[r], ha="right", va="center", fontsize=7)
         if title:
-            start = left / total_width
-            figure.text(start, 1 - 0.04 / total_height, title, ha="left", va="top", fontsize=8)
+            figure.text(left / total_width, 1 - 0.04 / total_height, title, ha="left", va="top", fontsize=8)
     return figure
+
+
+def _draw_row(figure: Figure, pixels: np.ndarray, boxes: Sequence[Box], titles: Sequence[str]) -> None:
+    for s, box in enumerate(boxes):
+        axes = figure.add_axes(box)
+        axes.imshow(pixels[s], interpolation="nearest", aspect="auto")
+        axes.set_axis_off()
+        if titles:
+            axes.set_title(titles[s], fontsize=7, pad=2)
 
 
 def _longest_line(labels: Sequence[str]) -> int:

@@ -53,9 +53,7 @@ def _panel_of_forces(request: Request) -> dict[str, Any]:
     z, loc, scale = _posterior(request)
     with torch.no_grad(), seeded(0, "figure", "forces"):
         samples = prior().sample((len(z),)).cpu()
-    both = torch.stack([z, samples])
-    low = both.quantile(0.01, 1).amin(0)
-    high = both.quantile(0.99, 1).amax(0)
+    low, high = _limits(z, samples)
     x, y, grid = _mesh(low, high)
     reach = 0.12 * (high - low).min().item()
 
@@ -68,23 +66,27 @@ def _panel_of_forces(request: Request) -> dict[str, Any]:
     with torch.no_grad():
         density_p = log_p(grid).exp()
         density_q = log_q(grid).exp()
-    kind = "fixed"
-    on_codes = None
-    on_prior = None
-    if beta > 0:
-        on_codes = _arrows(log_p, z, reach * min(1.0, beta))
-    if learned:
-        kind = "learned"
-        on_prior = _arrows(log_q, samples, reach)
-    return {
-        "title": f"{kind} prior, β = {beta:g}",
+    panel = {
+        "title": f"fixed prior, β = {beta:g}",
         "x": x,
         "y": y,
         "prior": density_p.reshape(x.shape).numpy(),
         "posterior": density_q.reshape(x.shape).numpy(),
-        "on_codes": on_codes,
-        "on_prior": on_prior,
     }
+    if beta > 0:
+        panel["on_codes"] = _arrows(log_p, z, reach * min(1.0, beta))
+    if learned:
+        panel["title"] = f"learned prior, β = {beta:g}"
+        panel["on_prior"] = _arrows(log_q, samples, reach)
+    return panel
+
+
+def _limits(*clouds: Tensor) -> tuple[Tensor, Tensor]:
+    """The lower and the upper corner of a rectangle around clouds of points, without outliers."""
+    stacked = torch.stack(clouds)
+    low = stacked.quantile(0.01, 1).amin(0)
+    high = stacked.quantile(0.99, 1).amax(0)
+    return low, high
 
 
 def latent(requests: Sequence[Request]) -> Figure:
@@ -98,16 +100,21 @@ def latent(requests: Sequence[Request]) -> Figure:
     with torch.no_grad(), seeded(0, "figure", "latent"):
         base = prior.to_base(z.to(request.device)).cpu()
         samples = prior().sample((len(z),)).cpu()
-    accuracy = classifier_two_sample_test(samples, z).accuracy
-    mean = base.mean(0).abs().max()
-    variances = " and ".join(f"{variance:.2f}" for variance in base.var(0).tolist())
     labels = None
     classes = None
     if request.data.test.labels is not None:
         labels = request.data.test.labels[: len(z)].numpy()
         classes = [str(label) for label in range(int(request.data.test.labels.max()) + 1)]
+    return figures.latent_spaces(_latent_panels(base, z, samples, labels), classes)
+
+
+def _latent_panels(base: Tensor, z: Tensor, samples: Tensor, labels: np.ndarray | None) -> list[dict[str, Any]]:
+    """The panels of Fig. 2, from codes in z_0 and in z_T and prior samples in z_T."""
+    accuracy = classifier_two_sample_test(samples, z).accuracy
+    mean = base.mean(0).abs().max()
+    variances = " and ".join(f"{variance:.2f}" for variance in base.var(0).tolist())
     limits = np.percentile(z.numpy(), (0.5, 99.5), axis=0)
-    panels: list[dict[str, Any]] = [
+    return [
         {
             "title": "(a) f(z), z ~ q(z)",
             "points": base,
@@ -134,7 +141,6 @@ def latent(requests: Sequence[Request]) -> Figure:
             "limits": limits,
         },
     ]
-    return figures.latent_spaces(panels, classes)
 
 
 def interpolation(requests: Sequence[Request]) -> Figure:

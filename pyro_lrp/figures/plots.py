@@ -125,8 +125,8 @@ def forces(panels: Sequence[Mapping[str, Any]]) -> Figure:
 
     Args:
         panels: Mappings with ``title``, ``x`` and ``y`` (grids ``(G, G)``), ``prior`` and ``posterior``
-            (densities on the grid), and ``on_codes`` and ``on_prior`` (pairs of arrays ``(N, 2)``, the starts
-            and the directions of arrows, or None without such a force).
+            (densities on the grid), and optionally ``on_codes`` and ``on_prior`` (pairs of arrays ``(N, 2)``:
+            the starts and the directions of arrows).
     """
     with style():
         side = PAGE / max(3, len(panels))
