@@ -1,7 +1,7 @@
 """Generative autoencoders whose prior is learned, written in Pyro.
 
-A prior is a module that returns a Pyro distribution; a model is a Pyro ``model``/``guide`` pair; training is
-a game of players. See the README for a tour.
+A prior is a module that returns a Pyro distribution, a model is a Pyro ``model``/``guide`` pair, and training
+is a game of players. The README gives an overview.
 """
 
 from __future__ import annotations
@@ -12,20 +12,41 @@ from typing import Any
 __version__ = "0.1.0"
 
 _SUBMODULES = (
-    "config", "core", "data", "features", "figures", "latents", "likelihoods", "metrics", "models", "networks",
-    "objectives", "people", "priors", "schedules", "testing", "trainer", "transforms",
-)  # fmt: skip
-_ALIASES = {"checkpoint": "core.checkpoint", "explore": "latents.views", "gradients": "core.gradients"}
+    "config",
+    "core",
+    "data",
+    "features",
+    "figures",
+    "latents",
+    "likelihoods",
+    "metrics",
+    "models",
+    "networks",
+    "objectives",
+    "people",
+    "priors",
+    "schedules",
+    "testing",
+    "trainer",
+    "transforms",
+)
+_ALIASES = {  # earlier names of modules
+    "checkpoint": "core.checkpoint",
+    "explore": "latents.views",
+    "gradients": "core.gradients",
+}
 
 __all__ = ["Run", "load", *_SUBMODULES, *_ALIASES]
 
 
 def __getattr__(name: str) -> Any:
-    """Import submodules (and ``load``) on first use, so that ``import pyro_lrp`` is quick."""
+    """Import submodules, ``Run`` and ``load`` on first use, so that ``import pyro_lrp`` is fast."""
     if name in ("Run", "load"):
-        return getattr(importlib.import_module("pyro_lrp.config"), name)
+        config = importlib.import_module("pyro_lrp.config")
+        return getattr(config, name)
     if name in (*_SUBMODULES, *_ALIASES):
-        return importlib.import_module(f"pyro_lrp.{_ALIASES.get(name, name)}")
+        module = _ALIASES.get(name, name)
+        return importlib.import_module(f"pyro_lrp.{module}")
     raise AttributeError(f"module 'pyro_lrp' has no attribute {name!r}")
 
 

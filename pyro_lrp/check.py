@@ -1,4 +1,4 @@
-"""``python -m pyro_lrp.check``: is this prior a density? One row for each law."""
+"""``python -m pyro_lrp.check``: test whether a prior is a density; one row for each law."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from pyro_lrp import config
 from pyro_lrp.config.command import command
+from pyro_lrp.config.identity import Identity
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.priors import Prior
 from pyro_lrp.testing import prior_laws
@@ -16,29 +17,38 @@ from pyro_lrp.testing import prior_laws
 
 @command("check")
 def main(cfg: DictConfig) -> None:
-    """Build the prior as a run would, and print its laws as they are measured."""
+    """Build the prior as ``train`` would, and print the result of each law as soon as it is known."""
     plan = config.plan(cfg)
-    allow = plan.circumstances["allow_targets"]
-    if plan.identity["context"] is None and config.needs_context(plan.identity):
+    allow_targets = plan.circumstances["allow_targets"]
+    if Identity(plan.identity).lacks_context:
         plan.identity["context"] = "label"
     run = config.Run.planned(plan)
-    identity, image_shape = run.identity, run.data.image_shape
-    seeds = itertools.count(identity["seed"])
+    image_shape = run.data.image_shape
+    seeds = itertools.count(run.settings.seed)
 
     def build() -> Prior:
-        """Each time under another seed: what a reload must not depend on."""
-        return config.build_autoencoder({**identity, "seed": next(seeds)}, image_shape, allow).prior
+        """Build the prior with a new seed: reloading a prior must not depend on its initial parameters."""
+        identity = {**run.identity, "seed": next(seeds)}
+        autoencoder = config.build_autoencoder(identity, image_shape, allow_targets)
+        return autoencoder.prior
 
-    name, start, broken = identity["presets"].get("prior"), time.perf_counter(), []
-    print(f"prior={name}, latent_dim={identity['latent_dim']}")
+    name = run.settings.preset("prior")
+    start = time.perf_counter()
+    broken = []
+    print(f"prior={name}, latent_dim={run.settings.latent_dim}")
     print(f"{'law':<72}{'figure':>10}{'limit':>10}  verdict")
     for law in prior_laws(build):
-        verdict = ("holds" if law.holds else "BROKEN") + (f" ({law.note})" if law.note else "")
+        verdict = "holds"
+        if not law.holds:
+            verdict = "BROKEN"
+            broken.append(law.name)
+        if law.note:
+            verdict += f" ({law.note})"
         print(f"{law.name:<72}{law.figure:>10.2g}{law.limit:>10.2g}  {verdict}", flush=True)
-        broken += [] if law.holds else [law.name]
     if broken:
         raise UserError(f"prior={name} breaks {len(broken)} of its laws, first: {broken[0]}")
-    print(f"all laws hold ({time.perf_counter() - start:.0f} s)")
+    seconds = time.perf_counter() - start
+    print(f"all laws hold ({seconds:.0f} s)")
 
 
 if __name__ == "__main__":

@@ -15,17 +15,25 @@ from pyro_lrp.figures.requests import Request
 
 @command("figure")
 def main(cfg: DictConfig) -> None:
-    """Draw one figure, as .png and as .pdf."""
+    """Draw a figure and save it as .png and as .pdf."""
     options = config.options(cfg)
     number = options["number"]
     if number not in FIGURES:
-        raise UserError(f"number={number} is unknown; the known ones are: {', '.join(map(str, FIGURES))}")
-    out = Path(str(options["out"] or f"figure_{number}.png")).expanduser()
+        known = ", ".join(map(str, FIGURES))
+        raise UserError(f"number={number} is unknown; the known ones are: {known}")
+    name = options["out"] or f"figure_{number}.png"
+    out = Path(str(name)).expanduser()
     if out.suffix not in (".png", ".pdf"):
         raise UserError(f"out must end in .png or .pdf, got {out}")
-    runs = options["runs"] if isinstance(options["runs"], list) else [options["runs"]]
-    requests = [Request(config.Run.of(options, str(run)), dict(options)) for run in runs]
-    for path in figures.save_figure(FIGURES[number](requests), out):
+    runs = options["runs"]
+    if not isinstance(runs, list):
+        runs = [runs]
+    requests = []
+    for directory in runs:
+        run = config.Run.of(options, str(directory))
+        requests.append(Request(run, options))
+    figure = FIGURES[number](requests)
+    for path in figures.save_figure(figure, out):
         print(path)
 
 

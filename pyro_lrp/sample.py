@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,55 +19,78 @@ from pyro_lrp.figures.requests import REQUESTS, Request
 
 _STRIPS = {**REQUESTS, "transfer": posed.transfer}
 _MODES = ("prior", *_STRIPS)
-_ENDINGS = {"prior": (".png", ".npz")}
+Write = Callable[[Path], list[Path]]
+_DRAW_ENDINGS = (".png", ".npz")
+_STRIP_ENDINGS = (".png", ".gif", ".npz")
 
 
 @command("sample")
 def main(cfg: DictConfig) -> None:
-    """Draw, then write one file."""
+    """Compute the images, then write one file."""
     options = config.options(cfg)
     mode = options["mode"]
     if mode not in _MODES:
-        raise UserError(f"mode={mode} is unknown; the known ones are: {', '.join(_MODES)}")
+        known = ", ".join(_MODES)
+        raise UserError(f"mode={mode} is unknown; the known ones are: {known}")
     run = config.Run.of(options)
-    default = run.directory / "figures" / f"{mode}.png"
-    out = default if options["out"] is None else Path(str(options["out"])).expanduser()
-    endings = _ENDINGS.get(mode, (".png", ".gif", ".npz"))
-    if out.suffix not in endings:
-        raise UserError(f"out must end in {', '.join(endings[:-1])} or {endings[-1]}, got {out}")
+    out = _out(run, options)
     request = Request(run, options)
-    write = _prior(request, out) if mode == "prior" else _strip(request)
+    if mode == "prior":
+        write = _draw(request, out)
+    else:
+        write = _strip(request)
     out.parent.mkdir(parents=True, exist_ok=True)
     for path in write(out):
         print(path)
 
 
-def _prior(request: Request, out: Path) -> Any:
-    run, options = request.run, request.options
+def _out(run: config.Run, options: dict[str, Any]) -> Path:
+    """The file to write."""
+    mode = options["mode"]
+    out = run.directory / "figures" / f"{mode}.png"
+    if options["out"] is not None:
+        out = Path(str(options["out"])).expanduser()
+    endings: tuple[str, ...] = _STRIP_ENDINGS
+    if mode == "prior":
+        endings = _DRAW_ENDINGS
+    if out.suffix not in endings:
+        *others, last = endings
+        raise UserError(f"out must end in {', '.join(others)} or {last}, got {out}")
+    return out
+
+
+def _draw(request: Request, out: Path) -> Write:
+    """Draw from the prior; returns the function that writes the result."""
+    run = request.run
+    options = request.options
     n = options["n"]
-    if n is None:  # which means something to other commands
+    if n is None:  # allowed by the rule for n, which other commands share
         raise UserError("n must be a whole number of at least 1, got None")
+    if options["pose"] is not None:
+        posed.refuse_without_poses(run)
     by_example = run.condition.by_example and options["context"] is None
-    if options["pose"] is not None and not run.condition.by_example:
-        raise UserError(f"pose has no effect: {run.directory} is given no poses")
     if by_example and out.suffix == ".png":
         strip = posed.samples(request)
-        return lambda out: write_strip(out, strip)
-    context = posed.in_turn(request) if by_example else run.condition.parse(options["context"], n)
+        return lambda path: write_strip(path, strip)
+    if by_example:
+        context = posed.in_turn(request)
+    else:
+        context = run.condition.parse(options["context"], n)
     with seeded(options["seed"], "sample"):
         draw = run.draw(n, options["temperature"], context)
     if draw.non_finite:
         print(f"{draw.non_finite} of {n} samples were not finite and are left out", file=sys.stderr)
     if not len(draw.images):
         raise UserError(f"none of the {n} samples of {run.directory} is finite: nothing is written")
-    return lambda out: write_draw(out, draw)
+    return lambda path: write_draw(path, draw)
 
 
-def _strip(request: Request) -> Any:
+def _strip(request: Request) -> Write:
+    """Compute the strip of a mode; returns the function that writes it."""
     strip = _STRIPS[request.options["mode"]](request)
     for note in strip.notes:
         print(note, file=sys.stderr)
-    return lambda out: write_strip(out, strip)
+    return lambda path: write_strip(path, strip)
 
 
 if __name__ == "__main__":

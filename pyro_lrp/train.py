@@ -1,6 +1,8 @@
-"""``python -m pyro_lrp.train``: train one run, resume it, or report that it is done."""
+"""``python -m pyro_lrp.train``: train a run, resume it, or report that it is complete."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -9,41 +11,48 @@ from pyro_lrp.config import rundir
 from pyro_lrp.config.command import command
 from pyro_lrp.core.files import write_json
 from pyro_lrp.figures.training import SamplePictures
-from pyro_lrp.trainer import reporting
+from pyro_lrp.trainer import Trainer, reporting
 from pyro_lrp.trainer.reporting import LOG
 
 
 @command("train")
 def main(cfg: DictConfig) -> None:
-    """Plan, build everything, and only then touch the run directory."""
+    """Plan and build the run, and write to the run directory only when that succeeded."""
     plan = config.plan(cfg)
-    circumstances, directory = plan.circumstances, plan.directory
+    circumstances = plan.circumstances
     run = config.Run.planned(plan)
-    settled = run.autoencoder.likelihood.prepare(circumstances["weights"])
-    run.identity["likelihood"] |= settled
-    board = reporting.TensorBoard(directory) if circumstances["logger"] == "tensorboard" else None
-    pictures = SamplePictures(directory, run.identity["seed"], run.data.train.context)
+    likelihood = run.prepare_likelihood(circumstances["weights"])
+    board = None
+    if circumstances["logger"] == "tensorboard":
+        board = reporting.TensorBoard(run.directory)
+    pictures = SamplePictures(run.directory, run.settings.seed, run.data.train.context)
     trainer = run.trainer(
         circumstances,
         log=LOG.info,
         on_row=board or (lambda row: None),
         callbacks=[pictures, reporting.log_report],
     )
-    rundir.claim(directory, run.identity, overwrite=circumstances["overwrite"])
-    with reporting.log_to(directory):
-        if settled:
-            LOG.info("likelihood: %s", ", ".join(f"{key} {value}" for key, value in settled.items()))
-        summary = rundir.read_summary(directory)
-        if summary is not None:
-            LOG.info("%s is already trained: nothing is left to do (overwrite=true starts anew)", directory)
-        else:
-            rows = trainer.fit()
-            summary = reporting.summarize(trainer, run.autoencoder, rows, circumstances)
-            write_json(directory / "summary.json", summary)
+    rundir.claim(run.directory, run.identity, overwrite=circumstances["overwrite"])
+    with reporting.log_to(run.directory):
+        if likelihood:
+            LOG.info("likelihood: %s", ", ".join(f"{key} {value}" for key, value in likelihood.items()))
+        summary = _train(run, trainer, circumstances)
     if board:
         board.close()
-    places = {key: run.identity["data"].get(key) for key in config.PLACES}
-    print(reporting.closing_words(directory, summary, places))
+    places = {key: run.settings.data.get(key) for key in config.PLACES}
+    print(reporting.closing_words(run.directory, summary, places))
+
+
+def _train(run: config.Run, trainer: Trainer, circumstances: dict[str, Any]) -> dict[str, Any]:
+    """Train the run unless it is complete; returns its summary."""
+    summary = rundir.read_summary(run.directory)
+    if summary is not None:
+        LOG.info("%s is already trained: nothing is left to do (overwrite=true starts anew)", run.directory)
+        return summary
+    rows = trainer.fit()
+    summary = reporting.summarize(trainer, run.autoencoder, rows, circumstances)
+    write_json(run.directory / "summary.json", summary)
+    return summary
 
 
 if __name__ == "__main__":

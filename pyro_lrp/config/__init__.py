@@ -1,4 +1,4 @@
-"""From words to a run: the command line, plans, building through an allow-list, run directories."""
+"""Configuration: the command line, plans, building through an allow-list, runs and their directories."""
 
 from pyro_lrp.config.build import (
     PLACES,
@@ -15,6 +15,18 @@ from pyro_lrp.config.plan import Plan, options, plan
 from pyro_lrp.config.run import Run, load
 
 __all__ = [
-    "PLACES", "Plan", "Run", "build_autoencoder", "build_data", "build_game", "conf_dir", "default_data_root",
-    "load", "needs_context", "options", "plan", "schedule", "settle",
-]  # fmt: skip
+    "PLACES",
+    "Plan",
+    "Run",
+    "build_autoencoder",
+    "build_data",
+    "build_game",
+    "conf_dir",
+    "default_data_root",
+    "load",
+    "needs_context",
+    "options",
+    "plan",
+    "schedule",
+    "settle",
+]

@@ -1,9 +1,9 @@
-"""The names that a configuration may call: a stranger's run can build networks and distributions, nothing else.
+"""The names that a configuration may call, so that an untrusted run can build nothing but model parts.
 
-Every object of a run is built from a ``_target_`` of its configuration. A target is accepted if it is a public
-name of one of this library's building packages, a class of torch, Pyro or zuko that is a module, a distribution
-or a transform, or one of Pyro's factories of transforms; always by one exact path. Functions, methods and
-attributes of such objects are refused, and so is everything else that the caller does not trust explicitly.
+Every object of a run is built from a ``_target_`` of its configuration. Allowed targets are the public names of
+this library's building packages, the classes of torch, Pyro and zuko that are modules, distributions or
+transforms, and Pyro's factories of transforms, each by exactly one path. Functions, methods and attributes of
+such objects are refused, and so is everything else that the caller does not trust explicitly.
 """
 
 from __future__ import annotations
@@ -21,18 +21,41 @@ from torch import nn
 from torch.distributions import Distribution, Transform
 
 from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.trees import nodes
 
 __all__ = ["DATA_SETS", "allowed_targets", "check_node", "find"]
 
 DATA_SETS = (
-    "celeba", "cifar10", "deepfashion", "digits", "fake", "fashion_mnist", "folder", "mnist", "npz",
+    "celeba",
+    "cifar10",
+    "deepfashion",
+    "digits",
+    "fake",
+    "fashion_mnist",
+    "folder",
+    "mnist",
+    "npz",
     "posed_figures",
-)  # fmt: skip
-"""The functions of :mod:`pyro_lrp.data` that make a data set; allowed as ``data``, and nowhere else."""
+)
+"""The functions of :mod:`pyro_lrp.data` that load a data set; allowed in ``data`` only."""
 
-_OWN = ("likelihoods", "models", "networks", "objectives", "priors", "schedules", "transforms")
-_KINDS = (nn.Module, Distribution, Transform, ConditionalDistribution, ConditionalTransform)
-_CLASSES = {  # where classes are public: the packages that they may come from
+_BUILDING_PACKAGES = (
+    "likelihoods",
+    "models",
+    "networks",
+    "objectives",
+    "priors",
+    "schedules",
+    "transforms",
+)
+_KINDS = (
+    nn.Module,
+    Distribution,
+    Transform,
+    ConditionalDistribution,
+    ConditionalTransform,
+)
+_CLASSES = {  # by module in which classes are public: the packages that may define them
     "torch.nn": ("torch.nn.modules.",),
     "torch.distributions": ("torch.distributions.",),
     "torch.distributions.transforms": ("torch.distributions.",),
@@ -41,52 +64,76 @@ _CLASSES = {  # where classes are public: the packages that they may come from
     "pyro.distributions.transforms": ("pyro.distributions.", "torch.distributions."),
     "zuko.flows": ("zuko.",),
 }
-_LEFT_OUT = {  # holders that take attributes of any name; a distribution that may compile code of its own
-    "torch.nn.ModuleDict", "torch.nn.ParameterDict", "torch.nn.ParameterList",
-    "pyro.distributions.SpanningTree",
-}  # fmt: skip
+_EXCLUDED = {
+    "torch.nn.ModuleDict",  # the containers accept attributes of any name
+    "torch.nn.ParameterDict",
+    "torch.nn.ParameterList",
+    "pyro.distributions.SpanningTree",  # may compile its own code
+}
 _FACTORIES = (
-    "affine_autoregressive", "affine_coupling", "batchnorm", "block_autoregressive",
-    "conditional_affine_autoregressive", "conditional_affine_coupling",
-    "conditional_generalized_channel_permute", "conditional_householder", "conditional_matrix_exponential",
-    "conditional_neural_autoregressive", "conditional_planar", "conditional_radial", "conditional_spline",
-    "conditional_spline_autoregressive", "elu", "generalized_channel_permute", "householder", "iterated",
-    "leaky_relu", "matrix_exponential",
-    "neural_autoregressive", "permute", "planar", "polynomial", "radial", "spline", "spline_autoregressive",
-    "spline_coupling", "sylvester",
-)  # fmt: skip
-_POSITIONAL = "torch.nn.Sequential"  # the one target whose parts have no names
+    "affine_autoregressive",
+    "affine_coupling",
+    "batchnorm",
+    "block_autoregressive",
+    "conditional_affine_autoregressive",
+    "conditional_affine_coupling",
+    "conditional_generalized_channel_permute",
+    "conditional_householder",
+    "conditional_matrix_exponential",
+    "conditional_neural_autoregressive",
+    "conditional_planar",
+    "conditional_radial",
+    "conditional_spline",
+    "conditional_spline_autoregressive",
+    "elu",
+    "generalized_channel_permute",
+    "householder",
+    "iterated",
+    "leaky_relu",
+    "matrix_exponential",
+    "neural_autoregressive",
+    "permute",
+    "planar",
+    "polynomial",
+    "radial",
+    "spline",
+    "spline_autoregressive",
+    "spline_coupling",
+    "sylvester",
+)
+_POSITIONAL = "torch.nn.Sequential"  # the only target whose arguments have no names
 
 
 def check_node(node: Any, name: str, allow_targets: Sequence[str] = ()) -> None:
-    """Refuse a node of a configuration that names anything which is not allowed, before anything is built.
+    """Refuse a node of a configuration that names a target which is not allowed, before anything is built.
 
     Args:
-        node: The node, of plain dicts, lists and scalars.
+        node: A node of plain dicts, lists and scalars.
         name: Its key, such as ``"prior"``, for errors.
         allow_targets: Modules, or prefixes of dotted names, that the caller trusts.
 
     Raises:
-        UserError: On the first target or directive that is refused, with the way to allow it.
+        UserError: On the first refused target or directive, with the way to allow it.
     """
-    if isinstance(node, str) and "${" in node:  # Hydra would resolve it: it could read the environment
-        raise UserError(f"{name}: {node!r} is an interpolation, which a run's configuration must not hold")
-    if isinstance(node, dict):
-        if "_target_" in node:
-            _check_directives(node, name, allow_targets)
-        for key, value in node.items():
-            check_node(str(key), f"{name}.{key}", allow_targets)
-            check_node(value, f"{name}.{key}", allow_targets)
-    elif isinstance(node, (list, tuple)):
-        for index, value in enumerate(node):
-            check_node(value, f"{name}.{index}", allow_targets)
+    for path, part in nodes(node):
+        place = ".".join([name, *map(str, path)])
+        for text in (*path[-1:], part):
+            _refuse_interpolation(text, place)
+        if isinstance(part, dict) and "_target_" in part:
+            _check_directives(part, place, allow_targets)
+
+
+def _refuse_interpolation(text: Any, name: str) -> None:
+    """Refuse text that Hydra would resolve: it could read environment variables."""
+    if isinstance(text, str) and "${" in text:
+        raise UserError(f"{name}: {text!r} is an interpolation, which a run's configuration must not hold")
 
 
 def find(target: str, name: str, allow_targets: Sequence[str] = ()) -> Any:
-    """The object of an allowed target.
+    """The object that an allowed target names.
 
     Raises:
-        UserError: If it is not allowed, or does not exist.
+        UserError: If the target is not allowed, or does not exist.
     """
     if not isinstance(target, str):
         raise UserError(f"{name}: _target_ must be a dotted name, got {target!r}")
@@ -95,15 +142,18 @@ def find(target: str, name: str, allow_targets: Sequence[str] = ()) -> Any:
         return _trusted(target, name, allow_targets)
     if leaf in _names(home) and (home != "pyro_lrp.data" or name == "data"):
         return getattr(importlib.import_module(home), leaf)
-    known = home in _CLASSES or home.removeprefix("pyro_lrp.") in _OWN
-    if known and leaf and not leaf.startswith("_") and not hasattr(_module(home, target, name), leaf):
+    known = home in _CLASSES or home.removeprefix("pyro_lrp.") in _BUILDING_PACKAGES
+    public = leaf and not leaf.startswith("_")
+    if known and public and not hasattr(_module(home, target, name), leaf):
         raise UserError(f"{name}: _target_ {target} cannot be imported ({home} has no {leaf})")
     raise _refusal(target, name)
 
 
 def allowed_targets() -> set[str]:
     """All targets that are allowed without ``allow_targets``; those of zuko only if it is installed."""
-    homes = [*_CLASSES, *(f"pyro_lrp.{package}" for package in (*_OWN, "data"))]
+    homes = list(_CLASSES)
+    for package in (*_BUILDING_PACKAGES, "data"):
+        homes.append(f"pyro_lrp.{package}")
     return {f"{home}.{leaf}" for home in homes for leaf in _names(home)}
 
 
@@ -120,70 +170,96 @@ def _check_directives(node: dict[str, Any], name: str, allow_targets: Sequence[s
     if "_args_" not in node:
         return
     trusted = any(_covers(prefix, target) for prefix in allow_targets)
-    if not isinstance(node["_args_"], list) or not (trusted or target == _POSITIONAL):
+    may_have_args = trusted or target == _POSITIONAL
+    if not may_have_args or not isinstance(node["_args_"], list):
         raise UserError(f"{name}: _args_ is not allowed for {target}: give its arguments by name")
 
 
 @cache
 def _names(home: str) -> frozenset[str]:
-    """The names of a module that are allowed."""
+    """The allowed names of a module."""
     if home == "pyro_lrp.data":
         return frozenset(DATA_SETS)
-    if home.removeprefix("pyro_lrp.") in _OWN and home.startswith("pyro_lrp."):
-        module = importlib.import_module(home)
-        return frozenset(name for name in module.__all__ if _is_own(getattr(module, name)))
-    if home not in _CLASSES:
-        return frozenset()
+    package = home.removeprefix("pyro_lrp.")
+    if package != home and package in _BUILDING_PACKAGES:
+        return _library_names(home)
+    if home in _CLASSES:
+        return _class_names(home)
+    return frozenset()
+
+
+def _library_names(home: str) -> frozenset[str]:
+    """The public classes and functions of one of this library's packages."""
+    module = importlib.import_module(home)
+    names = set()
+    for name in module.__all__:
+        if _is_of_library(getattr(module, name)):
+            names.add(name)
+    return frozenset(names)
+
+
+def _class_names(home: str) -> frozenset[str]:
+    """The allowed classes, and factories of transforms, of a module of torch, Pyro or zuko."""
     try:
         module = importlib.import_module(home)
     except ImportError:
         return frozenset()
-    names = {name for name, value in vars(module).items() if _is_class_of(value, name, _CLASSES[home])}
-    names -= {path.rpartition(".")[2] for path in _LEFT_OUT if path.rpartition(".")[0] == home}
+    names = set()
+    for name, value in vars(module).items():
+        allowed = _is_class_of(value, name, _CLASSES[home])
+        if allowed and f"{home}.{name}" not in _EXCLUDED:
+            names.add(name)
     if home == "pyro.distributions.transforms":
         names |= set(_FACTORIES)
     return frozenset(names)
 
 
-def _is_own(value: Any) -> bool:
-    """Whether the value is a class or function of this library, and not the name of a type."""
-    return (inspect.isclass(value) or inspect.isfunction(value)) and value.__module__.startswith("pyro_lrp.")
+def _is_of_library(value: Any) -> bool:
+    """Whether the value is a class or function that this library defines, and not the alias of a type."""
+    if inspect.isclass(value) or inspect.isfunction(value):
+        return value.__module__.startswith("pyro_lrp.")
+    return False
 
 
 def _is_class_of(value: Any, name: str, origins: Sequence[str]) -> bool:
-    """Whether the value is a public class of a harmless kind, under its own name."""
+    """Whether the value is a public class of an allowed kind, under its own name, from one of the origins."""
     if not inspect.isclass(value) or name.startswith("_") or value.__name__ != name:
         return False
     return issubclass(value, _KINDS) and f"{value.__module__}.".startswith(tuple(origins))
 
 
 def _trusted(target: str, name: str, allow_targets: Sequence[str]) -> Any:
-    """The object of a target in a module that the caller trusts; what that module imported is not trusted."""
+    """The object of a target in a module that the caller trusts; objects it imports are not trusted."""
     if any(part.startswith("_") for part in target.split(".")):
         raise _refusal(target, name)
     try:
-        found = pkgutil.resolve_name(target)
+        value = pkgutil.resolve_name(target)
     except Exception as error:  # importing a user's module may fail in any way
         message = " ".join(str(error).split())
         raise UserError(f"{name}: _target_ {target} cannot be imported ({message})") from error
-    home = getattr(found, "__module__", None) or type(found).__module__
-    inside = any(prefix == target or _covers(prefix, f"{home}.") for prefix in allow_targets)
-    listed = f"{home}.{getattr(found, '__qualname__', '')}" in allowed_targets()
-    if not callable(found) or not (inside or listed):
+    home = getattr(value, "__module__", None) or type(value).__module__
+    qualified = getattr(value, "__qualname__", "")
+    trusted = any(prefix == target or _covers(prefix, f"{home}.") for prefix in allow_targets)
+    listed = f"{home}.{qualified}" in allowed_targets()
+    if not callable(value) or not (trusted or listed):
         raise _refusal(target, name)
-    return found
+    return value
 
 
 def _module(home: str, target: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(home)
     except ImportError as error:
-        hint = "; pip install 'pyro_lrp[zuko]'" if home.startswith("zuko.") else ""
-        raise UserError(f"{name}: _target_ {target} cannot be imported ({error}){hint}") from error
+        message = f"{name}: _target_ {target} cannot be imported ({error})"
+        if home.startswith("zuko."):
+            message += "; pip install 'pyro_lrp[zuko]'"
+        raise UserError(message) from error
 
 
 def _covers(prefix: str, target: str) -> bool:
-    return target == prefix or target.startswith(prefix if prefix.endswith(".") else f"{prefix}.")
+    """Whether the target is the named object, or lies in the named module."""
+    package = prefix.removesuffix(".") + "."
+    return target == prefix or target.startswith(package)
 
 
 def _refusal(target: str, name: str) -> UserError:

@@ -1,4 +1,4 @@
-"""The command line: Hydra behind it, one plain line and exit code 1 for a user's mistake."""
+"""The command line, based on Hydra: a user's mistake is reported in one line with exit code 1."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import hydra
@@ -22,36 +22,76 @@ from pyro_lrp.core.errors import UserError, printable
 
 __all__ = ["command", "conf_dir"]
 
-FLAGS_WITH_VALUES = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg", "-c")
+FLAGS_WITH_VALUES = (
+    "--config-dir",
+    "-cd",
+    "--config-path",
+    "-cp",
+    "--config-name",
+    "-cn",
+    "--cfg",
+    "-c",
+)
 PATH_KEYS = (
-    "run", "runs", "out", "images", "data.root", "data.path", "data.images", "data.attributes", "data.index",
-)  # fmt: skip
+    "run",
+    "runs",
+    "out",
+    "images",
+    "data.root",
+    "data.path",
+    "data.images",
+    "data.attributes",
+    "data.index",
+)
+LIST_KEYS = ("images", "runs")  # path keys that also take a list
+UNKNOWN_CHOICE = re.compile(
+    r"Could not find '([^']+)/([^'/]+)'\s+"
+    r"Available options in '[^']+':([\w\s]+?)(?:Config|$)"
+)
+UNKNOWN_KEYS = (
+    re.compile(r"Could not override '([^']+)'"),
+    re.compile(r"Key '([^']+)' is not in struct"),
+)
+TRACEBACK = "PYRO_LRP_TRACEBACK"  # environment variable that shows tracebacks
+WIDTH = 108  # of the lines of --help
+
+Job = Callable[[DictConfig], None]
 
 
 def conf_dir() -> str:
-    """The configuration directory: inside an installed wheel, else beside the package in a checkout."""
+    """The configuration directory: inside an installed wheel, or beside the package in a checkout."""
     package = Path(__file__).resolve().parents[1]
-    installed, checkout = package / "conf", package.parent / "conf"
-    return str(installed if installed.is_dir() else checkout)
+    installed = package / "conf"
+    if installed.is_dir():
+        return str(installed)
+    return str(package.parent / "conf")
 
 
-def command(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Make a command of a function of a composed configuration: mistakes become one line and exit code 1."""
+def command(name: str) -> Callable[[Job], Callable[[], None]]:
+    """Turn a function of a composed configuration into a command.
 
-    def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
+    Errors that a user can cause are printed in one line, with exit code 1.
+
+    Args:
+        name: The name of the command and of its configuration file.
+    """
+
+    def decorate(function: Job) -> Callable[[], None]:
         def job(cfg: DictConfig) -> None:
-            with _one_line_errors(name):  # before Hydra sees them: it would add lines of its own
+            with _one_line_errors(name):  # inside Hydra, which would print further lines
                 function(cfg)
 
-        run = hydra.main(version_base="1.3", config_path=conf_dir(), config_name=name)(job)
+        compose = hydra.main(version_base="1.3", config_path=conf_dir(), config_name=name)
+        run = compose(job)
 
         def main() -> None:
-            sys.argv[1:] = _ordered([_quoted(argument) for argument in sys.argv[1:]])
+            quoted = [_quoted(argument) for argument in sys.argv[1:]]
+            sys.argv[1:] = _ordered(quoted)
             with _one_line_errors(name):
                 _refuse_unknown_flags(sys.argv[1:])
                 _refuse_no_choice(sys.argv[1:])
-                os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and we say it in one line
-                with _folded() if {"--help", "-h"} & set(sys.argv[1:]) else nullcontext():
+                os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing the error
+                with _folded_help(sys.argv[1:]):
                     run()
 
         return main
@@ -60,15 +100,20 @@ def command(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], 
 
 
 @contextmanager
-def _folded(width: int = 108) -> Iterator[None]:
-    """Fold long lines of what is printed: Hydra lists all choices of a group in one."""
+def _folded_help(arguments: list[str]) -> Iterator[None]:
+    """Fold long lines of ``--help``: Hydra prints all choices of a group in one line."""
+    if not {"--help", "-h"} & set(arguments):
+        yield
+        return
     text = io.StringIO()
     try:
         with redirect_stdout(text):
             yield
     finally:
         for line in text.getvalue().splitlines():
-            print(line if len(line) <= width else textwrap.fill(line, width, subsequent_indent="  "))
+            if len(line) > WIDTH:
+                line = textwrap.fill(line, WIDTH, subsequent_indent="  ")
+            print(line)
 
 
 @contextmanager
@@ -76,83 +121,118 @@ def _one_line_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-        if os.environ.get("PYRO_LRP_TRACEBACK"):
+        if os.environ.get(TRACEBACK):
             raise
-        sys.exit(printable(f"error: {_one_line(error, name)}"))
+        message = _one_line(error, name)
+        sys.exit(printable(f"error: {message}"))
     except KeyboardInterrupt:
         sys.exit("interrupted: the same command goes on from the last checkpoint")
-    except Exception as error:  # a bug, or a mistake that nobody foresaw
-        if os.environ.get("PYRO_LRP_TRACEBACK"):
+    except Exception as error:  # a bug, or a mistake that is not anticipated
+        if os.environ.get(TRACEBACK):
             raise
+        kind = type(error).__name__
         text = " ".join(str(error).split())[:300]
-        sys.exit(printable(f"error: {type(error).__name__}: {text} (PYRO_LRP_TRACEBACK=1 shows where)"))
+        sys.exit(printable(f"error: {kind}: {text} ({TRACEBACK}=1 shows where)"))
 
 
 def _refuse_unknown_flags(arguments: list[str]) -> None:
-    known = {flag for action in get_args_parser()._actions for flag in action.option_strings}
+    known: set[str] = set()
+    for action in get_args_parser()._actions:
+        known.update(action.option_strings)
     for argument in arguments:
         if argument.startswith("="):
             raise UserError(f"{argument} has no key; see --help")
-        if argument.startswith("-") and argument.partition("=")[0] not in known:
+        flag = argument.partition("=")[0]
+        if flag.startswith("-") and flag not in known:
             raise UserError(f"unknown flag {argument}; see --help")
 
 
 def _refuse_no_choice(arguments: list[str]) -> None:
-    """Hydra's own message for ``prior=null`` names neither the group nor what it may be."""
+    """Refuse ``prior=null`` and the like; Hydra's message names neither the group nor its choices."""
     for folder in sorted(Path(conf_dir()).iterdir()):
-        none = {f"{folder.name}=null", f"{folder.name}="} & set(arguments)
-        if none and folder.is_dir() and folder.name != "experiment":
-            known = ", ".join(sorted(file.stem for file in folder.iterdir()))
-            raise UserError(f"{none.pop()} names nothing; the known ones are: {known}")
+        if not folder.is_dir() or folder.name == "experiment":
+            continue
+        for empty in (f"{folder.name}=null", f"{folder.name}="):
+            if empty in arguments:
+                known = ", ".join(sorted(file.stem for file in folder.iterdir()))
+                raise UserError(f"{empty} names nothing; the known ones are: {known}")
 
 
 def _ordered(arguments: list[str]) -> list[str]:
-    """``key=value`` first, flags after them: argparse refuses keys on both sides of a flag with a value."""
+    """Move ``key=value`` before flags: argparse refuses keys on both sides of a flag with a value."""
     keys: list[str] = []
-    flags: list[str] = []
-    for previous, argument in zip(["", *arguments], arguments, strict=False):
-        is_key = "=" in argument and not argument.startswith("-") and previous not in FLAGS_WITH_VALUES
-        (keys if is_key else flags).append(argument)
-    return keys + flags
+    rest: list[str] = []
+    previous = ""
+    for argument in arguments:
+        is_value = previous in FLAGS_WITH_VALUES
+        is_flag = argument.startswith("-")
+        if "=" in argument and not is_flag and not is_value:
+            keys.append(argument)
+        else:
+            rest.append(argument)
+        previous = argument
+    return keys + rest
 
 
 def _quoted(argument: str) -> str:
-    """Quote the value of a path key for Hydra's grammar, so that any path can be typed as it is."""
-    key, equals, value = argument.partition("=")
-    plain = key.lstrip("+")
-    is_path = plain in PATH_KEYS or plain.startswith("weights.")
-    listed = plain in ("images", "runs") and value[:1] == "[" and value[-1:] == "]"
-    if not equals or not is_path or not value or value[0] in "'\"" or value == "null" or listed:
+    """Quote the value of a path key for Hydra's grammar, so that any path can be typed without quotes."""
+    key, _, value = argument.partition("=")
+    if not _needs_quotes(key.lstrip("+"), value):
         return argument
-    # within quotes Hydra reads only \' and a run of \ before the closing quote; ${ would interpolate
+    # within quotes, Hydra unescapes only \' and backslashes before the closing quote; ${ would interpolate
     escaped = re.sub(r"(\\*)'", r"\1\1\'", value)
-    escaped = re.sub(r"(\\+)$", r"\1\1", escaped).replace("${", "\\${")
+    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
+    escaped = escaped.replace("${", "\\${")
     return f"{key}='{escaped}'"
 
 
+def _needs_quotes(key: str, value: str) -> bool:
+    if key not in PATH_KEYS and not key.startswith("weights."):
+        return False
+    if not value or value == "null":
+        return False
+    is_quoted = value[0] in ("'", '"')
+    is_list = key in LIST_KEYS and value.startswith("[") and value.endswith("]")
+    return not is_quoted and not is_list
+
+
 def _one_line(error: BaseException, name: str) -> str:
-    cause: BaseException | None = error
-    while cause is not None and not str(cause):
-        cause = cause.__cause__
-    text = str(cause or type(error).__name__)
-    unknown_group = re.search(
-        r"Could not find '([^']+)/([^'/]+)'\s+Available options in '[^']+':([\w\s]+?)(?:Config|$)", text
-    )
-    if unknown_group:
-        group, choice, known = unknown_group.groups()
-        return f"{group}={choice} is unknown; the known ones are: {', '.join(known.split())}"
-    unknown_key = re.search(r"Could not override '([^']+)'", text) or re.search(
-        r"Key '([^']+)' is not in struct", text
-    )
-    if unknown_key:
-        return f"unknown key {unknown_key.group(1)}{_similar(unknown_key.group(1), name)}; see --help"
+    """The message of an error in one line, with Hydra's messages rephrased."""
+    text = _message(error)
+    unknown_choice = UNKNOWN_CHOICE.search(text)
+    if unknown_choice:
+        group, choice, listed = unknown_choice.groups()
+        known = ", ".join(listed.split())
+        return f"{group}={choice} is unknown; the known ones are: {known}"
+    for pattern in UNKNOWN_KEYS:
+        unknown_key = pattern.search(text)
+        if unknown_key:
+            key = unknown_key.group(1)
+            return f"unknown key {key}{_similar(key, name)}; see --help"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}"
     return " ".join(text.split())
 
 
+def _message(error: BaseException) -> str:
+    """The message of the error, or of the first of its causes that has one."""
+    cause: BaseException | None = error
+    while cause is not None:
+        text = str(cause)
+        if text:
+            return text
+        cause = cause.__cause__
+    return type(error).__name__
+
+
 def _similar(key: str, name: str) -> str:
-    keys = [str(k) for k in OmegaConf.load(Path(conf_dir()) / f"{name}.yaml")]
-    groups = [folder.name for folder in Path(conf_dir()).iterdir() if folder.is_dir()]
-    close = difflib.get_close_matches(key, keys + groups, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    """A hint at the most similar key of a command, if there is one."""
+    folder = Path(conf_dir())
+    known = [str(key) for key in OmegaConf.load(folder / f"{name}.yaml")]
+    for path in folder.iterdir():
+        if path.is_dir():
+            known.append(path.name)
+    close = difflib.get_close_matches(key, known, n=1)
+    if not close:
+        return ""
+    return f" (did you mean {close[0]}?)"

@@ -1,11 +1,12 @@
-"""Plans: a composed configuration as the identity and the circumstances of a run.
+"""Plans: a composed configuration split into the identity and the circumstances of a run.
 
-The *identity* decides what is computed and is kept in ``config.yaml``; the *circumstances* (device, where data
-lie, logging) may change whenever a run is resumed.
+The *identity* decides what is computed and is kept in ``config.yaml``. The *circumstances*, such as the device,
+the place of the data and logging, may change whenever a run is resumed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from pyro_lrp.config.command import conf_dir
 from pyro_lrp.config.rules import check
 from pyro_lrp.core.errors import UserError
-from pyro_lrp.schedules import Phase
-from pyro_lrp.trainer import PriorPhase
 
-__all__ = ["Plan", "options", "optimizers", "phases", "plan", "prior_phase"]
+__all__ = ["Plan", "options", "plan"]
 
 CIRCUMSTANCES = (
     "device",
@@ -31,13 +30,25 @@ CIRCUMSTANCES = (
     "weights",
     "trainer.save_minutes",
 )
-USED_BY = {  # root keys that an objective takes over: where they stand in its node, and what they mean unset
+USED_BY = {
     "free_bits": ("elbo", 0.0),
     "gan_loss": ("gan_loss", "minimax"),
     "beta_schedule": ("beta_schedule", {"_target_": "pyro_lrp.schedules.Constant"}),
 }
-GROUPS_NEEDED = ("data", "network", "likelihood", "prior", "objective", "trainer", "autoencoder", "family")
-DATA_DEFAULTS = ("latent_dim", "lr", "flow", "epochs")  # values that other keys refer to
+"""Root keys that an objective may read: the key of its node that does so, and the default value."""
+
+GROUPS_NEEDED = (
+    "data",
+    "network",
+    "likelihood",
+    "prior",
+    "objective",
+    "trainer",
+    "autoencoder",
+    "family",
+)
+DATA_DEFAULTS = ("latent_dim", "lr", "flow", "epochs")
+"""Keys of ``data`` that exist only for other keys to refer to."""
 
 
 def options(cfg: DictConfig) -> dict[str, Any]:
@@ -49,7 +60,13 @@ def options(cfg: DictConfig) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Plan:
-    """A validated run: what it computes, under which circumstances, and where it is written."""
+    """A validated run that is about to be trained.
+
+    Attributes:
+        identity: The configuration that decides what the run computes.
+        circumstances: The configuration that may change when the run is resumed.
+        directory: The run directory.
+    """
 
     identity: dict[str, Any]
     circumstances: dict[str, Any]
@@ -59,25 +76,43 @@ class Plan:
 def plan(cfg: DictConfig) -> Plan:
     """Split a composed ``train`` configuration into identity and circumstances, with defaults filled in."""
     tree = options(cfg)
-    chosen = {k: v for k, v in HydraConfig.get().runtime.choices.items() if "/" not in k and v is not None}
-    groups = {group: str(name).replace("/", ".") for group, name in chosen.items()}  # names, not paths
-    known = set(OmegaConf.load(Path(conf_dir()) / "train.yaml")) | set(groups)
-    stray = sorted(str(key) for key in tree.keys() - known)
-    if stray:
-        raise UserError(f"unknown key {stray[0]}; see --help")
-    empty = [key for key in GROUPS_NEEDED if not isinstance(tree.get(key), dict)]
-    if empty:
-        raise UserError(f"{empty[0]} must be one of its files; see --help")
-    if not isinstance(tree["trainer"].get("schedule"), dict):
-        raise UserError("trainer.schedule must be a schedule with a _target_")
-    _fill_epochs(tree, groups)
-    _hand_to_objective(tree)
+    presets = _presets()
+    _refuse_unknown_keys(tree, presets)
+    _refuse_empty_groups(tree)
+    usual = _usual_epochs(tree, presets)
+    _fill_milestones(tree, usual)
+    _fill_epochs(tree, usual, presets)
+    _remove_objective_keys(tree)
     circumstances = {key: _pop(tree, key) for key in CIRCUMSTANCES}
     for key in DATA_DEFAULTS:
         tree["data"].pop(key, None)
-    name, seed = tree.pop("name"), tree["seed"]
-    directory = Path("runs") / str(name or _default_name(groups, tree["beta"])) / f"seed_{seed}"
-    return Plan({"presets": groups, **tree}, circumstances, directory)
+    name = tree.pop("name") or _default_name(presets, tree["beta"])
+    directory = Path("runs") / str(name) / f"seed_{tree['seed']}"
+    return Plan({"presets": presets, **tree}, circumstances, directory)
+
+
+def _presets() -> dict[str, str]:
+    """The names of the files that were chosen, by group; a name is never a path."""
+    presets = {}
+    for group, choice in HydraConfig.get().runtime.choices.items():
+        if "/" not in group and choice is not None:
+            presets[group] = str(choice).replace("/", ".")
+    return presets
+
+
+def _refuse_unknown_keys(tree: dict[str, Any], groups: Iterable[str]) -> None:
+    known = set(OmegaConf.load(Path(conf_dir()) / "train.yaml")) | set(groups)
+    unknown = sorted(str(key) for key in tree.keys() - known)
+    if unknown:
+        raise UserError(f"unknown key {unknown[0]}; see --help")
+
+
+def _refuse_empty_groups(tree: dict[str, Any]) -> None:
+    for group in GROUPS_NEEDED:
+        if not isinstance(tree.get(group), dict):
+            raise UserError(f"{group} must be one of its files; see --help")
+    if not isinstance(tree["trainer"].get("schedule"), dict):
+        raise UserError("trainer.schedule must be a schedule with a _target_")
 
 
 def _pop(tree: dict[str, Any], key: str) -> Any:
@@ -87,58 +122,49 @@ def _pop(tree: dict[str, Any], key: str) -> Any:
     return tree.pop(leaf, None)
 
 
-def _default_name(groups: dict[str, str], beta: float) -> str:
-    experiment = f"{groups['experiment']}-" if "experiment" in groups else ""
-    return f"{experiment}{groups['model']}-{groups['prior']}-{groups['data']}-beta_{beta:g}"
+def _default_name(presets: dict[str, str], beta: float) -> str:
+    name = f"{presets['model']}-{presets['prior']}-{presets['data']}-beta_{beta:g}"
+    if "experiment" in presets:
+        return f"{presets['experiment']}-{name}"
+    return name
 
 
-def _fill_epochs(tree: dict[str, Any], groups: dict[str, str]) -> None:
-    """Give the phases, and a schedule that asks for them, the usual numbers of the family and the data set.
+def _usual_epochs(tree: dict[str, Any], presets: dict[str, str]) -> dict[str, Any] | None:
+    """The usual numbers of epochs of the family on the data set, if there are any.
 
-    A row of the data set's own, ``data.epochs.FAMILY``, stands before the family's table.
+    ``data.epochs.FAMILY`` takes precedence over the table of the family.
     """
-    family, data = groups.get("family"), groups.get("data")
+    family = presets.get("family")
     table = tree.pop("family", {}).get("epochs", {})
-    own = tree["data"].get("epochs") or {}
-    usual = own.get(family) or table.get(data) or table.get("default")
-    if tree["trainer"].get("schedule", {}).get("milestones", ()) is None:
-        tree["trainer"]["schedule"]["milestones"] = (usual or {}).get("halvings", [])
+    of_data = tree["data"].get("epochs") or {}
+    return of_data.get(family) or table.get(presets.get("data")) or table.get("default")
+
+
+def _fill_milestones(tree: dict[str, Any], usual: dict[str, Any] | None) -> None:
+    """Fill in the milestones of a schedule that has them and leaves them to the family."""
+    schedule = tree["trainer"]["schedule"]
+    if schedule.get("milestones", ()) is None:
+        schedule["milestones"] = (usual or {}).get("halvings", [])
+
+
+def _fill_epochs(tree: dict[str, Any], usual: dict[str, Any] | None, presets: dict[str, str]) -> None:
+    """Fill in the lengths of the phases; a joint phase of another length rescales the prior's."""
     if tree["epochs"] is not None and tree["prior_epochs"] is not None:
         return
     if usual is None:
+        family = presets.get("family")
+        data = presets.get("data")
         raise UserError(f"family={family} has no epochs for data={data}: give epochs and prior_epochs")
-    joint, prior = usual["joint"], usual["prior"]
-    if tree["prior_epochs"] is None:
-        given = joint if tree["epochs"] is None else tree["epochs"]
-        tree["prior_epochs"] = round(given * prior / joint)
     if tree["epochs"] is None:
-        tree["epochs"] = joint
+        tree["epochs"] = usual["joint"]
+    if tree["prior_epochs"] is None:
+        tree["prior_epochs"] = round(tree["epochs"] * usual["prior"] / usual["joint"])
 
 
-def _hand_to_objective(tree: dict[str, Any]) -> None:
-    """Root keys that only some objectives take into their node: one that would do nothing is refused."""
-    for key, (place, unset) in USED_BY.items():
-        if tree.pop(key) != unset and place not in tree["objective"]:
-            raise UserError(f"{key} has no effect here: {tree['objective'].get('_target_')} does not take it")
-
-
-def phases(identity: dict[str, Any]) -> list[Phase]:
-    """The phases of a run. In two stages each player still sees as many codes; the prior, frozen ones."""
-    joint, prior = identity["epochs"], identity["prior_epochs"]
-    if identity["order"] == "two_stage":
-        return [Phase("autoencoder_only", joint), Phase("prior_only", joint + prior)]
-    return [Phase("joint", joint), Phase("prior_only", prior)]
-
-
-def prior_phase(identity: dict[str, Any]) -> PriorPhase:
-    """What a run's prior-only phase does besides descending its loss."""
-    patience = identity["prior_patience"]
-    return PriorPhase(code_noise=identity["prior_code_noise"], ema=identity["prior_ema"], patience=patience)
-
-
-def optimizers(identity: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Options of single players' optimizers."""
-    given = identity["trainer"]["optimizers"]
-    if not identity["prior_weight_decay"]:
-        return given
-    return {**given, "prior": {**given.get("prior", {}), "weight_decay": identity["prior_weight_decay"]}}
+def _remove_objective_keys(tree: dict[str, Any]) -> None:
+    """Remove the root keys that objectives read, and refuse one that this objective ignores."""
+    for key, (place, default) in USED_BY.items():
+        value = tree.pop(key)
+        if value != default and place not in tree["objective"]:
+            target = tree["objective"].get("_target_")
+            raise UserError(f"{key} has no effect here: {target} does not take it")

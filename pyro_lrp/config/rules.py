@@ -1,108 +1,171 @@
-"""Which values a key may have, whatever else a configuration says."""
+"""The values that a key may have, independently of the rest of a configuration."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyro_lrp.core.errors import UserError
 
-__all__ = ["RULES", "check"]
+__all__ = ["RULES", "Rule", "check"]
+
+
+class Rule(NamedTuple):
+    """A condition on the value of a key.
+
+    Attributes:
+        holds: Whether a value satisfies the rule.
+        expected: The values that do, in words, for the error.
+    """
+
+    holds: Callable[[Any], bool]
+    expected: str
+
+    def or_null(self) -> Rule:
+        """The same rule, which null satisfies as well."""
+
+        def holds(value: Any) -> bool:
+            return value is None or self.holds(value)
+
+        return Rule(holds, f"{self.expected}, or null")
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return math.isfinite(value)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
 
 
 def _is_count(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    if isinstance(value, bool) or not isinstance(value, int):
+        return False
+    return value >= least
 
 
-def _is_counts(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > 0 and all(_is_count(item, 0) for item in value)
+def _is_indices(value: Any) -> bool:
+    return _is_list(value, _is_index) and len(value) > 0
 
 
-_COUNT = (lambda v: _is_count(v, 1), "a whole number of at least 1")
-_COUNT_OR_NULL = (lambda v: v is None or _is_count(v, 1), "a whole number of at least 1, or null")
-_EPOCHS = (lambda v: v is None or _is_count(v, 0), "a whole number of at least 0, or null")
-_RATE = (lambda v: _is_number(v) and v > 0, "a number above 0")
-_RATE_OR_NULL = (lambda v: v is None or (_is_number(v) and v > 0), "a number above 0, or null")
-_NOT_NEGATIVE = (lambda v: _is_number(v) and v >= 0, "a finite number of at least 0")
-_FLAG = (lambda v: isinstance(v, bool), "true or false")
-RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "beta": _NOT_NEGATIVE,
-    "seed": (lambda v: _is_count(v, 0), "a whole number of at least 0"),
+def _is_index(value: Any) -> bool:
+    return _is_count(value, 0)
+
+
+def _is_list(value: Any, holds: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and all(holds(item) for item in value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, (str, int, float))
+
+
+def _is_prefixes(value: Any) -> bool:
+    return _is_list(value, _is_text) and all(value)
+
+
+def _is_metrics(value: Any) -> bool:
+    return _is_text(value) or _is_list(value, _is_text)
+
+
+def _is_files(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    return all(path is None or _is_text(path) for path in value.values())
+
+
+def _is_pose(value: Any) -> bool:
+    return _is_index(value) or _is_indices(value)
+
+
+def _at_least(least: int) -> Rule:
+    return Rule(lambda value: _is_count(value, least), f"a whole number of at least {least}")
+
+
+def _share(expected: str) -> Rule:
+    return Rule(lambda value: _is_number(value) and 0 <= value < 1, expected)
+
+
+def _not_negative(expected: str) -> Rule:
+    return Rule(lambda value: _is_number(value) and value >= 0, expected)
+
+
+def _one_of(*values: str) -> Rule:
+    *others, last = values
+    expected = f"{', '.join(others)} or {last}"
+    return Rule(lambda value: value in values, expected)
+
+
+_COUNT = _at_least(1)
+_RATE = Rule(lambda value: _is_number(value) and value > 0, "a number above 0")
+_FINITE = _not_negative("a finite number of at least 0")
+_FLAG = Rule(_is_flag, "true or false")
+RULES: dict[str, Rule] = {
+    "beta": _FINITE,
+    "seed": _at_least(0),
     "latent_dim": _COUNT,
     "batch_size": _COUNT,
-    "prior_batch_size": _COUNT_OR_NULL,
-    "epochs": _EPOCHS,
-    "prior_epochs": _EPOCHS,
-    "order": (lambda v: v in ("joint", "two_stage"), "joint or two_stage"),
-    "prior_code_noise": _NOT_NEGATIVE,
-    "prior_ema": (lambda v: _is_number(v) and 0 <= v < 1, "a number of at least 0 and below 1"),
-    "prior_weight_decay": _NOT_NEGATIVE,
-    "prior_patience": _COUNT_OR_NULL,
+    "prior_batch_size": _COUNT.or_null(),
+    "epochs": _at_least(0).or_null(),
+    "prior_epochs": _at_least(0).or_null(),
+    "order": _one_of("joint", "two_stage"),
+    "prior_code_noise": _FINITE,
+    "prior_ema": _share("a number of at least 0 and below 1"),
+    "prior_weight_decay": _FINITE,
+    "prior_patience": _COUNT.or_null(),
     "lr": _RATE,
-    "likelihood.lr": _RATE_OR_NULL,
-    "free_bits": _NOT_NEGATIVE,
-    "gan_loss": (lambda v: v in ("minimax", "nonsaturating"), "minimax or nonsaturating"),
-    "weights": (
-        lambda v: isinstance(v, dict) and all(path is None or isinstance(path, str) for path in v.values()),
-        "files by network, such as weights.vgg19=FILE",
-    ),
-    "data.limit": _COUNT_OR_NULL,
-    "data.crop": _COUNT_OR_NULL,
-    "data.image_size": _COUNT_OR_NULL,
-    "data.validation": (lambda v: _is_number(v) and 0 <= v < 1, "a share of at least 0 and below 1"),
+    "likelihood.lr": _RATE.or_null(),
+    "free_bits": _FINITE,
+    "gan_loss": _one_of("minimax", "nonsaturating"),
+    "weights": Rule(_is_files, "files by network, such as weights.vgg19=FILE"),
+    "data.limit": _COUNT.or_null(),
+    "data.crop": _COUNT.or_null(),
+    "data.image_size": _COUNT.or_null(),
+    "data.validation": _share("a share of at least 0 and below 1"),
     "trainer.report_every": _COUNT,
     "trainer.evaluations": _COUNT,
     "trainer.evaluation_images": _COUNT,
-    "trainer.save_minutes": (lambda v: _is_number(v) and v >= 0, "a number of at least 0"),
-    "allow_targets": (
-        lambda v: isinstance(v, list) and all(isinstance(p, str) and p for p in v),
-        "a list of prefixes of dotted names, such as [my_package.]",
-    ),
-    "metrics": (
-        lambda v: isinstance(v, str) or (isinstance(v, list) and all(isinstance(m, str) for m in v)),
-        "auto, or a list of names",
-    ),
+    "trainer.save_minutes": _not_negative("a number of at least 0"),
+    "allow_targets": Rule(_is_prefixes, "a list of prefixes of dotted names, such as [my_package.]"),
+    "metrics": Rule(_is_metrics, "auto, or a list of names"),
     "progress": _FLAG,
     "overwrite": _FLAG,
-    "logger": (lambda v: v in ("none", "tensorboard"), "none or tensorboard"),
-    "name": (lambda v: v is None or isinstance(v, (str, int, float)), "text"),
-    "n": _COUNT_OR_NULL,
-    "k": _COUNT_OR_NULL,
+    "logger": _one_of("none", "tensorboard"),
+    "name": Rule(lambda value: value is None or _is_name(value), "text"),
+    "n": _COUNT.or_null(),
+    "k": _COUNT.or_null(),
     "temperature": _RATE,
-    "strength": (_is_number, "a number"),
-    "steps": (lambda v: _is_count(v, 2), "a whole number of at least 2"),
-    "speed": (lambda v: v in ("even", "constant"), "even or constant"),
-    "space": (lambda v: v in (None, "base", "latent", "both"), "base, latent, both, or null"),
-    "indices": (
-        lambda v: v is None or _is_counts(v),
-        "a list of numbers of test images, such as [0,1], or null",
+    "strength": Rule(_is_number, "a number"),
+    "steps": _at_least(2),
+    "speed": _one_of("even", "constant"),
+    "space": Rule(
+        lambda value: value in (None, "base", "latent", "both"),
+        "base, latent, both, or null",
     ),
-    "pose": (
-        lambda v: v is None or _is_count(v, 0) or _is_counts(v),
-        "a number of a test image, a list of such, or null",
-    ),
-    "components": (
-        lambda v: v is None or _is_counts(v),
-        "a list of numbers of components, such as [0,1], or null",
-    ),
-    "distance": (
-        lambda v: v in ("vgg16", "alexnet", "squeezenet", "classifier"),
-        "vgg16, alexnet, squeezenet or classifier",
-    ),
+    "indices": Rule(_is_indices, "a list of numbers of test images, such as [0,1]").or_null(),
+    "pose": Rule(_is_pose, "a number of a test image, a list of such").or_null(),
+    "components": Rule(_is_indices, "a list of numbers of components, such as [0,1]").or_null(),
+    "distance": _one_of("vgg16", "alexnet", "squeezenet", "classifier"),
 }
 
 
 def check(tree: dict[str, Any]) -> None:
-    """Refuse values that no run can have, by the name of their key."""
-    for key, (holds, expected) in RULES.items():
+    """Refuse a configuration with a value that its key cannot have.
+
+    Raises:
+        UserError: On the first such value; the message names the key.
+    """
+    for key, rule in RULES.items():
         node: Any = tree
         *parents, leaf = key.split(".")
         for parent in parents:
             node = node.get(parent) or {}
-        if leaf in node and not holds(node[leaf]):
-            raise UserError(f"{key} must be {expected}, got {node[leaf]!r}")
+        if leaf in node and not rule.holds(node[leaf]):
+            raise UserError(f"{key} must be {rule.expected}, got {node[leaf]!r}")

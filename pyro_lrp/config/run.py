@@ -1,4 +1,4 @@
-"""A run, trained or planned: the one way to its model and its data, from commands and from Python."""
+"""A run, trained or planned: access to its model and its data, from commands and from Python."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any
 import torch
 
 from pyro_lrp.config import build, rundir
-from pyro_lrp.config.plan import Plan, optimizers, phases, prior_phase
+from pyro_lrp.config.identity import Identity
+from pyro_lrp.config.plan import Plan
 from pyro_lrp.core import checkpoint
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.data import Condition, ImageData, Split, condition_of
 from pyro_lrp.latents.codes import encode_split
+from pyro_lrp.metrics.subject import Subject
 from pyro_lrp.models import Autoencoder, Codes, Draw, ImageCodes
 from pyro_lrp.trainer import Trainer
 from pyro_lrp.trainer.devices import choose_device
@@ -23,20 +25,21 @@ __all__ = ["Run", "load"]
 
 
 class Run:
-    """A run directory: its model and its data, read once, when they are first asked for.
+    """A run directory with its model and its data, each read once, on first access.
 
     Args:
         directory: The run directory, wherever it lies.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
-        data_root: The folder of data sets; None for the place where ``train`` looks.
-        data_path: The file or folder of a run on files of your own. A place that a run names is not opened.
+        data_root: The folder of data sets; None for the default of ``train``.
+        data_path: The file or folder of a run that was trained on your own files. Paths that the run records
+            are not opened.
         places: Further places of a data set, by key, such as ``{"images": DIR}``.
-        allow_targets: Modules of yours (such as ``"my_package."``) that its configuration may name besides
-            those of :mod:`pyro_lrp.config.allowed`. Nothing else is ever called.
+        allow_targets: Your own modules (such as ``"my_package."``) that the configuration may name besides
+            the targets of :mod:`pyro_lrp.config.allowed`. Nothing else is ever called.
 
     Raises:
-        UserError: If there is no such run, its checkpoint is damaged, or its configuration names a target that
-            is not allowed; when that is first read.
+        UserError: On first access, if there is no such run, its checkpoint is damaged, or its configuration
+            names a target that is not allowed.
     """
 
     def __init__(
@@ -60,23 +63,33 @@ class Run:
 
     @classmethod
     def of(cls, options: Mapping[str, Any], directory: str | None = None) -> Run:
-        """The run that the options of a command name, or the one of a directory, under these options."""
+        """The run for the options of a command.
+
+        Args:
+            options: The options of the command.
+            directory: The run directory; by default the option ``run``.
+        """
+        if directory is None:
+            directory = str(options["run"])
         return cls(
-            str(options["run"] if directory is None else directory), device=options["device"],
-            places=options["data"], allow_targets=options["allow_targets"],
-        )  # fmt: skip
+            directory,
+            device=options["device"],
+            places=options["data"],
+            allow_targets=options["allow_targets"],
+        )
 
     @classmethod
     def planned(cls, plan: Plan) -> Run:
-        """A run that is about to be trained: its data are read and its model is built, nothing is written."""
-        circumstances = plan.circumstances
-        allow = circumstances["allow_targets"]
-        places = {key: plan.identity["data"].get(key) for key in build.PLACES}
-        places["root"] = circumstances["data.root"]
-        run = cls(plan.directory, places=places, allow_targets=allow)
-        data = build.build_data(plan.identity, places, allow).limited(plan.identity["data"].get("limit"))
+        """A run that is about to be trained: the data are read and the model is built; nothing is written."""
+        planned = Identity(plan.identity)
+        allow_targets = plan.circumstances["allow_targets"]
+        places = {key: planned.data.get(key) for key in build.PLACES}
+        places["root"] = plan.circumstances["data.root"]
+        run = cls(plan.directory, places=places, allow_targets=allow_targets)
+        data = build.build_data(plan.identity, places, allow_targets)
+        data = data.limited(planned.limit)
         run.identity, run.data = build.settle(plan.identity, data)
-        run.autoencoder = build.build_autoencoder(run.identity, data.image_shape, allow)
+        run.autoencoder = build.build_autoencoder(run.identity, data.image_shape, allow_targets)
         return run
 
     def __repr__(self) -> str:
@@ -87,6 +100,11 @@ class Run:
         """The configuration that decides what the run computes."""
         return rundir.read_identity(self.directory)
 
+    @property
+    def settings(self) -> Identity:
+        """Typed access to :attr:`identity`."""
+        return Identity(self.identity)
+
     @cached_property
     def summary(self) -> dict[str, Any] | None:
         """The summary of a finished run, or None."""
@@ -94,70 +112,107 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether training came to its end."""
+        """Whether training is complete."""
         return self.summary is not None
 
     @cached_property
     def checkpoint(self) -> dict[str, Any]:
-        """The newest checkpoint: parameters by name, and the step they are of."""
-        path = self.checkpoint_path
-        if path is None:
-            raise UserError(f"run {self.directory} has no checkpoint yet: train it first")
-        return checkpoint.load(path)
+        """The newest checkpoint: parameters by name, and the training step."""
+        return checkpoint.load(self._existing_checkpoint())
 
     @property
     def checkpoint_path(self) -> Path | None:
-        """The file of the newest checkpoint, if there is one."""
+        """The file of the newest checkpoint, or None."""
         return checkpoint.latest(self.directory / "checkpoints")
+
+    def _existing_checkpoint(self) -> Path:
+        path = self.checkpoint_path
+        if path is None:
+            raise UserError(f"run {self.directory} has no checkpoint yet: train it first")
+        return path
 
     @property
     def step(self) -> int:
-        """The number of training steps that the checkpoint has seen."""
+        """The training step of the checkpoint."""
         return self.checkpoint["step"]
 
     @cached_property
     def autoencoder(self) -> Autoencoder:
         """The trained autoencoder, on ``device`` and in eval mode."""
-        identity, path = self.identity, self.checkpoint_path
-        if path is None:
-            raise UserError(f"run {self.directory} has no checkpoint yet: train it first")
-        autoencoder = build.build_autoencoder(identity, identity["image_shape"], self.allow_targets)
-        prefix = "autoencoder."
-        game = self.checkpoint.get("game", {})
-        state = {key.removeprefix(prefix): value for key, value in game.items() if key.startswith(prefix)}
+        image_shape = self.settings.image_shape
+        path = self._existing_checkpoint()
+        autoencoder = build.build_autoencoder(self.identity, image_shape, self.allow_targets)
+        state = {}
+        for key, value in self.checkpoint.get("game", {}).items():
+            owner, _, name = key.partition(".")
+            if owner == "autoencoder":
+                state[name] = value
         checkpoint.load_into(autoencoder, state, path)
         return autoencoder.to(self.device).eval()
 
     @cached_property
     def condition(self) -> Condition:
-        """The meaning of the contexts of its prior; :class:`~pyro_lrp.data.NoCondition` without any."""
-        return condition_of(self.identity.get("context"))
+        """The meaning of the prior's contexts; :class:`~pyro_lrp.data.NoCondition` if there are none."""
+        return condition_of(self.settings.context)
 
     @cached_property
     def data(self) -> ImageData:
-        """The data set it was trained on, with the contexts of its images."""
-        data = build.build_data(self.identity, build.places(self.identity, self.places), self.allow_targets)
-        return data.with_contexts(condition_of(self.identity.get("context"), data).of)
+        """The data set of the run, with the contexts of its images."""
+        places = build.places(self.identity, self.places)
+        data = build.build_data(self.identity, places, self.allow_targets)
+        condition = condition_of(self.settings.context, data)
+        return data.with_contexts(condition.of)
 
     @cached_property
     def seen(self) -> Split:
-        """The training images that it saw: without those beyond its limit and those held out."""
-        options = self.identity["data"]
-        return self.data.limited(options.get("limit")).hold_out(options.get("validation", 0.0))[0]
+        """The images the run was trained on: without those beyond the limit and those held out."""
+        limited = self.data.limited(self.settings.limit)
+        seen, _ = limited.hold_out(self.settings.validation)
+        return seen
 
     def codes(self, split: str = "test") -> Codes | ImageCodes:
-        """The codes of a split: q(z|x) of each image.
+        """The posteriors q(z|x) of the images of a split.
 
         Args:
-            split: ``"train"``, ``"test"``, or ``"seen"`` for the training images that the run saw.
+            split: ``"train"``, ``"test"``, or ``"seen"`` for :attr:`seen`.
         """
-        if split not in ("train", "test", "seen"):
-            raise ValueError(f"expected split to be train, test or seen, got {split!r}")
         if split == "seen":
             images = self.seen
+        elif split == "train":
+            images = self.data.train
+        elif split == "test":
+            images = self.data.test
         else:
-            images = self.data.train if split == "train" else self.data.test
+            raise ValueError(f"expected split to be train, test or seen, got {split!r}")
         return encode_split(self.autoencoder, images.to(self.device))
+
+    def subject(self, **options: Any) -> Subject:
+        """The subject of metrics: the run's model and data.
+
+        Args:
+            **options: Further arguments of :class:`~pyro_lrp.metrics.Subject`, such as ``n`` and ``seed``.
+        """
+        return Subject(
+            self.autoencoder,
+            self.data,
+            self.seen,
+            device=self.device,
+            directory=self.directory,
+            **options,
+        )
+
+    def prepare_likelihood(self, weights: Mapping[str, str | None]) -> dict[str, Any]:
+        """Load the networks that the likelihood needs, and record in the identity which they are.
+
+        Args:
+            weights: Files of weights by network.
+
+        Returns:
+            The recorded entries.
+        """
+        recorded = self.autoencoder.likelihood.prepare(weights)
+        self.settings.likelihood.update(recorded)
+        return recorded
 
     def draw(self, n: int, temperature: float = 1.0, context: Any = None) -> Draw:
         """``n`` samples of the prior and their mean images.
@@ -165,30 +220,45 @@ class Run:
         Args:
             n: Number of samples.
             temperature: Factor of the standard deviation of the prior's base.
-            context: As ``context=`` of the command ``sample`` takes it, or a tensor ``(n, context_dim)``.
+            context: The contexts, as a tensor ``(n, context_dim)`` or as for the option ``context`` of the
+                command ``sample``.
         """
         if not isinstance(context, torch.Tensor):
             context = self.condition.parse(context, n)
         return self.autoencoder.draw(n, temperature, context.to(self.device))
 
     def trainer(self, circumstances: Mapping[str, Any], **options: Any) -> Trainer:
-        """The trainer of a planned run; ``options`` are further arguments of it, such as callbacks."""
-        identity = self.identity
-        game = build.build_game(identity, self.autoencoder, self.allow_targets)
-        own_rate = identity["likelihood"].get("lr") or identity["lr"]
-        settings = {
-            **identity["trainer"],
-            "schedule": build.schedule(identity, self.allow_targets),
-            "optimizers": optimizers(identity),
+        """The trainer of a planned run.
+
+        Args:
+            circumstances: The circumstances of the plan.
+            **options: Further arguments of the trainer, such as callbacks.
+        """
+        settings = self.settings
+        arguments = {
+            **settings.trainer,
+            "schedule": build.schedule(self.identity, self.allow_targets),
+            "optimizers": settings.optimizers(),
         }
         return Trainer(
-            game, self.data, directory=self.directory, seed=identity["seed"], phases=phases(identity),
-            prior_phase=prior_phase(identity), lr=identity["lr"], lr_of={"autoencoder.likelihood": own_rate},
-            batch_size=identity["batch_size"], prior_batch_size=identity["prior_batch_size"],
-            validation=identity["data"].get("validation", 0.0), precision=str(identity["precision"]),
-            device=circumstances["device"], progress=circumstances["progress"],
-            save_minutes=circumstances["trainer.save_minutes"], **settings, **options,
-        )  # fmt: skip
+            build.build_game(self.identity, self.autoencoder, self.allow_targets),
+            self.data,
+            directory=self.directory,
+            seed=settings.seed,
+            phases=settings.phases(),
+            prior_phase=settings.prior_phase(),
+            lr=settings.lr,
+            lr_of={"autoencoder.likelihood": settings.likelihood_lr},
+            batch_size=settings.batch_size,
+            prior_batch_size=settings.prior_batch_size,
+            validation=settings.validation,
+            precision=str(settings.precision),
+            device=circumstances["device"],
+            progress=circumstances["progress"],
+            save_minutes=circumstances["trainer.save_minutes"],
+            **arguments,
+            **options,
+        )
 
 
 def load(run: str | Path, *, allow_targets: Sequence[str] = ()) -> Autoencoder:
@@ -196,7 +266,7 @@ def load(run: str | Path, *, allow_targets: Sequence[str] = ()) -> Autoencoder:
 
     Args:
         run: A run directory.
-        allow_targets: As for :class:`Run`.
+        allow_targets: See :class:`Run`.
 
     Raises:
         UserError: If there is no such run, its checkpoint is damaged, or its configuration names a target that

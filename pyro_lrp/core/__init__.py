@@ -1,1 +1,1 @@
-"""Ground: errors, random seeds, gradients, files and checkpoints. Knows nothing of models."""
+"""Common helpers: errors, random seeds, gradients, modes of modules, files, trees and checkpoints."""

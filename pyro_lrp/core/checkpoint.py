@@ -1,6 +1,6 @@
 """Atomic, checksummed save and load of nested state: tensors in safetensors, the rest in plain JSON.
 
-Nothing is ever pickled, so a checkpoint from a stranger can be loaded without trust.
+Nothing is pickled, so a checkpoint from an untrusted source can be loaded safely.
 """
 
 from __future__ import annotations
@@ -18,26 +18,39 @@ from torch import Tensor
 
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.files import write_atomically
+from pyro_lrp.core.trees import KeyPath, map_leaves
 
 __all__ = ["latest", "load", "load_into", "load_to_resume", "rotate_and_save", "save"]
 
-_KEY = "pyro_lrp"  # one metadata entry: with several, safetensors would not write them in a fixed order
-_TENSOR = "tensor:"
+_KEY = "pyro_lrp"  # a single metadata entry: safetensors writes several in no fixed order
+_TENSOR = "tensor:"  # prefix of the text that stands for a tensor in the JSON tree
+_LOAD_ERRORS = (
+    SafetensorError,
+    KeyError,
+    TypeError,
+    ValueError,
+    OSError,
+    RecursionError,
+)
 
 
 def save(path: str | Path, state: dict[str, Any]) -> None:
     """Write ``state``, a tree of dicts and lists with tensors and JSON values at its leaves.
 
-    The same state gives the same bytes. Dictionary keys become strings.
+    Equal states give equal bytes. Dictionary keys become strings.
     """
-    tensors: dict[str, Tensor] = {}
-    tree = _take_tensors(state, "", tensors)
-    metadata = {_KEY: json.dumps({"tree": tree, "sha256": _digest(tree, tensors)}, sort_keys=True)}
-    write_atomically(Path(path), lambda target: save_file(tensors, target, metadata))
+    tree, tensors = _split_off_tensors(state)
+    record = {"tree": tree, "sha256": _digest(tree, tensors)}
+    metadata = {_KEY: json.dumps(record, sort_keys=True)}
+
+    def write(target: Path) -> None:
+        save_file(tensors, target, metadata)
+
+    write_atomically(Path(path), write)
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Read what :func:`save` wrote; tensors are on the CPU.
+    """Read a file that :func:`save` wrote; tensors are on the CPU.
 
     Raises:
         UserError: If the file is missing, truncated, changed, or not a checkpoint of this library.
@@ -47,31 +60,46 @@ def load(path: str | Path) -> dict[str, Any]:
         raise UserError(f"no checkpoint at {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            record = json.loads((file.metadata() or {})[_KEY])
+            metadata = file.metadata() or {}
+            record = json.loads(metadata[_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        tree, checksum = record["tree"], record["sha256"]
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError, RecursionError) as error:
+        tree = record["tree"]
+        checksum = record["sha256"]
+    except _LOAD_ERRORS as error:
         raise UserError(f"checkpoint {path} is truncated or is not a checkpoint ({error})") from error
     if checksum != _digest(tree, tensors):
         raise UserError(f"checkpoint {path} is damaged: its contents do not match their checksum")
-    return _put_tensors(tree, tensors)
+    return _insert_tensors(tree, tensors)
 
 
 def load_to_resume(path: Path) -> dict[str, Any]:
-    """:func:`load` of the newest checkpoint of a run; if it is damaged, the error says the ways out."""
+    """:func:`load` for the newest checkpoint of a run; if it is damaged, the error names the remedies."""
     try:
         return load(path)
     except UserError as error:
         previous = path.with_name("previous.safetensors")
-        way_out = f"delete it to go on from {previous.name}, or start" if previous.exists() else "start"
-        raise UserError(f"{error}: {way_out} anew with overwrite=true") from error
+        remedy = "start anew with overwrite=true"
+        if previous.exists():
+            remedy = f"delete it to go on from {previous.name}, or {remedy}"
+        raise UserError(f"{error}: {remedy}") from error
 
 
 def load_into(module: torch.nn.Module, state: dict[str, Tensor], origin: str | Path) -> None:
-    """``module.load_state_dict(state)``, with one sentence if the two are of different architectures."""
-    own = module.state_dict()
-    missing, unexpected = own.keys() - state.keys(), state.keys() - own.keys()
-    reshaped = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
+    """``module.load_state_dict(state)``, with a one-sentence error if the architectures differ.
+
+    Args:
+        module: The module to fill.
+        state: Its parameters and buffers by name.
+        origin: The file they were read from, for the error.
+
+    Raises:
+        UserError: If a name or a shape differs.
+    """
+    expected = module.state_dict()
+    missing = expected.keys() - state.keys()
+    unexpected = state.keys() - expected.keys()
+    shared = expected.keys() & state.keys()
+    reshaped = [name for name in shared if expected[name].shape != state[name].shape]
     if missing or unexpected or reshaped:
         example = sorted([*missing, *unexpected, *reshaped])[0]
         raise UserError(
@@ -82,9 +110,11 @@ def load_into(module: torch.nn.Module, state: dict[str, Tensor], origin: str | P
 
 
 def rotate_and_save(folder: Path, state: dict[str, Any]) -> None:
-    """Save as ``last``; what was ``last`` becomes ``previous``. At no moment is there neither."""
+    """Save as ``last`` after renaming ``last`` to ``previous``; a complete checkpoint exists at all times."""
     folder.mkdir(exist_ok=True)
-    last, previous, fresh = (folder / f"{name}.safetensors" for name in ("last", "previous", "fresh"))
+    last = folder / "last.safetensors"
+    previous = folder / "previous.safetensors"
+    fresh = folder / "fresh.safetensors"
     save(fresh, state)
     if last.exists():
         os.replace(last, previous)
@@ -93,34 +123,46 @@ def rotate_and_save(folder: Path, state: dict[str, Any]) -> None:
 
 def latest(folder: Path) -> Path | None:
     """The newest checkpoint of a folder that :func:`rotate_and_save` writes to, if there is one."""
-    names = ("last", "fresh", "previous")  # a kill between the two renames leaves a whole "fresh"
-    return next((p for name in names if (p := folder / f"{name}.safetensors").exists()), None)
+    # a process killed between the two renames leaves a complete "fresh"
+    for name in ("last", "fresh", "previous"):
+        path = folder / f"{name}.safetensors"
+        if path.exists():
+            return path
+    return None
 
 
-def _take_tensors(node: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(node, Tensor):
-        tensors[path] = node.detach().cpu().contiguous().clone()
-        return _TENSOR + path
-    if isinstance(node, dict):
-        return {str(k): _take_tensors(v, f"{path}/{k}" if path else str(k), tensors) for k, v in node.items()}
-    if isinstance(node, (list, tuple)):
-        return [_take_tensors(v, f"{path}/{i}", tensors) for i, v in enumerate(node)]
-    return node
+def _split_off_tensors(state: Any) -> tuple[Any, dict[str, Tensor]]:
+    """The state with references in place of its tensors, and the tensors by name."""
+    tensors: dict[str, Tensor] = {}
+
+    def replace(path: KeyPath, leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        name = "/".join(str(key) for key in path)
+        tensors[name] = leaf.detach().cpu().contiguous().clone()
+        return _TENSOR + name
+
+    return map_leaves(replace, state), tensors
 
 
-def _put_tensors(node: Any, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(node, str) and node.startswith(_TENSOR):
-        return tensors[node.removeprefix(_TENSOR)]
-    if isinstance(node, dict):
-        return {k: _put_tensors(v, tensors) for k, v in node.items()}
-    if isinstance(node, list):
-        return [_put_tensors(v, tensors) for v in node]
-    return node
+def _insert_tensors(tree: Any, tensors: dict[str, Tensor]) -> Any:
+    """The inverse of :func:`_split_off_tensors`."""
+
+    def replace(_: KeyPath, leaf: Any) -> Any:
+        if isinstance(leaf, str) and leaf.startswith(_TENSOR):
+            return tensors[leaf.removeprefix(_TENSOR)]
+        return leaf
+
+    return map_leaves(replace, tree)
 
 
 def _digest(tree: Any, tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode())
+    """The SHA-256 of a tree and its tensors: their names, types, shapes and bytes."""
+    text = json.dumps(tree, sort_keys=True)
+    digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
-        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+        tensor = tensors[name]
+        header = f"{name} {tensor.dtype} {tuple(tensor.shape)}"
+        digest.update(header.encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Is there a network at all? Asked before a download, so that a machine without one says so within seconds."""
+"""A quick check for a network connection before a download, so that an offline machine fails in seconds."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ OFFLINE_AFTER = 15.0  # seconds
 
 
 def online(url: str) -> bool:
-    """Whether the address answers in time; a thread, since a name lookup alone can hang for a minute."""
+    """Whether the address answers within :data:`OFFLINE_AFTER` seconds."""
     answered = threading.Event()
 
-    def ask() -> None:
+    def request() -> None:
         with contextlib.suppress(OSError, ValueError):
             urllib.request.urlopen(url, timeout=OFFLINE_AFTER).close()
             answered.set()
 
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(OFFLINE_AFTER)
+    # a thread, because resolving the host name alone can block for a minute and takes no timeout
+    thread = threading.Thread(target=request, daemon=True)
+    thread.start()
+    thread.join(OFFLINE_AFTER)
     return answered.is_set()

@@ -1,4 +1,4 @@
-"""Files: the user's cache, atomic writes, JSON for people, and arrays that may come from a stranger."""
+"""Files: the user's cache, atomic writes, readable JSON, and arrays from sources that are not trusted."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.trees import map_leaves
 
 __all__ = [
     "cache_dir",
@@ -27,11 +28,20 @@ __all__ = [
 ]
 
 _TEMPORARY = ".tmp"
+_READ_ERRORS = (
+    OSError,
+    ValueError,
+    EOFError,
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    zlib.error,
+)
 
 
 def cache_dir(name: str) -> Path:
-    """A folder of the user's cache, ``$PYRO_LRP_CACHE`` or ``~/.cache/pyro_lrp``; made if it is missing."""
-    folder = Path(os.environ.get("PYRO_LRP_CACHE") or "~/.cache/pyro_lrp").expanduser() / name
+    """A folder of the user's cache, ``$PYRO_LRP_CACHE`` or ``~/.cache/pyro_lrp``; created if it is missing."""
+    root = os.environ.get("PYRO_LRP_CACHE") or "~/.cache/pyro_lrp"
+    folder = Path(root).expanduser() / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -39,12 +49,14 @@ def cache_dir(name: str) -> Path:
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call ``write`` on a temporary file beside ``path``, flush it to the disk, then rename it to ``path``.
 
-    The temporary file has an unpredictable name and is created exclusively, so that nothing which already lies
-    in the folder, a symbolic link above all, can redirect the write. A link at ``path`` itself is replaced.
+    The temporary file has an unpredictable name and is created exclusively, so that no file already in the
+    folder, in particular no symbolic link, can redirect the write. A link at ``path`` itself is replaced.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_TEMPORARY}")
-    # tempfile.mkstemp would do the same, but with a mode that keeps results from one's group
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    token = secrets.token_hex(8)
+    temporary = path.with_name(f".{path.name}.{token}{_TEMPORARY}")
+    # tempfile.mkstemp would do the same, but its mode hides the file from the user's group
+    create = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+    os.close(os.open(temporary, create, 0o666))
     try:
         write(temporary)
         with open(temporary, "rb+") as file:
@@ -55,17 +67,17 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Delete what a killed :func:`write_atomically` left in a folder."""
+    """Delete the temporary files that an interrupted :func:`write_atomically` left in a folder."""
     for path in folder.glob(f".*{_TEMPORARY}"):
         path.unlink(missing_ok=True)
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an ``.npz`` file, none of them unpickled.
+    """The arrays of an ``.npz`` file; nothing is unpickled.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        UserError: If it is no such archive, is truncated, or holds objects.
+        UserError: If the file is no ``.npz`` archive, is truncated, or holds pickled objects.
     """
     try:
         with open(path, "rb") as file:
@@ -75,12 +87,16 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
                 return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error) as error:
+    except _READ_ERRORS as error:
         raise UserError(f"{path} is not readable, or is truncated ({error})") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or one sentence that names the file."""
+    """Read a JSON object.
+
+    Raises:
+        UserError: If the file holds none; the message names the file.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -91,17 +107,23 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON for people to read, atomically."""
-    text = json.dumps(plain(content), indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda target: target.write_text(text, encoding="utf-8"))
+    """Write indented JSON, atomically."""
+    text = json.dumps(plain(content), indent=2, allow_nan=False)
+
+    def write(target: Path) -> None:
+        target.write_text(text + "\n", encoding="utf-8")
+
+    write_atomically(path, write)
 
 
 def plain(node: Any) -> Any:
-    """A tree for JSON: floats of eight digits, and null for what JSON has no number for."""
-    if isinstance(node, dict):
-        return {key: plain(value) for key, value in node.items()}
-    if isinstance(node, (list, tuple)):
-        return [plain(value) for value in node]
-    if isinstance(node, float):
-        return float(f"{node:.8g}") if math.isfinite(node) else None
-    return node
+    """A tree that JSON can hold: floats are rounded to eight digits, and None stands for non-finite ones."""
+    return map_leaves(_plain_leaf, node)
+
+
+def _plain_leaf(_: object, leaf: Any) -> Any:
+    if not isinstance(leaf, float):
+        return leaf
+    if not math.isfinite(leaf):
+        return None
+    return float(f"{leaf:.8g}")

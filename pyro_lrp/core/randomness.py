@@ -1,4 +1,4 @@
-"""Seeds derived by name, so that streams of random numbers cannot disturb one another."""
+"""Random seeds derived from names, so that random streams are independent of one another."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ def derive_seed(seed: int, *labels: str | int) -> int:
     True
     """
     text = "/".join(str(part) for part in (seed, *labels))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
 
 
 @contextmanager
 def seeded(seed: int, *labels: str | int) -> Iterator[None]:
-    """Within the block torch draws from ``derive_seed(seed, *labels)``; afterwards it goes on as before.
+    """Within the block, torch is seeded with ``derive_seed(seed, *labels)``; then its state is restored.
 
     >>> with seeded(0, "doc"):
     ...     a = torch.rand(2)
@@ -39,7 +40,9 @@ def seeded(seed: int, *labels: str | int) -> Iterator[None]:
 
 @contextmanager
 def untouched_generators() -> Iterator[None]:
-    """Restore torch's global generators, of the CPU and of the current GPU, when the block ends."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    """Restore torch's global generators (CPU and current GPU) when the block ends."""
+    devices = []
+    if torch.cuda.is_available():
+        devices = [torch.cuda.current_device()]
     with torch.random.fork_rng(devices=devices):
         yield

@@ -1,8 +1,7 @@
-"""Pictures of arrays. Nothing here loads a model."""
+"""Figures: grids and strips of images, plots of latent spaces, and the figures of the paper."""
 
-from pyro_lrp.figures.images import grid, save_png
+from pyro_lrp.figures.images import grid, save_gif, save_png, strips
 from pyro_lrp.figures.plots import change_bands, forces, latent_spaces
-from pyro_lrp.figures.strips import save_gif, strips
 from pyro_lrp.figures.style import PALETTE, save_figure
 
 __all__ = [

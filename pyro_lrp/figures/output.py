@@ -1,8 +1,9 @@
-"""Files of pictures and arrays that ``sample`` writes."""
+"""The files that ``sample`` writes: pictures, animations and arrays."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -12,7 +13,10 @@ from pyro_lrp.core.files import write_atomically
 from pyro_lrp.latents.views import Strip
 from pyro_lrp.models import Draw
 
-__all__ = ["write_draw", "write_strip"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_strip", "write_draw", "write_strip"]
 
 
 def write_draw(out: Path, draw: Draw) -> list[Path]:
@@ -27,9 +31,7 @@ def write_draw(out: Path, draw: Draw) -> list[Path]:
 def write_strip(out: Path, strip: Strip) -> list[Path]:
     """Write a strip: a picture (``.png``), an animation (``.gif``) or arrays (``.npz``); returns the files."""
     if out.suffix == ".png":
-        return figures.save_figure(
-            figures.strips(strip.images, strip.rows, strip.columns, groups=strip.groups), out
-        )
+        return figures.save_figure(draw_strip(strip), out)
     if out.suffix == ".gif":
         figures.save_gif(out, strip.images)
     else:
@@ -37,8 +39,14 @@ def write_strip(out: Path, strip: Strip) -> list[Path]:
     return [out]
 
 
+def draw_strip(strip: Strip) -> Figure:
+    """Draw a strip as a figure."""
+    return figures.strips(strip.images, strip.rows, strip.columns, groups=strip.groups)
+
+
 def _write_arrays(out: Path, images: Tensor, latents: Tensor) -> None:
-    pixels, codes = images.cpu().float().numpy(), latents.flatten(1).cpu().float().numpy()
+    pixels = images.cpu().float().numpy()
+    codes = latents.flatten(1).cpu().float().numpy()
 
     def write(path: Path) -> None:
         with open(path, "wb") as file:

@@ -1,4 +1,4 @@
-"""The paper's figures of the latent space, from trained runs; drawing is in :mod:`pyro_lrp.figures`."""
+"""The paper's figures of the latent space, from trained runs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.randomness import seeded
 from pyro_lrp.data import chunks
 from pyro_lrp.figures import posed
+from pyro_lrp.figures.output import draw_strip
 from pyro_lrp.figures.requests import Request, edit, interpolate, traverse
-from pyro_lrp.latents import views as explore
-from pyro_lrp.latents.views import Space, decode, means
+from pyro_lrp.latents import views
+from pyro_lrp.latents.views import Distance, Space, decode, means
 from pyro_lrp.metrics.two_sample import classifier_two_sample_test
 
 if TYPE_CHECKING:
@@ -24,28 +25,35 @@ if TYPE_CHECKING:
 
 __all__ = ["FIGURES"]
 
-_POINTS, _GRID, _ARROWS = 5000, 120, 14  # dots of a cloud, side of a grid of densities, arrows of a force
+_POINTS = 5000  # points of a cloud
+_GRID = 120  # points per side of a grid of densities
+_ARROWS = 14  # arrows of a force
 _STEPS = 16  # images of a sequence of Fig. 8
+_SEQUENCES = 50  # sequences of Fig. 8 that are decoded at once
+
+LogDensity = Callable[[Tensor], Tensor]
+Arrows = tuple[np.ndarray, np.ndarray]
 
 
 def forces(requests: Sequence[Request]) -> Figure:
-    """Fig. 1: conrequests of p(z) and q(z) of two-dimensional runs, and what training does to each."""
+    """Fig. 1: contours of p(z) and q(z) of runs with two-dimensional codes, and the forces of training."""
     return figures.forces([_panel_of_forces(request) for request in requests])
 
 
 def _panel_of_forces(request: Request) -> dict[str, Any]:
-    """Codes feel the prior where a run regularizes them: along the gradient of log p(z).
+    """One panel of Fig. 1.
 
-    A prior that learns feels the codes: where it is, along the gradient of log q(z).
+    The prior pulls codes along the gradient of log p(z) where the run regularizes them (beta > 0). The codes
+    pull a learned prior along the gradient of log q(z).
     """
-    _two_dimensions(request)
-    prior, beta = request.autoencoder.prior, request.run.identity["beta"]
+    _require_two_dimensions(request)
+    prior = request.autoencoder.prior
+    beta = request.run.settings.beta
     learned = any(parameter.requires_grad for parameter in prior.parameters())
     z, loc, scale = _posterior(request)
     with torch.no_grad(), seeded(0, "figure", "forces"):
-        drawn = prior().sample((len(z),)).cpu()
-    both = torch.stack([z, drawn])
-    low, high = both.quantile(0.01, 1).amin(0), both.quantile(0.99, 1).amax(0)
+        samples = prior().sample((len(z),)).cpu()
+    low, high = _limits(z, samples)
     x, y, grid = _mesh(low, high)
     reach = 0.12 * (high - low).min().item()
 
@@ -56,180 +64,256 @@ def _panel_of_forces(request: Request) -> dict[str, Any]:
         return _log_mixture(points, loc, scale)
 
     with torch.no_grad():
-        densities = {"prior": log_p(grid).exp(), "posterior": log_q(grid).exp()}
-    return {
-        "title": f"{'learned' if learned else 'fixed'} prior, β = {beta:g}",
+        density_p = log_p(grid).exp()
+        density_q = log_q(grid).exp()
+    panel = {
+        "title": f"fixed prior, β = {beta:g}",
         "x": x,
         "y": y,
-        **{name: values.reshape(x.shape).numpy() for name, values in densities.items()},
-        "on_codes": _arrows(log_p, z, reach * min(1.0, beta)) if beta > 0 else None,
-        "on_prior": _arrows(log_q, drawn, reach) if learned else None,
+        "prior": density_p.reshape(x.shape).numpy(),
+        "posterior": density_q.reshape(x.shape).numpy(),
     }
+    if beta > 0:
+        panel["on_codes"] = _arrows(log_p, z, reach * min(1.0, beta))
+    if learned:
+        panel["title"] = f"learned prior, β = {beta:g}"
+        panel["on_prior"] = _arrows(log_q, samples, reach)
+    return panel
+
+
+def _limits(*clouds: Tensor) -> tuple[Tensor, Tensor]:
+    """The lower and the upper corner of a rectangle around clouds of points, without outliers."""
+    stacked = torch.stack(clouds)
+    low = stacked.quantile(0.01, 1).amin(0)
+    high = stacked.quantile(0.99, 1).amax(0)
+    return low, high
 
 
 def latent(requests: Sequence[Request]) -> Figure:
-    """Fig. 2: a two-dimensional latent space, codes in z_0 and in z_T by class, codes, and prior samples."""
-    (request,) = _exactly(requests, 1)
-    _two_dimensions(request)
-    prior, labels = request.autoencoder.prior, request.data.test.labels
+    """Fig. 2: a two-dimensional latent space: codes in z_0, codes in z_T by class, codes, prior samples."""
+    request = _only(requests)
+    _require_two_dimensions(request)
+    prior = request.autoencoder.prior
     if not prior.has_base or prior.context_dim:
         raise UserError("figure 2 needs a run whose prior has a base and no context")
     z, _, _ = _posterior(request)
     with torch.no_grad(), seeded(0, "figure", "latent"):
         base = prior.to_base(z.to(request.device)).cpu()
         samples = prior().sample((len(z),)).cpu()
-    told = classifier_two_sample_test(samples, z).accuracy
-    variances = " and ".join(f"{v:.2f}" for v in base.var(0).tolist())
-    shown = None if labels is None else labels[: len(z)].numpy()
-    limits = {"limits": np.percentile(z.numpy(), (0.5, 99.5), axis=0)}
-    panels: list[dict[str, Any]] = [
+    labels = None
+    classes = None
+    if request.data.test.labels is not None:
+        labels = request.data.test.labels[: len(z)].numpy()
+        classes = [str(label) for label in range(int(request.data.test.labels.max()) + 1)]
+    return figures.latent_spaces(_latent_panels(base, z, samples, labels), classes)
+
+
+def _latent_panels(base: Tensor, z: Tensor, samples: Tensor, labels: np.ndarray | None) -> list[dict[str, Any]]:
+    """The panels of Fig. 2, from codes in z_0 and in z_T and prior samples in z_T."""
+    accuracy = classifier_two_sample_test(samples, z).accuracy
+    mean = base.mean(0).abs().max()
+    variances = " and ".join(f"{variance:.2f}" for variance in base.var(0).tolist())
+    limits = np.percentile(z.numpy(), (0.5, 99.5), axis=0)
+    return [
         {
-            "title": "(a) f(z), z ~ q(z)", "points": base, "labels": shown, "unit_circles": True,
-            "note": f"mean within {base.mean(0).abs().max():.2f} of 0,\nvariances {variances}",
+            "title": "(a) f(z), z ~ q(z)",
+            "points": base,
+            "labels": labels,
+            "unit_circles": True,
+            "note": f"mean within {mean:.2f} of 0,\nvariances {variances}",
             "limits": np.array([[-3.6, -3.6], [3.6, 3.6]]),
         },
-        {"title": "(b) z ~ q(z), by class", "points": z, "labels": shown, **limits},
-        {"title": "(c) z ~ q(z)", "points": z, **limits},
         {
-            "title": "(d) z ~ p(z)", "points": samples, **limits,
-            "note": f"two-sample accuracy\n{told:.3f} (chance 0.5)",
+            "title": "(b) z ~ q(z), by class",
+            "points": z,
+            "labels": labels,
+            "limits": limits,
         },
-    ]  # fmt: skip
-    classes = None if labels is None else [str(k) for k in range(int(labels.max()) + 1)]
-    return figures.latent_spaces(panels, classes)
+        {
+            "title": "(c) z ~ q(z)",
+            "points": z,
+            "limits": limits,
+        },
+        {
+            "title": "(d) z ~ p(z)",
+            "points": samples,
+            "note": f"two-sample accuracy\n{accuracy:.3f} (chance 0.5)",
+            "limits": limits,
+        },
+    ]
 
 
 def interpolation(requests: Sequence[Request]) -> Figure:
-    """Fig. 4: paths between test images in z_0, with the real images at their ends."""
-    (request,) = _exactly(requests, 1)
-    return _drawn(interpolate(request))
+    """Fig. 4: paths between test images in z_0, with the real images at both ends."""
+    request = _only(requests)
+    return draw_strip(interpolate(request))
 
 
 def edits(requests: Sequence[Request]) -> Figure:
-    """Fig. 6: an attribute added to images, in z_0 above in z_T."""
-    (request,) = _exactly(requests, 1)
+    """Fig. 6: an attribute added to images, in z_0 and below in z_T."""
+    request = _only(requests)
     names = request.options["attributes"] or ["Eyeglasses"]
-    request.options |= {"space": request.options["space"] or "both", "attribute": names[0]}
-    return _drawn(edit(request))
+    space = request.options["space"] or "both"
+    strip = edit(request.with_options(space=space, attribute=names[0]))
+    return draw_strip(strip)
 
 
 def overview(requests: Sequence[Request]) -> Figure:
-    """Fig. 7: of each run, prior samples beside a traversal of its first principal component."""
-    rows, labels = [], []
+    """Fig. 7: for each run, prior samples beside a traversal of its first principal component."""
+    rows = []
+    labels = []
     for request in requests:
-        request.options |= {"components": [0], "space": "latent"}
-        walk = traverse(request)
+        settings = request.run.settings
+        walk = traverse(request.with_options(components=[0], space="latent"))
         with seeded(0, "figure", "overview"):
-            context = _some_contexts(request, 4)
+            context = _random_contexts(request, 4)
             samples = request.autoencoder.draw(4, context=context).images
         rows.append(torch.cat([samples.cpu(), walk.images[0].cpu()]))
-        labels.append(f"{request.run.identity['presets']['model']}\nβ = {request.run.identity['beta']:g}")
+        labels.append(f"{settings.preset('model')}\nβ = {settings.beta:g}")
     columns = ["", "samples", "", "", *walk.columns]
     return figures.strips(torch.stack(rows), labels, columns)
 
 
 @torch.no_grad()
 def change(requests: Sequence[Request]) -> Figure:
-    """Fig. 8: perceptual change from step to step as an attribute is added, in z_0, z_T and at even speed."""
-    (request,) = _exactly(requests, 1)
+    """Fig. 8: perceptual change per step as an attribute is added: in z_0, in z_T and at constant speed."""
+    request = _only(requests)
     if not request.autoencoder.prior.has_base:
         raise UserError("figure 8 compares z_0 with z_T, and this run's prior has no base")
-    request.options["speed"] = "constant"  # asks for the distance
     distance = request.distance()
-    assert distance is not None, "the speed is constant"
     codes = request.training_codes()
-    found: dict[str, dict[str, np.ndarray]] = {}
-    for name in request.options["attributes"] or ["Eyeglasses", "Smiling", "Male", "Blond_Hair"]:
-        direction = request.direction(str(name), codes)
-        x, context = request.without(str(name), request.options["n"])
-        z = means(request.autoencoder, x, context)
-        by_space = {}
-        t = torch.linspace(0, 1, _STEPS, device=z.device)
-        for label, path in _paths(request, t, distance).items():
-            parts = []
-            for rows in torch.arange(len(z)).split(50):
-                own = context[rows]
-                images = decode(request.autoencoder, path(z[rows], z[rows] + direction, own), own)
-                parts.append(explore.changes(images, distance).cpu())
-            by_space[label] = torch.cat(parts).double().numpy()
-        found[str(name)] = by_space
-    return figures.change_bands(found)
+    names = request.options["attributes"] or ["Eyeglasses", "Smiling", "Male", "Blond_Hair"]
+    changes = {}
+    for name in map(str, names):
+        direction = request.direction(name, codes)
+        changes[name] = _changes_by_path(request, name, direction, distance)
+    return figures.change_bands(changes)
 
 
-def _paths(request: Request, t: Tensor, distance: explore.Distance) -> dict[str, Callable[..., Tensor]]:
-    ae = request.autoencoder
+def _changes_by_path(
+    request: Request, name: str, direction: Tensor, distance: Distance
+) -> dict[str, np.ndarray]:
+    """Changes from image to image along each kind of path, shape ``(sequences, steps - 1)``."""
+    autoencoder = request.autoencoder
+    x, context = request.without(name, request.options["n"])
+    z = means(autoencoder, x, context)
+    t = torch.linspace(0, 1, _STEPS, device=z.device)
+    changes = {}
+    for label, path in _paths(request, t, distance).items():
+        parts = []
+        for rows in torch.arange(len(z)).split(_SEQUENCES):
+            codes = path(z[rows], z[rows] + direction, context[rows])
+            images = decode(autoencoder, codes, context[rows])
+            parts.append(views.changes(images, distance).cpu())
+        changes[label] = torch.cat(parts).double().numpy()
+    return changes
+
+
+def _paths(request: Request, t: Tensor, distance: Distance) -> dict[str, Callable[..., Tensor]]:
+    """The paths of Fig. 8 by label: functions of both ends and their contexts."""
+
+    def in_base(a: Tensor, b: Tensor, context: Tensor) -> Tensor:
+        space = Space(request.autoencoder, "base", context)
+        return space.path(a, b, t)
+
+    def in_latent(a: Tensor, b: Tensor, context: Tensor) -> Tensor:
+        space = Space(request.autoencoder, "latent", context)
+        return space.path(a, b, t)
+
+    def at_even_speed(a: Tensor, b: Tensor, context: Tensor) -> Tensor:
+        space = Space(request.autoencoder, "base", context)
+        return space.at_even_speed(a, b, len(t), distance)
+
     return {
-        "z_0": lambda a, b, context: Space(ae, "base", context).path(a, b, t),
-        "z_T": lambda a, b, context: Space(ae, "latent", context).path(a, b, t),
-        "z_0, even speed": lambda a, b, context: Space(ae, "base", context).at_even_speed(
-            a, b, len(t), distance
-        ),
+        "z_0": in_base,
+        "z_T": in_latent,
+        "z_0, even speed": at_even_speed,
     }
 
 
-def _drawn(strip: explore.Strip) -> Figure:
-    return figures.strips(strip.images, strip.rows, strip.columns, groups=strip.groups)
+def _only(requests: Sequence[Request]) -> Request:
+    """The request of a figure that shows one run."""
+    if len(requests) != 1:
+        raise UserError(f"runs: this figure is of 1 run, got {len(requests)}")
+    return requests[0]
 
 
-def _exactly(requests: Sequence[Request], count: int) -> Sequence[Request]:
-    if len(requests) != count:
-        raise UserError(f"runs: this figure is of {count} run, got {len(requests)}")
-    return requests
-
-
-def _two_dimensions(request: Request) -> None:
-    found = tuple(request.autoencoder.prior.event_shape)
-    if found != (2,):
-        raise UserError(f"this figure needs latent_dim=2, and the codes of this run have shape {found}")
+def _require_two_dimensions(request: Request) -> None:
+    shape = tuple(request.autoencoder.prior.event_shape)
+    if shape != (2,):
+        raise UserError(f"this figure needs latent_dim=2, and the codes of this run have shape {shape}")
 
 
 @torch.no_grad()
 def _posterior(request: Request) -> tuple[Tensor, Tensor, Tensor]:
-    """Of test images: a sample of q(z|x), its mean and deviation, ``(N, 2)`` on the CPU."""
-    parts: list[list[Tensor]] = []
-    for number, batch in enumerate(chunks(request.data.test[:_POINTS].to(request.device))):
+    """A sample, the mean and the standard deviation of q(z|x) of test images, each ``(N, 2)`` on the CPU."""
+    samples = []
+    locs = []
+    scales = []
+    test = request.data.test[:_POINTS].to(request.device)
+    for number, batch in enumerate(chunks(test)):
         q = request.autoencoder.encode(batch.x, batch.context)
         with seeded(0, "figure", "codes", number):
-            parts.append([t.cpu() for t in (q.sample(), q.mean, q.stddev)])
-    z, loc, scale = (torch.cat(column) for column in zip(*parts, strict=True))
-    return z, loc, scale
+            samples.append(q.sample().cpu())
+        locs.append(q.mean.cpu())
+        scales.append(q.stddev.cpu())
+    return torch.cat(samples), torch.cat(locs), torch.cat(scales)
 
 
 def _log_mixture(points: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-    """Log q(z): the mean of the posteriors, widened so that narrow ones run together."""
+    """The log density of q(z), with posteriors widened so that narrow ones overlap."""
     width = (scale.square() + (0.15 * loc.std(0)).square()).sqrt()
+    normal = torch.distributions.Normal(loc, width)
     parts = []
-    for some in points.split(500):
-        normal = torch.distributions.Normal(loc, width)
-        parts.append(normal.log_prob(some[:, None]).sum(-1).logsumexp(1) - np.log(len(loc)))
+    for chunk in points.split(500):
+        log_probs = normal.log_prob(chunk[:, None]).sum(-1)
+        parts.append(log_probs.logsumexp(1) - np.log(len(loc)))
     return torch.cat(parts)
 
 
 def _mesh(low: Tensor, high: Tensor) -> tuple[np.ndarray, np.ndarray, Tensor]:
+    """A grid over a rectangle with a margin: both coordinates, and the points ``(_GRID ** 2, 2)``."""
     pad = 0.15 * (high - low)
-    axes = [torch.linspace(float(a), float(b), _GRID) for a, b in zip(low - pad, high + pad, strict=True)]
+    starts = (low - pad).tolist()
+    ends = (high + pad).tolist()
+    axes = [torch.linspace(start, end, _GRID) for start, end in zip(starts, ends, strict=True)]
     x, y = torch.meshgrid(*axes, indexing="xy")
-    return x.numpy(), y.numpy(), torch.stack([x.flatten(), y.flatten()], 1)
+    points = torch.stack([x.flatten(), y.flatten()], 1)
+    return x.numpy(), y.numpy(), points
 
 
-def _arrows(
-    log_density: Callable[[Tensor], Tensor], points: Tensor, reach: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Where arrows start, evenly chosen among points, and what they point along, none longer than ``reach``."""
-    start = points[:: max(1, len(points) // _ARROWS)][:_ARROWS].clone().requires_grad_()
-    (along,) = torch.autograd.grad(log_density(start).sum(), start)
-    length = along.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    along = along / length * reach * (length / length.median()).clamp(0.3, 1.5)
-    return start.detach().numpy(), along.numpy()
+def _arrows(log_density: LogDensity, points: Tensor, reach: float) -> Arrows:
+    """Starts and directions of arrows along the gradient of a log density.
+
+    Args:
+        log_density: The log density.
+        points: Points ``(N, 2)``, from which starts are chosen at even intervals.
+        reach: The length of an arrow with the median gradient; others are scaled by at most 1.5.
+    """
+    interval = max(1, len(points) // _ARROWS)
+    start = points[::interval][:_ARROWS].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(log_density(start).sum(), start)
+    length = gradient.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    relative = (length / length.median()).clamp(0.3, 1.5)
+    direction = gradient / length * reach * relative
+    return start.detach().numpy(), direction.numpy()
 
 
-def _some_contexts(request: Request, n: int) -> Tensor:
+def _random_contexts(request: Request, n: int) -> Tensor:
+    """Contexts of ``n`` random training images; of length 0 if the prior is not conditional."""
     if not request.autoencoder.prior.context_dim:
         return torch.zeros(n, 0, device=request.device)
     context = request.data.train.context
-    return context[torch.randint(len(context), (n,))].to(request.device)
+    rows = torch.randint(len(context), (n,))
+    return context[rows].to(request.device)
 
 
 FIGURES: dict[int, Callable[[Sequence[Request]], Figure]] = {
-    1: forces, 2: latent, 4: interpolation, 6: edits, 7: overview, 8: change, 9: posed.diversity,
-}  # fmt: skip
+    1: forces,
+    2: latent,
+    4: interpolation,
+    6: edits,
+    7: overview,
+    8: change,
+    9: posed.diversity,
+}

@@ -1,4 +1,4 @@
-"""Plots of the latent space: densities and forces, clusters and their prior, speed along a path."""
+"""Plots of latent spaces: densities and forces, clusters, and perceptual change along paths."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ import numpy as np
 from pyro_lrp.figures.style import COLUMN, PAGE, PALETTE, new_figure, style
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["change_bands", "forces", "latent_spaces", "variation"]
 
+_PRIOR_COLOUR = PALETTE[0]
+_CODES_COLOUR = PALETTE[3]
+
 
 def change_bands(changes: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """Change from step to step along paths, median and 5-95 % band, one panel for each attribute (Fig. 8).
+    """Change per step along paths, as median and 5-95 % band, with one panel per attribute (Fig. 8).
 
-    Under a panel's name stand the coefficients of variation of its medians, in the order of the legend.
+    The title of a panel gives the coefficients of variation of its medians, in the order of the legend.
 
     Args:
-        changes: By panel, then by kind of path, arrays ``(sequences, steps)``.
+        changes: Arrays ``(sequences, steps)`` by panel and by kind of path.
     """
     columns = min(4, len(changes))
     rows = -(-len(changes) // columns)
@@ -32,15 +36,7 @@ def change_bands(changes: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
             panel.set_axis_off()
         for number, (name, by_path) in enumerate(changes.items()):
             panel = axes.flat[number]
-            for colour, (path, values) in zip(PALETTE, by_path.items(), strict=False):
-                steps = np.arange(1, values.shape[1] + 1)
-                low, median, high = np.percentile(values, (5, 50, 95), axis=0)
-                panel.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
-                panel.plot(steps, median, color=colour, label=path)
-            spreads = ", ".join(f"{variation(values):.2f}" for values in by_path.values())
-            panel.set_title(f"{name}\nvariation {spreads}")
-            panel.set_ylim(bottom=0)
-            panel.ticklabel_format(axis="y", scilimits=(-2, 3), useMathText=True)
+            _draw_bands(panel, name, by_path)
             if number >= len(changes) - columns:
                 panel.set_xlabel("step of the path")
             if number % columns == 0:
@@ -50,8 +46,20 @@ def change_bands(changes: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     return figure
 
 
+def _draw_bands(panel: Axes, name: str, by_path: Mapping[str, np.ndarray]) -> None:
+    for colour, (path, values) in zip(PALETTE, by_path.items(), strict=False):
+        steps = np.arange(1, values.shape[1] + 1)
+        low, median, high = np.percentile(values, (5, 50, 95), axis=0)
+        panel.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+        panel.plot(steps, median, color=colour, label=path)
+    variations = ", ".join(f"{variation(values):.2f}" for values in by_path.values())
+    panel.set_title(f"{name}\nvariation {variations}")
+    panel.set_ylim(bottom=0)
+    panel.ticklabel_format(axis="y", scilimits=(-2, 3), useMathText=True)
+
+
 def variation(changes: np.ndarray) -> float:
-    """Standard deviation over mean of the medians of the steps, of an array ``(sequences, steps)``."""
+    """The coefficient of variation of the medians over sequences, for an array ``(sequences, steps)``."""
     medians = np.median(changes, axis=0)
     return float(medians.std() / medians.mean())
 
@@ -60,32 +68,21 @@ def latent_spaces(panels: Sequence[Mapping[str, Any]], classes: Sequence[str] | 
     """Clouds of two-dimensional points side by side (Fig. 2).
 
     Args:
-        panels: Each with ``title``, ``points`` ``(N, 2)``, ``labels`` ``(N,)`` or None, and maybe ``note``,
-            a line under the panel, and ``unit_circles``: where N(0, I) holds 39, 86 and 99 % of its mass.
-        classes: Names of the labels.
+        panels: Mappings with ``title`` and ``points`` ``(N, 2)``, and optionally ``labels`` ``(N,)``, ``note``
+            (a line under the panel), ``limits`` ``(2, 2)`` (lower and upper corner) and ``unit_circles`` (draw
+            the circles that contain 39, 86 and 99 % of the mass of N(0, I)).
+        classes: Names of the labels, for a legend.
     """
     with style():
         figure = new_figure(PAGE, PAGE / len(panels) + 0.75)
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
-        for panel, given in zip(axes, panels, strict=True):
-            points, labels = np.asarray(given["points"]), given.get("labels")
-            colours = "#333333" if labels is None else [PALETTE[int(k) % len(PALETTE)] for k in labels]
-            panel.scatter(*points.T, s=1.2, c=colours, linewidths=0, alpha=0.7, rasterized=True)
-            if given.get("unit_circles"):
-                angle = np.linspace(0, 2 * np.pi, 200)
-                for radius in (1, 2, 3):
-                    panel.plot(radius * np.cos(angle), radius * np.sin(angle), color="black", linewidth=0.5)
-            panel.set_title(given["title"])
-            panel.set_xlabel(given.get("note", ""))
-            low, high = given.get("limits", np.percentile(points, (0.5, 99.5), axis=0))
-            pad = 0.08 * (high - low)
-            panel.set_xlim(low[0] - pad[0], high[0] + pad[0])
-            panel.set_ylim(low[1] - pad[1], high[1] + pad[1])
+        for panel, content in zip(axes, panels, strict=True):
+            _draw_points(panel, content)
         if classes is not None:
-            handles = [
-                axes[0].plot([], [], ".", color=PALETTE[k % len(PALETTE)], label=name)[0]
-                for k, name in enumerate(classes)
-            ]
+            handles = []
+            for label, name in enumerate(classes):
+                (handle,) = axes[0].plot([], [], ".", color=_colour(label), label=name)
+                handles.append(handle)
             figure.legend(
                 handles=handles,
                 loc="outside lower center",
@@ -98,45 +95,83 @@ def latent_spaces(panels: Sequence[Mapping[str, Any]], classes: Sequence[str] | 
     return figure
 
 
+def _draw_points(panel: Axes, content: Mapping[str, Any]) -> None:
+    points = np.asarray(content["points"])
+    labels = content.get("labels")
+    colours: Any = "#333333"
+    if labels is not None:
+        colours = [_colour(int(label)) for label in labels]
+    x, y = points.T
+    panel.scatter(x, y, s=1.2, c=colours, linewidths=0, alpha=0.7, rasterized=True)
+    if content.get("unit_circles"):
+        angle = np.linspace(0, 2 * np.pi, 200)
+        for radius in (1, 2, 3):
+            circle = radius * np.cos(angle), radius * np.sin(angle)
+            panel.plot(*circle, color="black", linewidth=0.5)
+    panel.set_title(content["title"])
+    panel.set_xlabel(content.get("note", ""))
+    low, high = content.get("limits", np.percentile(points, (0.5, 99.5), axis=0))
+    pad = 0.08 * (high - low)
+    panel.set_xlim(low[0] - pad[0], high[0] + pad[0])
+    panel.set_ylim(low[1] - pad[1], high[1] + pad[1])
+
+
+def _colour(label: int) -> str:
+    return PALETTE[label % len(PALETTE)]
+
+
 def forces(panels: Sequence[Mapping[str, Any]]) -> Figure:
-    """Contours of p(z) and q(z), and the force that training lays on each (Fig. 1).
+    """Contours of p(z) and q(z), and the forces that training exerts on each (Fig. 1).
 
     Args:
-        panels: Each with ``title``, ``x``, ``y`` (grids ``(G, G)``), ``prior`` and ``posterior`` (densities
-            there), and ``on_codes``, ``on_prior``: pairs of arrays ``(N, 2)``, where arrows start and what they
-            point along; None where there is no such force.
+        panels: Mappings with ``title``, ``x`` and ``y`` (grids ``(G, G)``), ``prior`` and ``posterior``
+            (densities on the grid), and optionally ``on_codes`` and ``on_prior`` (pairs of arrays ``(N, 2)``:
+            the starts and the directions of arrows).
     """
     with style():
         side = PAGE / max(3, len(panels))
         figure = new_figure(side * len(panels), side + 0.55)
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
-        for panel, given in zip(axes, panels, strict=True):
-            parts = (("prior", "on_prior", PALETTE[0]), ("posterior", "on_codes", PALETTE[3]))
-            for density, arrows, colour in parts:
-                values = np.asarray(given[density])
-                levels = _levels(values, (0.9, 0.5))
-                panel.contour(given["x"], given["y"], values, levels=levels, colors=colour, linewidths=0.9)
-                if given.get(arrows) is not None:
-                    start, along = given[arrows]
-                    panel.quiver(
-                        *start.T, *along.T, color=colour, width=0.008, scale=1, scale_units="xy", angles="xy"
-                    )
-            panel.set_title(given["title"])
+        for panel, content in zip(axes, panels, strict=True):
+            _draw_density(panel, content, "prior", "on_prior", _PRIOR_COLOUR)
+            _draw_density(panel, content, "posterior", "on_codes", _CODES_COLOUR)
+            panel.set_title(content["title"])
             panel.set_aspect("equal")
             panel.set_xticks([])
             panel.set_yticks([])
-        lines = [
-            axes[0].plot([], [], color=PALETTE[0], label="prior p(z), and the pull on it")[0],
-            axes[0].plot([], [], color=PALETTE[3], label="codes q(z), and the push on them")[0],
-        ]
+        (prior,) = axes[0].plot([], [], color=_PRIOR_COLOUR, label="prior p(z), and the pull on it")
+        (codes,) = axes[0].plot([], [], color=_CODES_COLOUR, label="codes q(z), and the push on them")
         figure.legend(
-            handles=lines, loc="outside lower center", ncols=2 if len(panels) > 1 else 1, frameon=False
+            handles=[prior, codes],
+            loc="outside lower center",
+            ncols=min(2, len(panels)),
+            frameon=False,
         )
     return figure
 
 
+def _draw_density(panel: Axes, content: Mapping[str, Any], density: str, arrows: str, colour: str) -> None:
+    """Draw the contours of a density, and the arrows of the force on it."""
+    values = np.asarray(content[density])
+    levels = _levels(values, (0.9, 0.5))
+    panel.contour(content["x"], content["y"], values, levels=levels, colors=colour, linewidths=0.9)
+    if content.get(arrows) is None:
+        return
+    start, direction = content[arrows]
+    panel.quiver(
+        *start.T,
+        *direction.T,
+        color=colour,
+        width=0.008,
+        scale=1,
+        scale_units="xy",
+        angles="xy",
+    )
+
+
 def _levels(density: np.ndarray, shares: Sequence[float]) -> list[float]:
-    """Heights above which a density on a grid holds these shares of its mass, rising."""
+    """The values above which a density on a grid holds the given shares of its mass, in ascending order."""
     ranked = np.sort(density.ravel())[::-1]
     mass = ranked.cumsum() / ranked.sum()
-    return sorted({float(ranked[np.searchsorted(mass, share)]) for share in shares})
+    indices = [np.searchsorted(mass, share) for share in shares]
+    return sorted({float(ranked[index]) for index in indices})

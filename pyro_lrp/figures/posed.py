@@ -1,14 +1,15 @@
-"""What a run that is given poses can show: samples of poses, appearances moved to other poses, Fig. 9."""
+"""Figures of runs that are conditional on poses: samples by pose, transfer of appearance, and Fig. 9."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_lrp import figures
+from pyro_lrp.config import Run
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.randomness import seeded
 from pyro_lrp.figures.requests import Request, noted
@@ -17,92 +18,142 @@ from pyro_lrp.latents.views import Strip, decode, means
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["diversity", "in_turn", "poses", "samples", "transfer"]
+__all__ = ["Poses", "diversity", "in_turn", "poses", "refuse_without_poses", "samples", "transfer"]
 
 
-def poses(request: Request, usual: int) -> tuple[list[str], Tensor]:
-    """Names and joints ``(P, 30)`` of the poses asked for: test images by their number, the first by default.
+class Poses(NamedTuple):
+    """Poses of test images.
+
+    Attributes:
+        indices: The indices of the test images.
+        context: The poses as contexts: joints ``(P, 30)``.
+    """
+
+    indices: list[int]
+    context: Tensor
+
+    def names(self) -> list[str]:
+        """A label for each pose."""
+        return [f"pose of test {index}" for index in self.indices]
+
+
+def refuse_without_poses(run: Run) -> None:
+    """Refuse the option ``pose`` for a run that is not conditional on poses."""
+    if not run.condition.by_example:
+        raise UserError(f"pose has no effect: {run.directory} is not conditional on poses")
+
+
+def poses(request: Request, default: int) -> Poses:
+    """The requested poses, by the indices of test images.
+
+    Args:
+        request: The request.
+        default: The number of test images if the user names none.
 
     Raises:
-        UserError: If the run is given no poses, or there is no such test image.
+        UserError: If the run is not conditional on poses, or there is no such test image.
     """
-    if not request.run.condition.by_example:
-        raise UserError("pose has no effect: this run is given no poses")
-    chosen = request.options["pose"]
-    if chosen is None:
-        chosen = list(range(min(usual, len(request.data.test))))
-    numbers = chosen if isinstance(chosen, list) else [chosen]
-    context = request.test_images(numbers, "pose").context
-    return [f"pose of test {number}" for number in numbers], context
+    refuse_without_poses(request.run)
+    indices = request.options["pose"]
+    if indices is None:
+        indices = list(range(min(default, len(request.data.test))))
+    elif not isinstance(indices, list):
+        indices = [indices]
+    context = request.test_images(indices, "pose").context
+    return Poses(indices, context)
 
 
 def samples(request: Request) -> Strip:
-    """A row for each pose: its stick figure, and samples of the prior given it, ``n`` in all or a few more."""
-    names, given = poses(request, min(8, request.options["n"]))
-    each = -(-request.options["n"] // len(names))
+    """A row for each pose: its stick figure, then samples of the prior; at least ``n`` samples in all."""
+    n = request.options["n"]
+    chosen = poses(request, min(8, n))
+    count = len(chosen.indices)
+    each = -(-n // count)
     with seeded(request.options["seed"], "sample"):
-        draw = _drawn(request, given.repeat_interleave(each, 0))
-    images = draw[0].unflatten(0, (len(names), each))
-    codes = draw[1].unflatten(0, (len(names), each))
-    shown = torch.cat([_figures(request, given)[:, None], images], 1)
-    return Strip(shown, torch.cat([codes[:, :1], codes], 1), names, ["pose", *[""] * each])
+        images, codes = _draw(request, chosen.context.repeat_interleave(each, 0))
+    images = images.unflatten(0, (count, each))
+    codes = codes.unflatten(0, (count, each))
+    sticks = _stick_figures(request, chosen.context)
+    columns = ["pose", *[""] * each]
+    return Strip(
+        torch.cat([sticks[:, None], images], 1),
+        torch.cat([codes[:, :1], codes], 1),
+        chosen.names(),
+        columns,
+    )
 
 
 def in_turn(request: Request) -> Tensor:
-    """The poses asked for, one after another, ``n`` of them: ``(n, 30)``."""
-    _, given = poses(request, 8)
-    return given[torch.arange(request.options["n"], device=given.device) % len(given)]
+    """The contexts of ``n`` samples, shape ``(n, 30)``: the requested poses, repeated in turn."""
+    context = poses(request, 8).context
+    numbers = torch.arange(request.options["n"], device=context.device)
+    return context[numbers % len(context)]
 
 
 def transfer(request: Request) -> Strip:
-    """The appearance of one image in the pose of another: a row for each image, a column for each pose."""
-    names, given = poses(request, 6)
-    titles, x, own, notes = request.images(4)
-    z = means(request.autoencoder, x, own)
-    codes = z[:, None].expand(-1, len(given), -1)
-    made = torch.stack([decode(request.autoencoder, codes[:, p], pose.expand(len(x), -1))
-                        for p, pose in enumerate(given)], 1)  # fmt: skip
-    above = torch.cat([torch.ones_like(x[:1]), _figures(request, given)])
-    images = torch.cat([above[None], torch.cat([x[:, None], made], 1)])
-    beside = torch.cat([torch.zeros_like(codes[:1]), codes])
-    beside = torch.cat([beside[:, :1], beside], 1)
-    columns = ["appearance", *(name.removeprefix("pose of ") for name in names)]
-    return noted(Strip(images, beside, ["pose", *titles], columns), notes)
+    """The appearance of images in other poses: a row for each image, a column for each pose."""
+    chosen = poses(request, 6)
+    names, x, context, notes = request.images(4)
+    z = means(request.autoencoder, x, context)
+    codes = z[:, None].expand(-1, len(chosen.indices), -1)
+    decoded = []
+    for number, pose in enumerate(chosen.context):
+        contexts = pose.expand(len(x), -1)
+        decoded.append(decode(request.autoencoder, codes[:, number], contexts))
+    corner = torch.ones_like(x[:1])
+    header = torch.cat([corner, _stick_figures(request, chosen.context)])
+    rows = torch.cat([x[:, None], torch.stack(decoded, 1)], 1)
+    latents = torch.cat([torch.zeros_like(codes[:1]), codes])
+    columns = ["appearance"]
+    for index in chosen.indices:
+        columns.append(f"test {index}")
+    strip = Strip(
+        torch.cat([header[None], rows]),
+        torch.cat([latents[:, :1], latents], 1),
+        ["pose", *names],
+        columns,
+    )
+    return noted(strip, notes)
 
 
 def diversity(requests: Sequence[Request]) -> Figure:
-    """Fig. 9: for each pose a row of samples of each run; before them the image of the pose, and the pose."""
-    if len(requests) < 2 or len({(request.data.name, request.data.image_shape) for request in requests}) > 1:
+    """Fig. 9: for each pose a row of samples of each run, after the test image and its stick figure."""
+    data_sets = {(request.data.name, request.data.image_shape) for request in requests}
+    if len(requests) < 2 or len(data_sets) > 1:
         raise UserError("runs: figure 9 compares two runs or more, of the same data set")
-    rows, labels = [], []
-    per_run = []
+    drawn = []
     for request in requests:
-        names, given = poses(request, 3)
-        each = max(1, min(8, request.options["n"] // len(names)))
+        chosen = poses(request, 3)
+        count = len(chosen.indices)
+        each = max(1, min(8, request.options["n"] // count))
         with seeded(0, "figure", "diversity"):  # the same noise for each run
-            per_run.append(
-                _drawn(request, given.repeat_interleave(each, 0))[0].unflatten(0, (len(names), each))
-            )
-    test = requests[0].data.test
-    numbers = torch.tensor([int(name.rsplit(" ", 1)[1]) for name in names])
-    real, shown = test[numbers].batch(slice(None)).x, _figures(requests[0], given).cpu()
-    for p, name in enumerate(names):
-        for request, images in zip(requests, per_run, strict=True):
-            rows.append(torch.cat([real[p : p + 1], shown[p : p + 1], images[p].cpu()]))
-            labels.append(f"{name}\n{request.run.identity['presets']['model']}")
+            images, _ = _draw(request, chosen.context.repeat_interleave(each, 0))
+        drawn.append(images.unflatten(0, (count, each)))
+    test = requests[0].data.test[torch.tensor(chosen.indices)]
+    real = test.batch(slice(None)).x
+    sticks = _stick_figures(requests[0], chosen.context).cpu()
+    rows = []
+    labels = []
+    for number, name in enumerate(chosen.names()):
+        here = slice(number, number + 1)
+        for request, images in zip(requests, drawn, strict=True):
+            rows.append(torch.cat([real[here], sticks[here], images[number].cpu()]))
+            labels.append(f"{name}\n{request.run.settings.preset('model')}")
     columns = ["image", "pose", "samples", *[""] * (each - 1)]
     return figures.strips(torch.stack(rows), labels, columns, groups=len(requests))
 
 
-def _drawn(request: Request, given: Tensor) -> tuple[Tensor, Tensor]:
-    """Images and codes."""
-    draw = request.autoencoder.draw(len(given), request.options.get("temperature", 1.0), given)
+def _draw(request: Request, context: Tensor) -> tuple[Tensor, Tensor]:
+    """Images and codes sampled for contexts."""
+    temperature = request.options.get("temperature", 1.0)
+    draw = request.autoencoder.draw(len(context), temperature, context)
     if draw.non_finite:
-        raise UserError(f"{draw.non_finite} of {len(given)} samples are not finite: there is nothing to show")
+        raise UserError(f"{draw.non_finite} of {len(context)} samples are not finite: there is nothing to show")
     return draw.images, draw.latents
 
 
-def _figures(request: Request, given: Tensor) -> Tensor:
-    shown = request.run.condition.picture(given, request.data.image_shape[-1])
-    assert shown is not None, "contexts that are given by example can be shown"
-    return shown
+def _stick_figures(request: Request, context: Tensor) -> Tensor:
+    size = request.data.image_shape[-1]
+    images = request.run.condition.picture(context, size)
+    assert images is not None, "poses can be drawn"
+    return images

@@ -1,9 +1,9 @@
-"""The modes of ``sample`` that start from images: a request in a user's words becomes a strip of pictures."""
+"""The modes of ``sample`` that start from images: each turns a user's request into a strip."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,9 +12,8 @@ from torch import Tensor
 from pyro_lrp.config import Run
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.data import Batch, ImageData, Split, chunks, pictures
-from pyro_lrp.latents import attribute_direction, principal_directions
-from pyro_lrp.latents import views as explore
-from pyro_lrp.latents.views import Space, Strip, means
+from pyro_lrp.latents import attribute_direction, principal_directions, views
+from pyro_lrp.latents.views import Distance, Space, Strip, means
 from pyro_lrp.metrics.metric import labels_or_attributes
 from pyro_lrp.metrics.perceptual_distance import classifier_judge, lpips_judge
 from pyro_lrp.metrics.subject import Subject
@@ -22,15 +21,20 @@ from pyro_lrp.models import Autoencoder
 
 __all__ = ["REQUESTS", "Request", "noted", "real_densities"]
 
-_CODES = 20_000  # training codes that directions are computed from
+_CODES = 20_000  # training images from whose codes directions are computed
+_REFERENCE = 2000  # test images whose densities are computed
 
 
 @dataclass
 class Request:
-    """A request for a picture: a run, and the options of the command."""
+    """A request for a figure: a run, and the options of the command."""
 
     run: Run
     options: dict[str, Any]
+
+    def with_options(self, **options: Any) -> Request:
+        """The same request with some options replaced."""
+        return replace(self, options={**self.options, **options})
 
     @property
     def autoencoder(self) -> Autoencoder:
@@ -44,144 +48,209 @@ class Request:
     def device(self) -> torch.device:
         return self.run.device
 
-    def images(self, usual: int) -> tuple[list[str], Tensor, Tensor, list[str]]:
-        """Names, images, contexts and notes: of the user's files, or of test images by their index."""
-        indices, files = self.options["indices"], self.options["images"]
+    def images(self, default: int) -> tuple[list[str], Tensor, Tensor, list[str]]:
+        """The requested images: the user's files, or test images by index.
+
+        Args:
+            default: The number of test images if the user names none.
+
+        Returns:
+            The names of the images, the images, their contexts, and notes about changes to files.
+        """
+        indices = self.options["indices"]
+        files = self.options["images"]
         if files is not None:
             if indices is not None:
                 raise UserError("indices and images: give one of the two")
-            paths = files if isinstance(files, list) else [files]
-            names, raw, notes = pictures(paths, self.data.image_shape)
-            context = self.run.condition.of_files(paths, self.options["context"], len(names))
-            return names, raw.to(self.device) / 255, context.to(self.device), notes
-        chosen = list(range(min(usual, len(self.data.test)))) if indices is None else indices
-        batch = self.test_images(chosen, "indices")
-        return [f"test {i}" for i in chosen], batch.x, batch.context, []
+            return self._files(files)
+        if indices is None:
+            indices = list(range(min(default, len(self.data.test))))
+        batch = self.test_images(indices, "indices")
+        names = [f"test {index}" for index in indices]
+        return names, batch.x, batch.context, []
 
-    def test_images(self, numbers: Sequence[int], key: str) -> Batch:
-        """Test images by their numbers.
+    def _files(self, files: Any) -> tuple[list[str], Tensor, Tensor, list[str]]:
+        paths = files
+        if not isinstance(files, list):
+            paths = [files]
+        names, raw, notes = pictures(paths, self.data.image_shape)
+        context = self.run.condition.of_files(paths, self.options["context"], len(names))
+        x = raw.to(self.device) / 255
+        return names, x, context.to(self.device), notes
+
+    def test_images(self, indices: Sequence[int], key: str) -> Batch:
+        """Test images by index.
+
+        Args:
+            indices: The indices.
+            key: The option that holds the indices, for the error.
 
         Raises:
-            UserError: If there is no such image; it names the key.
+            UserError: If there is no such image.
         """
         last = len(self.data.test) - 1
-        outside = [number for number in numbers if not 0 <= number <= last]
-        if outside:
-            raise UserError(f"{key}: {outside[0]} is outside the test images of {self.data.name}, 0 to {last}")
-        return self.data.test[torch.tensor(numbers)].to(self.device).batch(slice(None))
+        for index in indices:
+            if not 0 <= index <= last:
+                raise UserError(f"{key}: {index} is outside the test images of {self.data.name}, 0 to {last}")
+        images = self.data.test[torch.tensor(indices)]
+        return images.to(self.device).batch(slice(None))
 
     def spaces(self, context: Tensor) -> list[Space]:
-        """Those asked for; by default the base where there is one."""
+        """The requested spaces; by default the prior's base if it has one, and the latent space otherwise."""
         name = self.options["space"]
-        if name is None:
-            name = "base" if self.autoencoder.prior.has_base else "latent"
-        names = ("base", "latent") if name == "both" else (name,)
-        return [Space(self.autoencoder, part, context) for part in names]
+        if name == "both":
+            names = ["base", "latent"]
+        elif name is not None:
+            names = [name]
+        elif self.autoencoder.prior.has_base:
+            names = ["base"]
+        else:
+            names = ["latent"]
+        return [Space(self.autoencoder, name, context) for name in names]
 
-    def distance(self) -> Callable[[Tensor, Tensor], Tensor] | None:
-        """What makes the speed constant, or None."""
+    def pace(self) -> Distance | None:
+        """The distance by which paths have constant speed; None for even steps of the path's parameter."""
         if self.options["speed"] == "even":
             return None
-        subject = Subject(self.autoencoder, self.data, weights=self.options["weights"], device=self.device)
-        if self.options["distance"] != "classifier":
-            return lpips_judge(subject, self.options["distance"]).distance
-        lacks = labels_or_attributes(subject)
-        if lacks:
-            raise UserError(f"distance=classifier {lacks}")
+        return self.distance()
+
+    def distance(self) -> Distance:
+        """The requested distance between images."""
+        subject = Subject(
+            self.autoencoder,
+            self.data,
+            weights=self.options["weights"],
+            device=self.device,
+        )
+        name = self.options["distance"]
+        if name != "classifier":
+            return lpips_judge(subject, name).distance
+        reason = labels_or_attributes(subject)
+        if reason:
+            raise UserError(f"distance=classifier {reason}")
         return classifier_judge(subject).distance
 
     def training_codes(self) -> Tensor:
         """Posterior means of training images."""
         train = self.data.train[:_CODES].to(self.device)
-        return torch.cat([means(self.autoencoder, batch.x, batch.context) for batch in chunks(train)])
+        codes = [means(self.autoencoder, batch.x, batch.context) for batch in chunks(train)]
+        return torch.cat(codes)
 
     def without(self, name: str, n: int) -> tuple[Tensor, Tensor]:
-        """Test images that lack an attribute or are of another class, at most ``n``, and their contexts."""
-        rows = (~self.has(name, self.data.test)).nonzero().flatten()[:n]
-        batch = self.data.test[rows.cpu()].to(self.device).batch(slice(None))
+        """At most ``n`` test images that lack an attribute or belong to another class, and their contexts."""
+        lacks = ~self.has(name, self.data.test)
+        rows = lacks.nonzero().flatten()[:n]
+        images = self.data.test[rows.cpu()].to(self.device)
+        batch = images.batch(slice(None))
         return batch.x, batch.context
 
     def has(self, name: str, split: Split | None = None) -> Tensor:
-        """Which images have an attribute, or are of a class; by default those of :meth:`training_codes`."""
-        train = self.data.train[:_CODES] if split is None else split
-        if train.attributes is not None and name in self.data.attributes:
-            return train.attributes[:, self.data.attributes.index(name)].to(self.device)
-        labels = self.data.train.labels
-        classes = [] if labels is None else [str(k) for k in range(int(labels.max()) + 1)]
-        if name in classes and train.labels is not None:
-            return (train.labels == int(name)).to(self.device)
-        known = [*self.data.attributes, *classes]
+        """Whether each image has an attribute, or belongs to a class.
+
+        Args:
+            name: The name of the attribute or the class.
+            split: The images; by default those of :meth:`training_codes`.
+
+        Raises:
+            UserError: If there is no such attribute or class.
+        """
+        if split is None:
+            split = self.data.train[:_CODES]
+        attributes = self.data.attributes
+        if split.attributes is not None and name in attributes:
+            column = split.attributes[:, attributes.index(name)]
+            return column.to(self.device)
+        classes = self._classes()
+        if name in classes and split.labels is not None:
+            return (split.labels == int(name)).to(self.device)
+        known = [*attributes, *classes]
         if not known:
             raise UserError(f"attribute={name}: data={self.data.name} has neither attributes nor classes")
         raise UserError(f"attribute={name} is unknown; the known ones are: {', '.join(known)}")
 
+    def _classes(self) -> list[str]:
+        labels = self.data.train.labels
+        if labels is None:
+            return []
+        return [str(label) for label in range(int(labels.max()) + 1)]
+
     def direction(self, name: str, codes: Tensor) -> Tensor:
-        """That of an attribute or a class among training codes, ``strength`` times."""
+        """The direction of an attribute or a class among training codes, scaled by ``strength``."""
+        has = self.has(name)
         try:
-            return self.options["strength"] * attribute_direction(codes, self.has(name))
+            direction = attribute_direction(codes, has)
         except ValueError as error:
             raise UserError(f"attribute={name}: {error}") from error
+        return self.options["strength"] * direction
 
 
 def reconstruct(request: Request) -> Strip:
     """Images above their reconstructions."""
     names, x, context, notes = request.images(8)
-    return noted(explore.reconstructions(request.autoencoder, x, names, context), notes)
+    strip = views.reconstructions(request.autoencoder, x, names, context)
+    return noted(strip, notes)
 
 
 def interpolate(request: Request) -> Strip:
-    """Paths from the first image to the second, from the third to the fourth, ..."""
+    """Paths from the first image to the second, from the third to the fourth, and so on."""
     names, x, context, notes = request.images(6)
     if len(x) < 2 or len(x) % 2:
         raise UserError(f"mode=interpolate needs pairs of images, an even number of them, got {len(x)}")
-    pairs = [f"{a} to {b}" for a, b in zip(names[::2], names[1::2], strict=True)]
-    ends = (context[::2], context[1::2])
-    strip = explore.interpolations(
-        x[::2], x[1::2], pairs, request.spaces(ends[0]), request.options["steps"], request.distance(), ends
+    first = slice(0, None, 2)
+    second = slice(1, None, 2)
+    pairs = [f"{a} to {b}" for a, b in zip(names[first], names[second], strict=True)]
+    strip = views.interpolations(
+        x[first],
+        x[second],
+        pairs,
+        request.spaces(context[first]),
+        request.options["steps"],
+        request.pace(),
+        (context[first], context[second]),
     )
     return noted(strip, notes)
 
 
 def traverse(request: Request) -> Strip:
-    """Principal components of the codes, one after another, from -1.5 to 1.5 standard deviations."""
+    """Principal components of the codes, one per row, from -1.5 to 1.5 standard deviations."""
     _, x, context, notes = request.images(1)
     space = request.spaces(context[:1])[-1]
     codes = request.training_codes()
     if space.name == "base":
-        own = request.data.train.context[: len(codes)].to(codes.device)
+        contexts = request.data.train.context[: len(codes)].to(codes.device)
         with torch.no_grad():
-            codes = request.autoencoder.prior.to_base(codes, own)
+            codes = request.autoencoder.prior.to_base(codes, contexts)
     principal = principal_directions(codes)
-    components = (
-        list(range(min(4, codes.shape[1])))
-        if request.options["components"] is None
-        else request.options["components"]
-    )
-    outside = [k for k in components if not 0 <= k < len(principal.deviations)]
-    if outside:
-        raise UserError(f"components: {outside[0]} is outside 0 to {len(principal.deviations) - 1}")
+    count = len(principal.deviations)
+    components = request.options["components"]
+    if components is None:
+        components = list(range(min(4, codes.shape[1])))
+    for component in components:
+        if not 0 <= component < count:
+            raise UserError(f"components: {component} is outside 0 to {count - 1}")
     reach = 1.5 * request.options["strength"]
     values = torch.linspace(-reach, reach, request.options["steps"], device=request.device)
-    return noted(explore.traversals(request.autoencoder, x[:1], principal, components, values, space), notes)
+    strip = views.traversals(request.autoencoder, x[:1], principal, components, values, space)
+    return noted(strip, notes)
 
 
 def edit(request: Request) -> Strip:
-    """Images moved along an attribute's direction, ``strength`` times its length."""
+    """Images moved along the direction of an attribute."""
     name = request.options["attribute"]
     if name is None:
         raise UserError("mode=edit needs attribute=NAME, such as attribute=Smiling, or a class")
-    request.has(str(name))  # an unknown one is refused before any work
+    name = str(name)
+    request.has(name)  # refuses an unknown name before any computation
     names, x, context, notes = request.images(4)
-    direction = request.direction(str(name), request.training_codes())
-    spaces = request.spaces(context)
-    strip = explore.edits(
+    direction = request.direction(name, request.training_codes())
+    strip = views.edits(
         x,
         direction,
         names,
-        str(name),
-        spaces,
+        name,
+        request.spaces(context),
         request.options["steps"],
-        request.distance(),
+        request.pace(),
         real_densities(request),
     )
     return noted(strip, notes)
@@ -189,19 +258,25 @@ def edit(request: Request) -> Strip:
 
 @torch.no_grad()
 def real_densities(request: Request) -> Tensor | None:
-    """Densities log p(z) of test images' posterior means, if the prior has a density."""
+    """Log densities log p(z) of the posterior means of test images; None if the prior has no density."""
     prior = request.autoencoder.prior
     if not prior.has_log_prob:
         return None
-    found = []
-    for batch in chunks(request.data.test[:2000].to(request.device)):
-        found.append(prior(batch.context).log_prob(means(request.autoencoder, batch.x, batch.context)))
-    return torch.cat(found)
+    densities = []
+    for batch in chunks(request.data.test[:_REFERENCE].to(request.device)):
+        z = means(request.autoencoder, batch.x, batch.context)
+        densities.append(prior(batch.context).log_prob(z))
+    return torch.cat(densities)
 
 
 def noted(strip: Strip, notes: Sequence[str]) -> Strip:
-    """The strip with notes before its own."""
-    return Strip(strip.images, strip.latents, strip.rows, strip.columns, [*notes, *strip.notes], strip.groups)
+    """The strip with further notes before its own."""
+    return replace(strip, notes=[*notes, *strip.notes])
 
 
-REQUESTS = {"reconstruct": reconstruct, "interpolate": interpolate, "traverse": traverse, "edit": edit}
+REQUESTS = {
+    "reconstruct": reconstruct,
+    "interpolate": interpolate,
+    "traverse": traverse,
+    "edit": edit,
+}

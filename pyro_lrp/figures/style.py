@@ -1,4 +1,4 @@
-"""How plots look: colours that the colour-blind tell apart, type that survives a column of a paper."""
+"""The style of plots: colours for the colour-blind, and font sizes for a column of a paper."""
 
 from __future__ import annotations
 
@@ -10,26 +10,50 @@ from typing import TYPE_CHECKING, Any
 
 from pyro_lrp.core.files import write_atomically
 
-if TYPE_CHECKING:  # matplotlib is imported when something is plotted: training does not wait for its fonts
+if TYPE_CHECKING:  # matplotlib is slow to import, so it is imported only when something is plotted
     from matplotlib.figure import Figure
 
 __all__ = ["COLUMN", "PALETTE", "PAGE", "new_figure", "save_figure"]
 
-COLUMN, PAGE = 3.3, 6.8  # inches: one column of a paper, and both
-PALETTE = (  # Okabe and Ito (2008), Color Universal Design, and two greys
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000", "#8C8C8C",
+COLUMN = 3.3  # inches: one column of a paper
+PAGE = 6.8  # inches: both columns
+PALETTE = (  # Okabe and Ito (2008), Color Universal Design, with a grey and a violet
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#F0E442",
+    "#000000",
+    "#8C8C8C",
     "#5B3A8E",
-)  # fmt: skip
+)
 _STYLE: Any = {
-    "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 7, "xtick.labelsize": 7,
-    "ytick.labelsize": 7, "axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 1.4,
-    "pdf.fonttype": 42, "svg.fonttype": "none", "figure.dpi": 200, "savefig.dpi": 300,
-}  # fmt: skip
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "legend.fontsize": 7,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 1.4,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "figure.dpi": 200,
+    "savefig.dpi": 300,
+}
+# without software and date, equal figures give equal files
+_METADATA: dict[str, dict[str, Any]] = {
+    ".png": {"Software": None},
+    ".pdf": {"CreationDate": None},
+}
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Within the block matplotlib draws as here; its global settings are as before afterwards."""
+    """Within the block, matplotlib uses this style; afterwards its global settings are restored."""
     import matplotlib as mpl
 
     with mpl.rc_context(_STYLE):
@@ -37,18 +61,24 @@ def style() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure of so many inches, known to no global state."""
+    """A figure of a size in inches, which is not registered with pyplot."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def save_figure(figure: Figure, path: Path) -> list[Path]:
-    """Write a figure as .png, and beside it as .pdf; atomically, the same figure giving the same bytes."""
+    """Write a figure as .png and as .pdf, atomically; equal figures give equal bytes.
+
+    Returns:
+        Both files.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    plain: tuple[tuple[str, Any], ...] = ((".png", {"Software": None}), (".pdf", {"CreationDate": None}))
-    for suffix, metadata in plain:
+    paths = []
+    for suffix, metadata in _METADATA.items():
         save = partial(figure.savefig, format=suffix[1:], metadata=metadata)
+        target = path.with_suffix(suffix)
         with style():
-            write_atomically(path.with_suffix(suffix), save)
-    return [path.with_suffix(suffix) for suffix, _ in plain]
+            write_atomically(target, save)
+        paths.append(target)
+    return paths

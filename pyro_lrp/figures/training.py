@@ -1,4 +1,4 @@
-"""Pictures that are drawn while a model is trained."""
+"""Pictures of samples during training."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from torch import Tensor
 
 from pyro_lrp.core.randomness import seeded
 from pyro_lrp.figures.images import grid, save_png
+from pyro_lrp.models import Autoencoder
 from pyro_lrp.trainer import Report
 
 __all__ = ["SamplePictures"]
 
-_DRAWN, _PICTURED = 1000, 64
+_DRAWN = 1000  # samples that are checked
+_PICTURED = 64  # samples in a picture
 
 
 class SamplePictures:
-    """Draws the prior, always with the same noise: a picture when one is due, and how far samples stray.
+    """A training callback that samples the prior, saves pictures and reports the largest code.
 
     Args:
-        directory: Of the run.
-        seed: Of the noise.
-        contexts: The contexts of training images; a conditional prior is given the first ones.
+        directory: The run directory.
+        seed: The seed of the noise, which is the same at every report.
+        contexts: The contexts of training images; a conditional prior is sampled for the first ones.
     """
 
     def __init__(self, directory: Path, seed: int, contexts: Tensor) -> None:
@@ -34,15 +36,28 @@ class SamplePictures:
 
     def __call__(self, report: Report) -> Mapping[str, float]:
         autoencoder = report.game.in_force()
-        context = torch.zeros(_DRAWN, 0)
-        if autoencoder.prior.context_dim:
-            most = _DRAWN if len(autoencoder.sites) == 1 else _PICTURED  # large networks draw what is shown
-            context = self.contexts[:most].to(next(autoencoder.parameters()).device)
+        context = self._contexts(autoencoder)
         with seeded(self.seed, "pictures"):
             draw = autoencoder.draw(len(context), context=context)
         if report.picture_due and len(draw.images):
+            name = f"step_{report.step:07d}_{report.phase}.png"
             picture = grid(draw.images[:_PICTURED])
-            save_png(self.directory / "samples" / f"step_{report.step:07d}_{report.phase}.png", picture)
+            save_png(self.directory / "samples" / name, picture)
             save_png(self.directory / "figures" / "samples.png", picture)
-        largest = draw.latents.abs().max().item() if len(draw.latents) else math.inf
-        return {"samples/non_finite": draw.non_finite, "samples/max_abs_z": largest}
+        largest = math.inf
+        if len(draw.latents):
+            largest = draw.latents.abs().max().item()
+        return {
+            "samples/non_finite": draw.non_finite,
+            "samples/max_abs_z": largest,
+        }
+
+    def _contexts(self, autoencoder: Autoencoder) -> Tensor:
+        """The contexts to draw for, one per sample."""
+        if not autoencoder.prior.context_dim:
+            return torch.zeros(_DRAWN, 0)
+        count = _DRAWN
+        if len(autoencoder.sites) > 1:
+            count = _PICTURED  # several latents mean a large network: draw only the samples in the picture
+        device = next(autoencoder.parameters()).device
+        return self.contexts[:count].to(device)
