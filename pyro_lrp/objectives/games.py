@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from pyro_lrp.core.gradients import bilevel
 from pyro_lrp.data import Batch, Split
 from pyro_lrp.models import Autoencoder, Codes, ImageCodes
-from pyro_lrp.objectives.elbo import BilevelELBO, Losses, is_diagonal
-from pyro_lrp.schedules import Constant, Progress, Schedule
+from pyro_lrp.objectives.elbo import BilevelELBO, Losses
+from pyro_lrp.objectives.regularization import is_diagonal
+from pyro_lrp.objectives.weight import Weight
+from pyro_lrp.schedules import Progress, Schedule
 
-__all__ = ["AutoencoderGame", "Game", "LatentGame", "Turn", "Weight"]
+__all__ = ["AutoencoderGame", "Game", "LatentGame", "Turn"]
 
 
 @dataclass(frozen=True)
@@ -71,45 +73,6 @@ class Game(nn.Module):
     def forward(self, turn: str, batches: Sequence[Any], memo: dict[str, Any]) -> Losses:
         """The loss of one turn, in nats per image. ``memo`` holds what earlier turns of the step computed."""
         raise NotImplementedError
-
-
-class Weight(nn.Module):
-    """A number that may follow a schedule: a constant stays a Python float, a scheduled one is a 0-dim tensor.
-
-    Args:
-        value: The constant, or what the schedule's factors multiply.
-        schedule: Factor over the progress of training; None or ``Constant`` for none.
-
-    >>> from pyro_lrp.schedules import Linear
-    >>> beta = Weight(4.0, Linear(start=0.0, stop=0.5))
-    >>> beta.advance(Progress(0, 0.25))
-    >>> beta()
-    tensor(2.)
-    """
-
-    scheduled: Tensor
-
-    def __init__(self, value: float | Tensor, schedule: Schedule | None = None) -> None:
-        super().__init__()
-        self.value = value
-        self.schedule = None if isinstance(schedule, Constant) else schedule
-        if self.schedule is not None:
-            if isinstance(value, Tensor):
-                raise ValueError("expected beta to be a number where there is a beta_schedule, got a tensor")
-            self.register_buffer("scheduled", torch.zeros(()), persistent=False)  # a function of the step
-            self.advance(Progress(0, 0.0))
-
-    def advance(self, progress: Progress) -> None:
-        """Set the value of a scheduled weight."""
-        if self.schedule is not None:
-            self.scheduled.fill_(float(self.value) * self.schedule(progress))
-
-    def forward(self) -> float | Tensor:
-        return self.value if self.schedule is None else self.scheduled
-
-    def terms(self, name: str) -> dict[str, Tensor]:
-        """What is worth a line in the log: the weight, if it changes."""
-        return {} if self.schedule is None else {name: self.scheduled.clone()}
 
 
 class AutoencoderGame(Game):
@@ -205,7 +168,8 @@ class LatentGame(AutoencoderGame):
                 f"kl=analytic needs a diagonal normal p(z), which {kind} is not: use sampled or auto"
             )
         super().__init__(autoencoder, elbo.beta, beta_schedule)
-        self.elbo, self.latent_reconstruction = elbo, latent_reconstruction
+        self.elbo = elbo.weighed_by(self.beta)
+        self.latent_reconstruction = latent_reconstruction
 
     def turns(self, phase: str) -> tuple[Turn, ...]:
         learns = self.prior_learns()
@@ -249,6 +213,5 @@ class LatentGame(AutoencoderGame):
         return Losses(-log_prior, {"log_prior": log_prior.detach()})
 
     def _losses(self, batch: Any) -> Losses:
-        self.elbo.beta = self.beta()  # its tensor, if it is scheduled, moves with the game's device
         autoencoder = self.in_force()
         return self.elbo.losses(autoencoder.model, autoencoder.guide, batch.x, batch.context)
