@@ -17,7 +17,7 @@ import torch
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.models import Autoencoder
 from pyro_lrp.trainer.loop import Trainer
-from pyro_lrp.trainer.report import Report
+from pyro_lrp.trainer.scoring import Report
 
 __all__ = ["LOG", "TensorBoard", "closing_words", "log_report", "log_to", "summarize"]
 
