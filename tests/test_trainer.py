@@ -6,13 +6,13 @@ import pytest
 import torch
 from builders import GAMES, jiggle, small_autoencoder, small_game
 
-from pyro_lrp import data
+from pyro_lrp import data, networks
 from pyro_lrp.core import checkpoint
 from pyro_lrp.core.errors import TrainingDiverged, UserError
 from pyro_lrp.objectives import BilevelELBO, LatentGame
 from pyro_lrp.priors import StandardNormal
-from pyro_lrp.schedules import StepDecay
-from pyro_lrp.trainer import Phase, Trainer, loop, saving
+from pyro_lrp.schedules import Halving, StepDecay
+from pyro_lrp.trainer import Phase, Trainer, loop, reporting, saving
 from pyro_lrp.trainer.history import History, read_rows
 
 FAKE = data.fake(64, (1, 8, 8))
@@ -343,3 +343,23 @@ def test_history_drops_rows_past_the_checkpoint_and_half_a_line(tmp_path):
     assert again.seconds == 3.0
     assert read_rows(path) == again.rows
     assert again.rows[0]["loss"] is None
+
+
+@pytest.mark.parametrize("stochastic", [True, False])
+def test_the_closing_words_know_a_kl_only_where_there_is_one(tmp_path, stochastic):
+    game = small_game(beta=0.5)
+    ae = game.autoencoder
+    ae.encoder, _ = networks.mlp((1, 8, 8), 4, hidden_dims=(16,), stochastic=stochastic)
+    run = trainer(game)
+    rows = run.fit()
+    summary = reporting.summarize(run, ae, rows, {})
+    words = reporting.closing_words(tmp_path, summary, {})
+    assert "log p(z), test codes" in words
+    assert ("KL(q(z|x) || p(z))" in words) == stochastic
+    named = {key.split("/")[-1] for row in rows for key in row}
+    assert named.isdisjoint({"kl", "entropy"}) != stochastic
+
+
+def test_both_names_of_the_step_decay_are_importable():
+    """Stored configurations have the first one."""
+    assert Halving is StepDecay

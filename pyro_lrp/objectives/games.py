@@ -52,14 +52,14 @@ class Game(nn.Module):
         """Data-dependent initialisation, called once before optimizers exist."""
 
     def advance(self, progress: Progress) -> None:
-        """Set what depends on how far training has come; called before each step."""
+        """Set all that depends on the progress of training; called on the host before each step."""
 
     def codes(self, images: Split | Batch) -> Codes | ImageCodes | None:
         """The codes of images, which a prior-only phase is given in their place; None if it needs images."""
         return None
 
     def fit(self, codes: Codes | ImageCodes) -> dict[str, Any] | None:
-        """Called once when a prior-only phase begins, with all training codes; says what was estimated."""
+        """Called once when a prior-only phase begins, with all training codes; returns what was estimated."""
         return None
 
     def score(self, batch: Any) -> dict[str, Tensor]:
@@ -76,7 +76,7 @@ class Game(nn.Module):
 
 
 class AutoencoderGame(Game):
-    """What games over one autoencoder and its prior share.
+    """The common part of games over one autoencoder and its prior.
 
     While the autoencoder is trained alone (``"autoencoder_only"``, the first stage of two), N(0, I) stands in
     for its prior.
@@ -94,19 +94,22 @@ class AutoencoderGame(Game):
         self.autoencoder = autoencoder
         self.beta = Weight(beta, beta_schedule)
         self.stand_in = autoencoder.prior.stand_in()
-        self._first_stage = [autoencoder.with_prior(self.stand_in)]  # in a list: its parts are registered once
+        # in a list: its parts are registered once
+        self._first_stage = [autoencoder.with_prior(self.stand_in)]
         self.alone = False
 
     def players(self) -> dict[str, nn.ModuleList]:
         ae = self.autoencoder
+        parts = [ae.encoder, ae.decoder, ae.likelihood]
         return {
-            "autoencoder": nn.ModuleList([ae.encoder, ae.decoder, ae.likelihood]),
+            "autoencoder": nn.ModuleList(parts),
             "prior": nn.ModuleList([ae.prior]),
         }
 
     def prior_learns(self) -> bool:
         """Whether the prior has anything to train."""
-        return any(p.requires_grad for p in self.autoencoder.prior.parameters())
+        parameters = self.autoencoder.prior.parameters()
+        return any(p.requires_grad for p in parameters)
 
     def initialize(self, batch: Any) -> None:
         self.autoencoder.initialize(batch.x, batch.context)
@@ -117,19 +120,25 @@ class AutoencoderGame(Game):
 
     def in_force(self) -> Autoencoder:
         """The autoencoder with the prior of the present phase."""
-        return self._first_stage[0] if self.alone else self.autoencoder
+        if self.alone:
+            return self._first_stage[0]
+        return self.autoencoder
 
     def codes(self, images: Split | Batch) -> Codes | ImageCodes:
         return self.autoencoder.codes(images)
 
     def fit(self, codes: Codes | ImageCodes) -> dict[str, Any] | None:
         prior = self.autoencoder.prior
-        return prior.fit(codes.sample(), codes.context) if prior.estimates else None
+        if not prior.estimates:
+            return None
+        return prior.fit(codes.sample(), codes.context)
 
     def gamma(self) -> dict[str, Tensor]:
         """The decoder's variance, for the log, if the likelihood has one."""
         gamma = getattr(self.autoencoder.likelihood, "gamma", None)
-        return {} if gamma is None else {"gamma": gamma.detach()}
+        if gamma is None:
+            return {}
+        return {"gamma": gamma.detach()}
 
 
 class LatentGame(AutoencoderGame):
@@ -160,7 +169,8 @@ class LatentGame(AutoencoderGame):
             raise ValueError(f"expected latent_reconstruction to be at least 0, got {weight!r}")
         if not isinstance(elbo, BilevelELBO):
             raise TypeError(f"expected elbo to be a BilevelELBO, got {elbo!r}")
-        prior, kind = autoencoder.prior, type(autoencoder.prior).__name__
+        prior = autoencoder.prior
+        kind = type(prior).__name__
         if not prior.has_log_prob:
             raise TypeError(f"{type(elbo).__name__} needs log p(z), and the prior {kind} can only be sampled")
         if elbo.kl == "analytic" and (prior.context_dim or not is_diagonal(prior())):
@@ -172,12 +182,15 @@ class LatentGame(AutoencoderGame):
         self.latent_reconstruction = latent_reconstruction
 
     def turns(self, phase: str) -> tuple[Turn, ...]:
-        learns = self.prior_learns()
-        if phase == "joint":
-            return (Turn("joint", ("autoencoder", "prior") if learns else ("autoencoder",)),)
         if phase == "autoencoder_only":
             return (Turn("autoencoder", ("autoencoder",)),)
-        return (Turn("prior", ("prior",)),) if phase == "prior_only" and learns else ()
+        learns = self.prior_learns()
+        if phase == "joint":
+            moves = ("autoencoder", "prior") if learns else ("autoencoder",)
+            return (Turn("joint", moves),)
+        if phase == "prior_only" and learns:
+            return (Turn("prior", ("prior",)),)
+        return ()
 
     def score(self, batch: Any) -> dict[str, Tensor]:
         return self._losses(batch).terms
@@ -185,12 +198,15 @@ class LatentGame(AutoencoderGame):
     def forward(self, turn: str, batches: Sequence[Any], memo: dict[str, Any]) -> Losses:
         if turn == "prior":
             return self._prior_alone(batches[0])
-        losses = self._losses(batches[0])
-        loss, extra = losses.loss / len(batches[0].x), {**self.gamma(), **self.beta.terms("beta")}
+        (batch,) = batches
+        losses = self._losses(batch)
+        loss = losses.loss / len(batch.x)
+        terms = {**losses.terms, **self.gamma(), **self.beta.terms("beta")}
         if self.latent_reconstruction:
-            error = self._latent_error(batches[0])
-            loss, extra["latent_error"] = loss + self.latent_reconstruction * error, error.detach()
-        return Losses(loss, {**losses.terms, **extra}, losses.latents)
+            error = self._latent_error(batch)
+            loss = loss + self.latent_reconstruction * error
+            terms["latent_error"] = error.detach()
+        return Losses(loss, terms, losses.latents)
 
     def _latent_error(self, batch: Any) -> Tensor:
         """-log q(z | G(z)) in nats per code, of as many codes of the prior as there are images."""
@@ -198,14 +214,18 @@ class LatentGame(AutoencoderGame):
         with torch.no_grad():
             z = autoencoder.prior(batch.context).sample()
         images = autoencoder.decode(z, batch.context)
-        return -autoencoder.encode(images, batch.context).log_prob(z).mean()
+        q = autoencoder.encode(images, batch.context)
+        return -q.log_prob(z).mean()
 
-    def _prior_alone(self, given: Codes | ImageCodes | Batch) -> Losses:
+    def _prior_alone(self, codes: Codes | ImageCodes | Batch) -> Losses:
+        """The lower objective: -log p(z) of codes, or the prior's own loss."""
         with torch.no_grad():
-            codes = self.autoencoder.codes(given) if isinstance(given, Batch) else given
+            if isinstance(codes, Batch):
+                codes = self.autoencoder.codes(codes)
             z = codes.sample()
-        with bilevel(0.0):  # what the prior computes with and does not own stays as it is
-            prior = self.autoencoder.prior(given.context)
+        # modules that the prior computes with and does not own stay as they are
+        with bilevel(0.0):
+            prior = self.autoencoder.prior(codes.context)
             if hasattr(prior, "fit_loss"):
                 loss = prior.fit_loss(z).mean()
                 return Losses(loss, {"fit_loss": loss.detach()})
@@ -214,4 +234,5 @@ class LatentGame(AutoencoderGame):
 
     def _losses(self, batch: Any) -> Losses:
         autoencoder = self.in_force()
-        return self.elbo.losses(autoencoder.model, autoencoder.guide, batch.x, batch.context)
+        model, guide = autoencoder.model, autoencoder.guide
+        return self.elbo.losses(model, guide, batch.x, batch.context)

@@ -47,7 +47,7 @@ class Step:
     >>> step = Step(game, game.turns("joint"), optimizers, make_fabric("cpu", "32"))
     >>> step.prepare(0, Progress(epoch=0, fraction=0.0))
     >>> sorted(step([Batch(torch.rand(4, 1, 8, 8))]))
-    ['entropy', 'kl', 'log_likelihood', 'log_prior', 'loss']
+    ['entropy', 'gamma', 'kl', 'log_likelihood', 'log_prior', 'loss']
     """
 
     def __init__(
@@ -107,7 +107,9 @@ class Step:
         for turn in self.turns:
             inputs = batches[: turn.batches]
             losses = self._descend(turn, inputs, memo)
-            name = "loss" if len(self.turns) == 1 else f"{turn.name}_loss"
+            name = f"{turn.name}_loss"
+            if len(self.turns) == 1:
+                name = "loss"
             terms[name] = losses.loss.detach()
             terms |= losses.terms
         return terms
