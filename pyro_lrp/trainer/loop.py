@@ -39,27 +39,27 @@ class Trainer:
     """Trains a game on a data set.
 
     Args:
-        game: Every module that learns, and the losses.
-        data: Its training images are trained on, a share of them is held out; test images are only scored.
+        game: Owns every module that learns, and computes the losses.
+        data: A share of its training images may be held out; those and the test images are only scored.
         phases: In order; a phase in which the game has nothing to move is skipped.
-        prior_phase: What a prior-only phase does besides descending its loss.
+        prior_phase: Options of a prior-only phase.
         batch_size: Images of a minibatch.
         prior_batch_size: Codes of a minibatch in ``prior_only``; ``batch_size`` if None.
-        lr: Of Adam, for every player.
+        lr: Learning rate of Adam, for every player.
         lr_of: Other rates, by prefix of a parameter's name within the game.
         optimizers: Options of Adam for single players, by name: ``lr``, ``betas``, ``eps``, ``weight_decay``.
         schedule: Factor of the rates over time.
         validation: Share of the training images that is held out.
-        seed: Of data order, noise and evaluation, which are separate streams.
-        directory: Where checkpoints and ``metrics.jsonl`` go, and are resumed from; nowhere if None.
+        seed: Seeds data order, noise and evaluation, which are separate streams.
+        directory: For checkpoints and ``metrics.jsonl``, which a run resumes from; None writes nothing.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         precision: ``"32"``, or ``"bf16-mixed"``, under which densities stay in float32.
         report_every: Steps between rows of the metrics.
         evaluations: Evenly spaced scorings of all splits in a phase.
         evaluation_images: Images of a split that are scored; the last scoring of a phase takes all.
-        save_minutes: Between checkpoints, which come with a report; where steps are so slow that none is near,
-            one is made. They are also written at the end of a phase. With 0 each report is saved.
-        callbacks: Called after each evaluation; what they return joins the row.
+        save_minutes: Time between checkpoints, which come with a report; where steps are so slow that none is
+            near, one is made. They are also written at the end of a phase. With 0 each report is saved.
+        callbacks: Called after each evaluation; the numbers they return join the row.
         on_row: Called with each row of the metrics, for loggers.
         progress: Show a progress bar.
         log: Receives one line of text at the few moments worth one.
@@ -101,39 +101,33 @@ class Trainer:
         progress: bool = True,
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
-        # options
+        self.fabric = make_fabric(device, precision)
         self.game = game
         self.seed = seed
         self.lr = lr
         self.lr_of = dict(lr_of or {})
         self.optimizer_options = dict(optimizers or {})
-        self.schedule = schedule or Constant()
-        self.report_every = report_every
-        self.evaluations = evaluations
-        self.on_row = on_row
-        self.show_progress = progress
-        self.log = log
-        self.fabric = make_fabric(device, precision)
         check_options(self.optimizer_options, game.players())
+        self.schedule = schedule or Constant()
+        self.prior_phase = prior_phase or PriorPhase()
 
-        # data: the images of training, and the splits that are scored
-        prior_batch_size = prior_batch_size or batch_size
-        prior_phase = prior_phase or PriorPhase()
+        # data: batches to train on, and splits to score
         train, held_out = data.hold_out(validation)
-        _check_sizes(game, train, held_out, data.test, batch_size, prior_batch_size, prior_phase)
+        sizes = {"prior_only": prior_batch_size or batch_size}
+        self._check_data(train, held_out, data.test)
+        self._check_batches(batch_size, sizes["prior_only"], len(train))
         splits = {"train": train, "validation": held_out, "test": data.test}
         target = self.fabric.device
         self.splits = {name: s.to(target) for name, s in splits.items() if len(s)}
         self.images = Batches(self.splits["train"], batch_size, seed=seed, fetch=Split.batch, device=target)
-
-        # phases, laid out on the steps
-        sizes = {"prior_only": prior_batch_size}
         self.spans, self._notes = lay_out(game, phases, lambda name: sizes.get(name, batch_size), len(train))
-        self.prior_phase = prior_phase
-        self.prior_only: PriorOnly | None = None  # while such a phase is under way
-        self._prior_state: dict[str, Any] = {}
 
         # reports and checkpoints
+        self.report_every = report_every
+        self.evaluations = evaluations
+        self.on_row = on_row
+        self.log = log
+        self.show_progress = progress
         self.directory = None if directory is None else Path(directory)
         self.saver = Saver(self.directory, save_minutes)
         self.window = Window()
@@ -145,6 +139,22 @@ class Trainer:
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.step = 0
         self.stopped = False
+        self.prior_only: PriorOnly | None = None  # while such a phase is under way
+        self._prior_state: dict[str, Any] = {}
+
+    def _check_data(self, train: Split, held_out: Split, test: Split) -> None:
+        if not len(train) or not len(test):
+            raise UserError("there must be training images, besides the held-out ones, and test images")
+        if self.prior_phase.patience is not None and not len(held_out):
+            raise UserError("prior_patience needs held-out codes: validation must be above 0")
+
+    def _check_batches(self, batch_size: int, prior_batch_size: int, images: int) -> None:
+        norm = nn.modules.batchnorm._BatchNorm
+        normalized = any(isinstance(m, norm) for m in self.game.modules())
+        if batch_size == 1 and normalized:
+            raise UserError("batch_size must be at least 2 for a network with batch normalization")
+        if prior_batch_size > images:
+            raise UserError(f"prior_batch_size must be at most the {images} images there are")
 
     @property
     def total_steps(self) -> int:
@@ -372,25 +382,3 @@ class Trainer:
         self._prior_state = state.get("prior", {})
         self.stopped = self._prior_state.get("stopped", False)
         self.log(f"resumes at step {self.step} of {self.total_steps}, from {path.name}")
-
-
-def _check_sizes(
-    game: Game,
-    train: Split,
-    held_out: Split,
-    test: Split,
-    batch_size: int,
-    prior_batch_size: int,
-    prior_phase: PriorPhase,
-) -> None:
-    """Refuse splits and minibatches of sizes that cannot be trained on."""
-    if not len(train) or not len(test):
-        raise UserError("there must be training images, besides the held-out ones, and test images")
-    norm = nn.modules.batchnorm._BatchNorm
-    normalized = any(isinstance(m, norm) for m in game.modules())
-    if batch_size == 1 and normalized:
-        raise UserError("batch_size must be at least 2 for a network with batch normalization")
-    if prior_batch_size > len(train):
-        raise UserError(f"prior_batch_size must be at most the {len(train)} images there are")
-    if prior_phase.patience is not None and not len(held_out):
-        raise UserError("prior_patience needs held-out codes: validation must be above 0")
