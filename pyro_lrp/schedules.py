@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Constant", "ConstantThenLinear", "Halving", "Linear", "Phase", "Progress", "Schedule"]
+__all__ = [
+    "Constant", "ConstantThenLinear", "Halving", "Linear", "Phase", "Progress", "Schedule", "StepDecay",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,9 @@ class Progress:
     @property
     def of_joint(self) -> float:
         """The done fraction of the phase in which the autoencoder moves; 1 once it is over."""
-        return 1.0 if self.phase == "prior_only" else self.fraction
+        if self.phase == "prior_only":
+            return 1.0
+        return self.fraction
 
 
 Schedule = Callable[[Progress], float]
@@ -35,7 +39,7 @@ Schedule = Callable[[Progress], float]
 
 @dataclass(frozen=True)
 class Constant:
-    """As given, throughout."""
+    """A factor of 1 throughout."""
 
     def __call__(self, progress: Progress) -> float:
         return 1.0
@@ -53,12 +57,14 @@ class ConstantThenLinear:
     final: float = 0.02
 
     def __post_init__(self) -> None:
-        for name, value in (("start", self.start), ("final", self.final)):
+        for name in ("start", "final"):
+            value = getattr(self, name)
             if not _is_share(value):
                 raise ValueError(f"expected {name} to be a share between 0 and 1, got {value!r}")
 
     def __call__(self, progress: Progress) -> float:
-        decayed = max(0.0, progress.fraction - self.start) / max(1.0 - self.start, 1e-9)
+        past = max(0.0, progress.fraction - self.start)
+        decayed = past / max(1.0 - self.start, 1e-9)
         return 1.0 - (1.0 - self.final) * decayed
 
 
@@ -79,24 +85,27 @@ class Linear:
     final: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (_is_share(self.start) and _is_share(self.stop) and self.start < self.stop):
+        shares = _is_share(self.start) and _is_share(self.stop)
+        if not (shares and self.start < self.stop):
             raise ValueError(
                 f"expected shares start < stop between 0 and 1, got {self.start!r} and {self.stop!r}"
             )
 
     def __call__(self, progress: Progress) -> float:
-        done = (progress.of_joint - self.start) / (self.stop - self.start)
-        return self.initial + (self.final - self.initial) * min(max(done, 0.0), 1.0)
+        past = progress.of_joint - self.start
+        done = past / (self.stop - self.start)
+        done = min(max(done, 0.0), 1.0)
+        return self.initial + (self.final - self.initial) * done
 
 
 @dataclass(frozen=True)
-class Halving:
+class StepDecay:
     """Half the rate at each milestone, a share of the joint phase; 1 halves it for what comes after.
 
     The paper's CIFAR-10 runs (500 joint epochs, halved every 250) have the milestones 1/2 and 1, its
     disentanglement runs (300, every 100) 1/3 and 2/3. Shares keep the shape of a run that is made shorter.
 
-    >>> schedule = Halving(milestones=(0.5, 1.0))
+    >>> schedule = StepDecay(milestones=(0.5, 1.0))
     >>> [schedule(Progress(0, fraction)) for fraction in (0.0, 0.499, 0.5, 0.999)]
     [1.0, 1.0, 0.5, 0.5]
     >>> schedule(Progress(500, 0.0, phase="prior_only"))
@@ -106,13 +115,22 @@ class Halving:
     milestones: Sequence[float] = ()
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.milestones, (list, tuple)) and all(_is_share(m) for m in self.milestones)):
+        milestones = self.milestones
+        is_list = isinstance(milestones, (list, tuple))
+        if not (is_list and all(_is_share(m) for m in milestones)):
             raise ValueError(f"expected milestones to be shares between 0 and 1, got {self.milestones!r}")
 
     def __call__(self, progress: Progress) -> float:
         # a hair of tolerance: 100 of 300 epochs are not below a third
-        return 0.5 ** sum(progress.of_joint >= milestone - 1e-9 for milestone in self.milestones)
+        done = progress.of_joint + 1e-9
+        passed = sum(done >= m for m in self.milestones)
+        return 0.5**passed
+
+
+Halving = StepDecay  # the name in the stored configuration of earlier runs
 
 
 def _is_share(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return 0 <= value <= 1

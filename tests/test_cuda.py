@@ -68,13 +68,14 @@ def test_a_step_of_the_papers_network_does_not_wait_for_the_device():
     game = objectives.LatentGame(ae, objectives.BilevelELBO(0.5))
     run = Trainer(game, data.fake(300), phases=[Phase("joint", 1)], device="cuda", progress=False)
     run.fit()
-    run.step = 0
     torch.cuda.set_sync_debug_mode("error")
     try:
         import pyro
 
         with pyro.validation_enabled(False):
-            run._train_step(run.spans[0], run.images)
+            step = run.step_of(run.spans[0])
+            step.prepare(0, run.spans[0].progress(0))
+            step([run.images.at(0)])
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -100,6 +101,8 @@ def test_a_step_of_the_published_u_net_fits_and_does_not_wait_for_the_device(pri
         import pyro
 
         with pyro.validation_enabled(False):
-            run._train_step(run.spans[0], run.images)
+            step = run.step_of(run.spans[0])
+            step.prepare(0, run.spans[0].progress(0))
+            step([run.images.at(0)])
     finally:
         torch.cuda.set_sync_debug_mode("default")

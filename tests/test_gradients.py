@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from pyro_lrp.core.gradients import bilevel, boundary, scale_grad
+from pyro_lrp.core.gradients import Gate, bilevel, boundary, scale_grad
 
 
 def test_scale_grad_is_the_identity_with_a_scaled_gradient():
@@ -38,3 +39,19 @@ def test_boundary_follows_the_innermost_bilevel_block():
             assert gradient() == 2.0
         assert gradient() == 0.5
     assert gradient() == 1.0
+
+
+def test_a_gate_is_decided_after_it_was_passed():
+    x = torch.ones(3, requires_grad=True)
+    gate = Gate()
+    y = gate(x)
+    assert torch.equal(y, x)
+    gate.factor = torch.tensor([0.0, 0.5, 1.0])
+    (2 * y).sum().backward()
+    assert x.grad.tolist() == [0.0, 1.0, 2.0]
+
+
+def test_a_gate_that_nobody_decided_lets_no_gradient_pass():
+    x = torch.ones(3, requires_grad=True)
+    with pytest.raises(RuntimeError, match="factor was never set"):
+        Gate()(x).sum().backward()

@@ -11,10 +11,11 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 from torch.distributions import kl_divergence
 
+from pyro_lrp import networks
 from pyro_lrp.core.gradients import boundary
 from pyro_lrp.models import Autoencoder
 from pyro_lrp.objectives import BilevelELBO, LatentGame
-from pyro_lrp.priors import Prior, StandardNormal, paper_flow
+from pyro_lrp.priors import FlowMatching, Prior, StandardNormal, paper_flow
 
 BETAS = (0.0, 0.1, 1.0, 25.0, torch.tensor(0.37, dtype=torch.float64))
 
@@ -396,3 +397,37 @@ def test_a_scheduled_beta_is_the_constant_of_the_moment(ae, x):
         actual, expected = gradients(len(x) * losses.loss, ae), one_pass(ae, x, beta)
         assert_equal(actual, expected, expected, tolerance=1e-9)
     assert "beta.scheduled" not in game.state_dict()  # a function of the step: nothing to resume
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5])
+def test_a_deterministic_encoder_has_neither_entropy_nor_kl(ae, x, beta):
+    """Its code is a point: log p(z) is a term, and F is log p(x|z) + beta log p(z)."""
+    ae.encoder, _ = networks.mlp((1, 8, 8), 4, hidden_dims=(16,), stochastic=False)
+    ae.double()
+    losses = BilevelELBO(beta).losses(ae.model, ae.guide, x)
+    assert set(losses.terms) == {"log_likelihood", "log_prior"}
+    z, _ = ae.encoder(x)
+    log_x = dist.Normal(ae.decoder(z), ae.likelihood.log_scale.exp()).log_prob(x).sum()
+    upper = gradients(-(log_x + beta * ae.prior().log_prob(z).sum()), ae)
+    actual = gradients(losses.loss, ae)
+    assert_equal(actual, upper, [n for n in upper if not is_theta(n)])
+
+
+def test_beta_has_one_owner(ae):
+    """A game's ELBO reads the game's weight; the ELBO that it was given stays as it was."""
+    from pyro_lrp.schedules import Linear, Progress
+
+    elbo = BilevelELBO(4.0)
+    game = LatentGame(ae, elbo, Linear(start=0.0, stop=0.5))
+    game.advance(Progress(0, 0.25))
+    assert game.elbo.beta is game.beta()
+    assert game.elbo.beta.item() == 2.0
+    assert elbo.beta == 4.0
+    with pytest.raises(AttributeError):
+        elbo.beta = 1.0
+
+
+def test_a_prior_with_a_loss_of_its_own_has_no_closed_form(ae, x):
+    ae.prior = FlowMatching(4, width=8, layers=1).double()
+    with pytest.raises(ValueError, match="site 'z' has no closed-form KL"):
+        one_pass(ae, x, 0.0, kl="analytic")

@@ -9,7 +9,7 @@ from pyro_lrp.core import checkpoint
 from pyro_lrp.objectives import BilevelELBO, Codes, LatentGame
 from pyro_lrp.priors import Flow, Mixture, StandardNormal
 from pyro_lrp.trainer import PriorPhase
-from pyro_lrp.trainer.prior_phase import Averages, EarlyStop
+from pyro_lrp.trainer.prior_phase import EMA, EarlyStop
 from pyro_lrp.transforms import paper_flow
 
 
@@ -98,13 +98,13 @@ def test_averages_are_scored_and_kept():
 
 def test_averages_are_exponential():
     module = torch.nn.Linear(1, 1)
-    averages, expected = Averages(module, 0.9), module.bias.item()
+    ema, expected = EMA(module, 0.9), module.bias.item()
     for _ in range(5):
         module.bias.data.add_(1.0)
-        averages.update()
+        ema.update()
         expected = 0.9 * expected + 0.1 * module.bias.item()
     present = module.bias.item()
-    with averages.applied():
+    with ema.applied():
         assert module.bias.item() == pytest.approx(expected, abs=1e-6)
     assert module.bias.item() == present
 
@@ -145,8 +145,8 @@ def test_the_own_estimate_comes_first_and_moments_start_anew():
 
     run = trainer(game, log=notes.append, on_row=remember, report_every=1, lr=1e-5)
     run.fit()
-    told = next(note for note in notes if "the prior's own fit to 58 codes" in note)
-    assert "em_iterations" in told
+    text = next(note for note in notes if "the prior's own fit to 58 codes" in note)
+    assert "em_iterations" in text
     moved = {step: (means[step] - means[step - 1]).abs().max().item() for step in means if step > 1}
     assert moved.pop(21) > 0.1  # EM at the first step of the phase, and Adam's steps of 1e-5 at all others
     assert max(moved.values()) < 1.1e-5
@@ -154,15 +154,10 @@ def test_the_own_estimate_comes_first_and_moments_start_anew():
     assert steps == {15.0}
 
 
-@pytest.mark.parametrize("name", ["prior_code_noise", "prior_ema", "prior_patience"])
-def test_options_out_of_range_are_named(name):
-    options = {
-        "prior_code_noise": {"code_noise": -1.0},
-        "prior_ema": {"ema": 1.0},
-        "prior_patience": {"patience": 0},
-    }
-    with pytest.raises(ValueError, match=name):
-        PriorPhase(**options[name])
+@pytest.mark.parametrize(("name", "value"), [("code_noise", -1.0), ("ema", 1.0), ("patience", 0)])
+def test_options_out_of_range_are_named(name, value):
+    with pytest.raises(ValueError, match=f"^{name} must be"):
+        PriorPhase(**{name: value})
 
 
 def test_patience_needs_held_out_codes():

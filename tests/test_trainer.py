@@ -6,13 +6,13 @@ import pytest
 import torch
 from builders import GAMES, jiggle, small_autoencoder, small_game
 
-from pyro_lrp import data
+from pyro_lrp import data, networks
 from pyro_lrp.core import checkpoint
 from pyro_lrp.core.errors import TrainingDiverged, UserError
 from pyro_lrp.objectives import BilevelELBO, LatentGame
 from pyro_lrp.priors import StandardNormal
-from pyro_lrp.schedules import Halving
-from pyro_lrp.trainer import Phase, Trainer, loop
+from pyro_lrp.schedules import Halving, StepDecay
+from pyro_lrp.trainer import Phase, Trainer, loop, reporting, saving
 from pyro_lrp.trainer.history import History, read_rows
 
 FAKE = data.fake(64, (1, 8, 8))
@@ -61,61 +61,60 @@ def test_resume_is_bit_for_bit(tmp_path, stop_after):
     assert steps[-1] == 5 * 4 + 5 * 3
 
 
+class Clock:
+    """A clock that only steps and saves move, and the steps at which checkpoints were saved."""
+
+    def __init__(self, monkeypatch, a_step, a_save=0.0):
+        self.now = 0.0
+        self.a_step = a_step
+        self.saved = []
+        fake = SimpleNamespace(monotonic=lambda: self.now, perf_counter=lambda: self.now)
+        for module in (loop, saving):
+            monkeypatch.setattr(module, "time", fake)
+        save = checkpoint.rotate_and_save
+
+        def rotate_and_save(folder, state):
+            self.now += a_save
+            self.saved.append(state["step"])
+            save(folder, state)
+
+        monkeypatch.setattr(checkpoint, "rotate_and_save", rotate_and_save)
+
+    def trainer(self, folder, most=100):
+        """A trainer that stops before step ``most``."""
+        slow = trainer(directory=folder, report_every=100, save_minutes=1)
+        advance = slow.game.advance
+
+        def advance_slowly(progress):
+            self.now += self.a_step
+            if slow.step == most:
+                raise StopError
+            advance(progress)
+
+        slow.game.advance = advance_slowly
+        return slow
+
+
 @pytest.mark.parametrize(
     ("seconds", "steps"), [(0.0, [20, 35]), (40.0, [2, 4, 6, 8, 10]), (90.0, [1, 2, 3, 4, 5])]
 )
 def test_where_steps_are_slow_a_save_does_not_wait_for_a_report(tmp_path, monkeypatch, seconds, steps):
-    """Of a clock that only steps move: with a minute between saves, reports every 100 steps."""
-    now = [0.0]
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: now[0]))
-    saved = []
-
-    def run(folder, most=100):
-        folder.mkdir(exist_ok=True)
-        slow = trainer(directory=folder, report_every=100, save_minutes=1)
-        step, save = slow._train_step, slow._save
-
-        def step_slowly(*arguments):
-            now[0] += seconds
-            if slow.step == most:
-                raise StopError
-            step(*arguments)
-
-        def note():
-            saved.append(slow.step)
-            save()
-
-        slow._train_step, slow._save = step_slowly, note
-        return slow.fit()
-
-    run(tmp_path / "whole")
-    assert saved[:5] == steps
+    """With a minute between saves, and reports every 100 steps."""
+    clock = Clock(monkeypatch, seconds)
+    clock.trainer(tmp_path / "whole").fit()
+    assert clock.saved[:5] == steps
     with pytest.raises(StopError):
-        run(tmp_path / "parts", most=7)
-    assert len(run(tmp_path / "parts")) == saved.index(35) + 1
+        clock.trainer(tmp_path / "parts", most=7).fit()
+    assert len(clock.trainer(tmp_path / "parts").fit()) == clock.saved.index(35) + 1
     last = "checkpoints/last.safetensors"
     assert (tmp_path / "parts" / last).read_bytes() == (tmp_path / "whole" / last).read_bytes()
 
 
 def test_saves_take_a_tenth_of_the_time_at_most(tmp_path, monkeypatch):
     """A save takes 90 seconds, a step 40: the next is due after 23 steps, and a phase ends before."""
-    now = [0.0]
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: now[0]))
-    slow = trainer(directory=tmp_path, report_every=100, save_minutes=1)
-    step, save, saved = slow._train_step, slow._save, []
-
-    def step_slowly(*arguments):
-        now[0] += 40
-        step(*arguments)
-
-    def save_slowly():
-        now[0] += 90
-        saved.append(slow.step)
-        save()
-
-    slow._train_step, slow._save = step_slowly, save_slowly
-    slow.fit()
-    assert saved == [2, 20, 35]  # 20 and 35 are the ends of the phases
+    clock = Clock(monkeypatch, a_step=40.0, a_save=90.0)
+    clock.trainer(tmp_path).fit()
+    assert clock.saved == [2, 20, 35]  # 20 and 35 are the ends of the phases
 
 
 @pytest.mark.parametrize("name", GAMES)
@@ -228,7 +227,7 @@ def test_results_do_not_depend_on_the_callers_generator_and_leave_it_alone():
 
 def test_rates_of_their_own_and_schedules(tmp_path):
     game = small_game(learn_gamma=True)
-    run = trainer(game, lr_of={"autoencoder.likelihood": 0.5}, schedule=Halving([0.5, 1.0]))
+    run = trainer(game, lr_of={"autoencoder.likelihood": 0.5}, schedule=StepDecay([0.5, 1.0]))
     rows = run.fit()
     groups = {group["base_lr"]: group for group in run.optimizers["autoencoder"].param_groups}
     assert set(groups) == {1e-2, 0.5}
@@ -344,3 +343,23 @@ def test_history_drops_rows_past_the_checkpoint_and_half_a_line(tmp_path):
     assert again.seconds == 3.0
     assert read_rows(path) == again.rows
     assert again.rows[0]["loss"] is None
+
+
+@pytest.mark.parametrize("stochastic", [True, False])
+def test_the_closing_words_know_a_kl_only_where_there_is_one(tmp_path, stochastic):
+    game = small_game(beta=0.5)
+    ae = game.autoencoder
+    ae.encoder, _ = networks.mlp((1, 8, 8), 4, hidden_dims=(16,), stochastic=stochastic)
+    run = trainer(game)
+    rows = run.fit()
+    summary = reporting.summarize(run, ae, rows, {})
+    words = reporting.closing_words(tmp_path, summary, {})
+    assert "log p(z), test codes" in words
+    assert ("KL(q(z|x) || p(z))" in words) == stochastic
+    named = {key.split("/")[-1] for row in rows for key in row}
+    assert named.isdisjoint({"kl", "entropy"}) != stochastic
+
+
+def test_both_names_of_the_step_decay_are_importable():
+    """Stored configurations have the first one."""
+    assert Halving is StepDecay

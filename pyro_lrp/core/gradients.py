@@ -1,8 +1,8 @@
 r"""The bilevel objective as a rule about gradients.
 
 The upper objective F weights the latent regularization by :math:`\beta`, the lower objective f does not
-(Morrow and Chiu, Eq. 5-7). Both come out of one evaluation of the prior if whatever enters the prior from the
-autoencoder passes :func:`boundary`: forward it is the identity, backward it multiplies by :math:`\beta`.
+(Morrow and Chiu, Eq. 5-7). One evaluation of the prior serves both if every tensor that enters the prior from
+the autoencoder passes :func:`boundary`: forward it is the identity, backward it multiplies by :math:`\beta`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["bilevel", "boundary", "frozen", "full_precision", "scale_grad"]
+__all__ = ["Gate", "bilevel", "boundary", "frozen", "full_precision", "scale_grad"]
 
 _beta: ContextVar[float | Tensor] = ContextVar("beta", default=1.0)
 
@@ -56,7 +56,47 @@ def scale_grad(tensor: Tensor, beta: float | Tensor) -> Tensor:
         return _ScaleGrad.apply(tensor, beta)
     if beta == 0.0:
         return tensor.detach()
-    return tensor if beta == 1.0 else _ScaleGrad.apply(tensor, beta)
+    if beta == 1.0:
+        return tensor
+    return _ScaleGrad.apply(tensor, beta)
+
+
+class _GatedGrad(torch.autograd.Function):
+    @staticmethod
+    def forward(tensor: Tensor, gate: Gate) -> Tensor:
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Gate], output: Tensor) -> None:
+        ctx.gate = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        if ctx.gate.factor is None:
+            raise RuntimeError("a gradient flows back through a gate whose factor was never set")
+        return grad * ctx.gate.factor, None
+
+
+class Gate:
+    """The identity, whose gradient is multiplied by a factor that only the forward pass decides.
+
+    Attributes:
+        factor: Broadcasts against the gradients. Set it before they flow back.
+
+    >>> gate = Gate()
+    >>> x = torch.ones(2, requires_grad=True)
+    >>> y = gate(x).sum()
+    >>> gate.factor = (y > 1).float() * 0.5
+    >>> y.backward()
+    >>> x.grad
+    tensor([0.5000, 0.5000])
+    """
+
+    def __init__(self) -> None:
+        self.factor: Tensor | None = None
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        return _GatedGrad.apply(tensor, self)
 
 
 @contextmanager
@@ -79,7 +119,7 @@ def boundary(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """What the module computes within the block passes gradients on, but leaves none in its parameters.
+    """Within the block the module passes gradients on, but gets none for its own parameters.
 
     >>> critic = nn.Linear(1, 1)
     >>> z = torch.ones(1, 1, requires_grad=True)
@@ -88,7 +128,8 @@ def frozen(module: nn.Module) -> Iterator[None]:
     >>> critic.weight.grad is None, z.grad is not None
     (True, True)
     """
-    learns = [p for p in module.parameters() if p.requires_grad]
+    parameters = module.parameters()
+    learns = [p for p in parameters if p.requires_grad]
     for parameter in learns:
         parameter.requires_grad_(False)
     try:
@@ -100,4 +141,6 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 def full_precision(tensor: Tensor) -> Tensor:
     """``tensor`` in float32 at least: densities and log-determinants lose whole nats in half precision."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    if tensor.dtype in (torch.float16, torch.bfloat16):
+        return tensor.float()
+    return tensor

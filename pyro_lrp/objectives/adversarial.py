@@ -72,29 +72,40 @@ class Adversarial(AutoencoderGame):
             raise TypeError(f"Adversarial needs differentiable samples, and those of the prior {kind} are not")
         if autoencoder.prior.context_dim:
             raise TypeError(f"Adversarial compares codes without a context, which the prior {kind} needs")
-        self.discriminator, self.gan_loss = discriminator, gan_loss
+        self.discriminator = discriminator
+        self.gan_loss = gan_loss
 
     def players(self) -> dict[str, nn.ModuleList]:
-        return {**super().players(), "discriminator": nn.ModuleList([self.discriminator])}
+        players = super().players()
+        players["discriminator"] = nn.ModuleList([self.discriminator])
+        return players
 
     def turns(self, phase: str) -> tuple[Turn, ...]:
-        prior = (Turn("prior", ("prior",)),) if self.prior_learns() and phase != "autoencoder_only" else ()
-        if phase == "prior_only" and not prior:
-            return ()
-        first = () if phase == "prior_only" else (Turn("autoencoder", ("autoencoder",)),)
-        return (*first, Turn("discriminator", ("discriminator",)), *prior)
+        autoencoder = Turn("autoencoder", ("autoencoder",))
+        discriminator = Turn("discriminator", ("discriminator",))
+        prior = Turn("prior", ("prior",))
+        learns = self.prior_learns()
+        if phase == "prior_only":
+            return (discriminator, prior) if learns else ()
+        if phase == "joint" and learns:
+            return (autoencoder, discriminator, prior)
+        return (autoencoder, discriminator)
 
     def score(self, batch: Any) -> dict[str, Tensor]:
         z, log_likelihood = self._reconstruct(batch.x)
-        share = (self._logits(z) < 0).float().mean()
-        return {"log_likelihood": log_likelihood, "codes_recognised": share}
+        recognised = self._logits(z) < 0
+        return {
+            "log_likelihood": log_likelihood,
+            "codes_recognised": recognised.float().mean(),
+        }
 
     def forward(self, turn: str, batches: Sequence[Any], memo: dict[str, Any]) -> Losses:
         if turn == "autoencoder":
             return self._autoencode(batches[0].x, memo)
         if turn == "discriminator":
-            z = memo["z"] if "z" in memo else batches[0].sample()
-            return self._discriminate(z, memo)
+            if "z" not in memo:  # a prior-only phase: no turn of the autoencoder drew them
+                memo["z"] = batches[0].sample()
+            return self._discriminate(memo["z"], memo)
         return self._move_prior(memo)
 
     def _autoencode(self, x: Tensor, memo: dict[str, Any]) -> Losses:
@@ -110,22 +121,35 @@ class Adversarial(AutoencoderGame):
             return Losses(-log_likelihood, terms)
         with frozen(self.discriminator):
             logits = self._logits(z)
-        # beta log(1 - D) descended, or its stand-in -log D
-        adversarial = (-softplus(logits) if self.gan_loss == "minimax" else softplus(-logits)).mean()
-        return Losses(-log_likelihood + beta * adversarial, {**terms, "adversarial": adversarial.detach()})
+        adversarial = self._deception(logits, of_codes=True)
+        terms["adversarial"] = adversarial.detach()
+        return Losses(-log_likelihood + beta * adversarial, terms)
 
     def _discriminate(self, z: Tensor, memo: dict[str, Any]) -> Losses:
-        memo["prior_samples"] = self.in_force().prior().rsample((len(z),))
-        of_codes, of_prior = self._logits(z), self._logits(memo["prior_samples"].detach())
+        prior = self.in_force().prior()
+        samples = prior.rsample((len(z),))
+        memo["prior_samples"] = samples
+        of_codes = self._logits(z)
+        of_prior = self._logits(samples.detach())
+        # -g: -log D(prior) - log(1 - D(codes))
         loss = softplus(-of_prior).mean() + softplus(of_codes).mean()
-        right = torch.cat([of_codes < 0, of_prior > 0]).float().mean()
-        return Losses(loss, {"discriminator_accuracy": right})
+        right = torch.cat([of_codes < 0, of_prior > 0])
+        return Losses(loss, {"discriminator_accuracy": right.float().mean()})
 
     def _move_prior(self, memo: dict[str, Any]) -> Losses:
         with frozen(self.discriminator):
             logits = self._logits(memo["prior_samples"])
-        # log D descended, or its stand-in -log(1 - D)
-        return Losses((-softplus(-logits) if self.gan_loss == "minimax" else softplus(logits)).mean(), {})
+        return Losses(self._deception(logits, of_codes=False), {})
+
+    def _deception(self, logits: Tensor, *, of_codes: bool) -> Tensor:
+        """The loss of those who mislead the discriminator: the encoder, and the prior."""
+        if self.gan_loss == "minimax":
+            # log(1 - D) for codes, log D for the prior's samples
+            loss = -softplus(logits if of_codes else -logits)
+        else:
+            # their stand-ins -log D and -log(1 - D)
+            loss = softplus(-logits if of_codes else logits)
+        return loss.mean()
 
     def _logits(self, z: Tensor) -> Tensor:
         return full_precision(self.discriminator(z))

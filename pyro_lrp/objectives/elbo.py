@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import pyro.infer
 import torch
 from pyro import poutine
-from pyro.distributions.util import scale_and_mask
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal
 
-from pyro_lrp.core.gradients import bilevel, frozen, scale_grad
+from pyro_lrp.objectives.regularization import (
+    ClosedForm,
+    Fitted,
+    FreeBits,
+    Regularization,
+    Sampled,
+    Site,
+    UpperWeight,
+    has_conditionals,
+    has_fit_loss,
+    is_diagonal,
+    is_point,
+)
+from pyro_lrp.objectives.weight import Weight
 
-__all__ = ["BilevelELBO", "Losses", "is_diagonal"]
-
-_LOG_2PI = math.log(2.0 * math.pi)
+__all__ = ["BilevelELBO", "Losses"]
 
 
 @dataclass(frozen=True)
 class Losses:
-    """A scalar to descend, detached terms in nats per image for the log, and the codes drawn, by site."""
+    """The result of one turn.
+
+    Attributes:
+        loss: The scalar to descend.
+        terms: Detached scalars in nats per image, for the log.
+        latents: The codes that were drawn, by site.
+    """
 
     loss: Tensor
     terms: dict[str, Tensor]
@@ -37,15 +52,21 @@ class Losses:
 class BilevelELBO(pyro.infer.ELBO):
     r"""The bilevel evidence lower bound (Morrow and Chiu, Eq. 12-13), in one evaluation of the prior.
 
-    Encoder and decoder get the gradient of
-    :math:`F = E_q[\log p(x|z) + \beta (\log p_\theta(z) - \log q(z|x))]`, the prior that of
-    :math:`f = E_q[\log p_\theta(z)]`, for every number of latent sites. What a model feeds into a prior besides
-    the site's own value must pass :func:`pyro_lrp.gradients.boundary`. At β = 1 value and gradients are those
-    of ``pyro.infer.Trace_ELBO``; elsewhere the VALUE is neither -F nor -f: read the terms of :meth:`losses`.
+    Encoder and decoder ascend F, the prior ascends f:
+
+    .. math::
+        F = E_q[\log p(x|z)] + \beta E_q[\log p_\theta(z) - \log q(z|x)]
+
+        f = E_q[\log p_\theta(z)]
+
+    Any number of latent sites will do. A tensor that a model feeds into a prior besides the site's own value
+    must pass :func:`pyro_lrp.gradients.boundary`. At β = 1 value and gradients are those of
+    ``pyro.infer.Trace_ELBO``; elsewhere the VALUE is neither -F nor -f: read the terms of :meth:`losses`.
 
     A prior whose distribution brings a loss of its own (``fit_loss``, see :class:`pyro_lrp.priors.Prior`)
     descends that at the lower level; the upper level has log p(z) with the prior's parameters held, and at a
-    constant β of 0 nothing of it, so that the term is ``fit_loss`` in place of ``log_prior`` and ``kl``.
+    constant β of 0 nothing of it, so that the term is ``fit_loss`` in place of ``log_prior`` and ``kl``. A
+    deterministic encoder has neither ``entropy`` nor ``kl``.
 
     Args:
         beta: Weight of the latent regularization in the upper objective, at least 0. A 0-dim tensor may change
@@ -83,13 +104,27 @@ class BilevelELBO(pyro.infer.ELBO):
             beta = _at_least_zero("beta", beta)
         if kl not in ("sampled", "analytic", "auto"):
             raise ValueError(f"expected kl to be sampled, analytic or auto, got {kl!r}")
-        self.beta, self.single_level = beta, single_level
-        self.kl, self.free_bits = kl, _at_least_zero("free_bits", free_bits)
+        self._weight = Weight(beta)
+        self.single_level = single_level
+        self.kl = kl
+        self.free_bits = _at_least_zero("free_bits", free_bits)
+
+    @property
+    def beta(self) -> float | Tensor:
+        """The present weight; the game's, if a game scheduled it."""
+        return self._weight()
+
+    def weighed_by(self, weight: Weight) -> BilevelELBO:
+        """This ELBO with a β that a game owns, and may schedule."""
+        other = copy.copy(self)
+        other._weight = weight
+        return other
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """The loss as a float, without gradients."""
         with torch.no_grad():
-            return self.differentiable_loss(model, guide, *args, **kwargs).item()
+            loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        return loss.item()
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """Accumulate gradients, as ``pyro.infer.SVI`` asks, and return the loss."""
@@ -99,169 +134,155 @@ class BilevelELBO(pyro.infer.ELBO):
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The loss to descend, summed over the batch (Pyro's convention)."""
-        return self.losses(model, guide, *args, **kwargs).loss
+        losses = self.losses(model, guide, *args, **kwargs)
+        return losses.loss
 
     def losses(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Losses:
-        """The loss, summed over the batch, and its terms, each a mean over the images."""
-        model_trace, guide_trace = self._get_trace(model, guide, args, kwargs)
-        observed = [site for site in _samples(model_trace) if site["is_observed"]]
+        """The loss, summed over the batch, and its terms, each a mean over the images.
+
+        Raises:
+            NotImplementedError: If a site of the guide cannot be reparametrized.
+            ValueError: If ``kl="analytic"`` and a site has no closed form.
+        """
+        p, q = self._get_trace(model, guide, args, kwargs)
+        sites = [*_samples(p)]
+        observed = [s for s in sites if s["is_observed"]]
+        latent = [s for s in sites if not s["is_observed"]]
         images = _number_of_images(observed)
-        log_likelihood = _sum(site["log_prob_sum"] for site in observed)
-        loss, terms = -log_likelihood, {"log_likelihood": log_likelihood}
-        sites = [s for s in _samples(model_trace) if not s["is_observed"]]
-        parts = [self._regularization(site, guide_trace.nodes[site["name"]], images) for site in sites]
+
+        log_likelihood = _sum(s["log_prob_sum"] for s in observed)
+        parts = [self._part(s, q.nodes[s["name"]], images) for s in latent]
+        loss = self._objectives(log_likelihood, parts)
+
+        terms = {"log_likelihood": log_likelihood.detach()}
+        terms |= _terms(parts)
+        means = {name: term / images for name, term in terms.items()}
+        values = {s["name"]: s["value"] for s in _samples(q)}
+        return Losses(loss, means, values)
+
+    def _objectives(self, log_likelihood: Tensor, parts: list[_Part]) -> Tensor:
+        """-F for encoder and decoder, -f for the prior: Eq. 12-13, summed over the batch."""
+        loss = -log_likelihood
         for part in parts:
-            loss = loss + _weigh(part.log_q, part.weight) + part.fit_loss
-            if part.log_p is not None:
-                loss = loss - (_weigh(part.log_p, part.weight) if self.single_level else part.log_p.sum())
-        log_posterior = sum((part.log_q.sum() for part in parts), start=_zero(observed))
-        terms["entropy"] = -log_posterior
-        scores = [part.log_p.sum() for part in parts if part.log_p is not None]
-        if len(scores) == len(parts):
-            log_prior = sum(scores, start=_zero(observed))
-            terms |= {"log_prior": log_prior, "kl": log_posterior - log_prior}
-        if any(self._brings_its_own_loss(site["fn"]) for site in sites):
-            terms["fit_loss"] = sum((part.fit_loss for part in parts), start=_zero(observed))
-        latents = {name: s["value"] for name, s in guide_trace.nodes.items() if s["type"] == "sample"}
-        return Losses(loss, {name: term.detach() / images for name, term in terms.items()}, latents)
+            log_p, log_q, fit_loss = part.scores
+            beta = part.weight.factor
+            # F: + beta log q(z|x). A constant 0 drops it: 0 * inf is NaN
+            if not part.weight.vanishes:
+                loss = loss + (beta * log_q).sum()
+            # f of a prior that descends a loss of its own
+            if fit_loss is not None:
+                loss = loss + fit_loss
+            if log_p is None:
+                continue
+            # f: - log p(z), whole for the prior. F: - beta log p(z), since beta
+            # is already on the gradient with which the code entered the prior
+            if not self.single_level:
+                loss = loss - log_p.sum()
+            # Eq. 11, one objective: - beta log p(z) for all
+            elif not part.weight.vanishes:
+                loss = loss - (beta * log_p).sum()
+        return loss
 
-    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        guide_trace = prune_subsample_sites(poutine.trace(guide).get_trace(*args, **kwargs))
-        for site in _samples(guide_trace):
-            if not site["fn"].has_rsample:
-                raise NotImplementedError(f"site {site['name']!r} cannot be reparametrized: it needs rsample")
-        with self._levels():
-            replayed = poutine.replay(model, trace=guide_trace)
-            model_trace = prune_subsample_sites(poutine.trace(replayed).get_trace(*args, **kwargs))
-            if is_validation_enabled():
-                check_model_guide_match(model_trace, guide_trace)
-            model_trace.compute_log_prob(lambda name, site: site["is_observed"])
-        return model_trace, guide_trace
+    def _part(self, p: Site, q: Site, images: int) -> _Part:
+        """The regularization of one site, and its weight."""
+        kind = self._kind(p, q)
+        weight = self._upper_weight(kind.dimensions(q))
+        scores = kind.terms(p, q, weight)
+        weight.decide(scores, images)
+        return _Part(scores, weight, is_point(q["fn"]))
 
-    def _levels(self) -> AbstractContextManager:
-        return nullcontext() if self.single_level else bilevel(self.beta)
-
-    def _brings_its_own_loss(self, fn: Any) -> bool:
-        return not self.single_level and hasattr(fn, "fit_loss")
-
-    def _regularization(self, p: dict, q: dict, images: int) -> _Regularization:
-        """What a site adds to the loss, summed over the batch."""
-        shifts = getattr(p["fn"], "shifts_alone", False)
-        closed = self.kl != "sampled" and is_diagonal(q["fn"]) and (is_diagonal(p["fn"]) or shifts)
-        if self.kl == "analytic" and not closed:
+    def _kind(self, p: Site, q: Site) -> Sampled | ClosedForm:
+        """How the KL of a site is to be had."""
+        fitted = has_fit_loss(p["fn"]) and not self.single_level
+        normal = is_diagonal(p["fn"]) or has_conditionals(p["fn"])
+        closed = normal and is_diagonal(q["fn"]) and not fitted
+        if closed and self.kl != "sampled":
+            return ClosedForm()
+        if self.kl == "analytic":
             kinds = f"{type(q['fn']).__name__} and {type(p['fn']).__name__}"
             raise ValueError(f"site {p['name']!r} has no closed-form KL ({kinds}): use kl=sampled or kl=auto")
-        weight: float | Tensor = self.beta
-        log_p: Tensor | None
-        gated = self.free_bits and self._regularizes()
-        if gated:  # filled in once the KL is known: gradients read it when they flow back
-            weight = p["value"].new_ones(q["fn"].event_shape if closed else ())
+        if fitted:
+            return Fitted()
+        return Sampled()
 
-        def cross(tensor: Tensor) -> Tensor:
-            return tensor if self.single_level else scale_grad(tensor, weight)
+    def _upper_weight(self, dimensions: int) -> UpperWeight:
+        plain = UpperWeight(self.beta, single_level=self.single_level)
+        if plain.vanishes or not self.free_bits:
+            return plain
+        free = self.free_bits * dimensions
+        return FreeBits(self.beta, free, single_level=self.single_level)
 
-        if closed:
-            with self._levels():
-                normal = p["fn"].conditionals(cross(p["value"])) if shifts else p["fn"]
-            log_p, log_q = _expected(q["fn"], normal, cross)
-        else:
-            log_p = self._score(p, cross)
-            # at a constant beta of 0 the entropy is only logged
-            with nullcontext() if self._regularizes() else torch.no_grad():
-                log_q = q["fn"].log_prob(q["value"])
-        batch_dims = len(q["fn"].batch_shape)
-        log_q = _sum_over_batch(log_q, q, batch_dims)
-        log_p = None if log_p is None else _sum_over_batch(log_p, p, batch_dims)
-        if gated:
-            assert isinstance(weight, Tensor), "made above"
-            assert log_p is not None, "beta is not a constant 0"
-            free = self.free_bits * (1 if closed else math.prod(q["fn"].event_shape))
-            with torch.no_grad():
-                weight.copy_(self.beta * ((log_q - log_p) / images > free))
-        fit_loss = torch.zeros_like(log_q.sum())
-        if self._brings_its_own_loss(p["fn"]):
-            fit_loss = _sum_over_batch(p["fn"].fit_loss(p["value"].detach()), p, batch_dims)
-        return _Regularization(log_p, log_q, weight, fit_loss)
-
-    def _regularizes(self) -> bool:
-        return isinstance(self.beta, Tensor) or self.beta != 0.0
-
-    def _score(self, p: dict, cross: Callable[[Tensor], Tensor]) -> Tensor | None:
-        """Of a site's value, log p; None where only the prior's own loss would need it."""
-        own = self._brings_its_own_loss(p["fn"])
-        if own and not self._regularizes():
-            return None
-        with self._levels(), frozen(p["fn"].fitted) if own else nullcontext():
-            return p["fn"].log_prob(cross(p["value"]))
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """The traces of the model and of the guide, with the images' log-probabilities."""
+        q = poutine.trace(guide).get_trace(*args, **kwargs)
+        q = prune_subsample_sites(q)
+        for site in _samples(q):
+            if not site["fn"].has_rsample:
+                raise NotImplementedError(f"site {site['name']!r} cannot be reparametrized: it needs rsample")
+        # contexts and features enter the priors while the model runs
+        weight = UpperWeight(self.beta, single_level=self.single_level)
+        with weight.levels():
+            replayed = poutine.replay(model, trace=q)
+            p = poutine.trace(replayed).get_trace(*args, **kwargs)
+            p = prune_subsample_sites(p)
+            if is_validation_enabled():
+                check_model_guide_match(p, q)
+            p.compute_log_prob(lambda name, site: site["is_observed"])
+        return p, q
 
 
-class _Regularization(NamedTuple):
-    """Of one site, summed over the batch and, but for its own loss, by group; and the weight of each group."""
+class _Part(NamedTuple):
+    """What one latent site adds to the loss."""
 
-    log_p: Tensor | None
-    log_q: Tensor
-    weight: float | Tensor
-    fit_loss: Tensor
+    scores: Regularization
+    weight: UpperWeight
+    is_point: bool
+
+
+@torch.no_grad()
+def _terms(parts: list[_Part]) -> dict[str, Tensor]:
+    """The terms of all latent sites, summed over the batch; only those that every site has."""
+    terms = {}
+    log_q = _sum(part.scores.log_q.sum() for part in parts)
+    scores = [part.scores.log_p for part in parts]
+    log_ps = [score.sum() for score in scores if score is not None]
+    has_log_p = len(log_ps) == len(parts)
+    has_entropy = not any(part.is_point for part in parts)
+    if has_entropy:
+        terms["entropy"] = -log_q
+    if has_log_p:
+        terms["log_prior"] = _sum(log_ps)
+    if has_entropy and has_log_p:
+        terms["kl"] = log_q - _sum(log_ps)
+    own = [part.scores.fit_loss for part in parts]
+    fit_losses = [loss for loss in own if loss is not None]
+    if fit_losses:
+        terms["fit_loss"] = _sum(fit_losses)
+    return terms
 
 
 def _at_least_zero(name: str, value: float) -> float:
-    if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
+    is_number = isinstance(value, (int, float))
+    if not (is_number and math.isfinite(value) and value >= 0):
         raise ValueError(f"expected {name} to be a finite number of at least 0, got {value!r}")
     return float(value)
 
 
-def _weigh(terms: Tensor, weight: float | Tensor) -> Tensor:
-    # a constant 0.0 must drop the term, not multiply it: 0 * inf is NaN
-    skip = not isinstance(weight, Tensor) and weight == 0.0
-    return torch.zeros_like(terms).sum() if skip else (weight * terms).sum()
+def _samples(trace: Any) -> Iterator[Site]:
+    for site in trace.nodes.values():
+        if site["type"] == "sample":
+            yield site
 
 
-def _normal(fn: Distribution) -> Distribution:
-    while isinstance(fn, Independent):
-        fn = fn.base_dist
-    return fn
-
-
-def is_diagonal(fn: Distribution) -> bool:
-    """Whether a distribution is a normal with independent dimensions."""
-    return isinstance(_normal(fn), Normal)
-
-
-def _expected(q: Distribution, p: Distribution, cross: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """E_q[log p] and E_q[log q] of diagonal normals, dimension by dimension."""
-    loc, scale, normal = cross(q.mean), cross(q.stddev), _normal(p)
-    log_p = -0.5 * (_LOG_2PI + ((loc - normal.mean).square() + scale.square()) / normal.variance)
-    return log_p - normal.stddev.log(), -0.5 * (1.0 + _LOG_2PI) - q.stddev.log()
-
-
-def _sum_over_batch(terms: Tensor, site: dict, batch_dims: int) -> Tensor:
-    """Sum over plates, subsampling scales and masks applied; what is left are the groups of the KL."""
-    scale, mask, groups = site["scale"], site["mask"], terms.dim() - batch_dims
-    if groups:
-        scale, mask = (_widen(factor, groups) for factor in (scale, mask))
-    terms = scale_and_mask(terms, scale, mask)
-    return terms.sum(tuple(range(batch_dims))) if batch_dims else terms  # sum over () would sum over all
-
-
-def _widen(factor: Any, dims: int) -> Any:
-    return factor.reshape(factor.shape + (1,) * dims) if isinstance(factor, Tensor) else factor
-
-
-def _samples(trace: Any) -> Iterator[dict[str, Any]]:
-    return (site for site in trace.nodes.values() if site["type"] == "sample")
-
-
-def _sum(terms: Iterator[Tensor]) -> Tensor:
+def _sum(terms: Iterable[Tensor]) -> Tensor:
+    """The sum in order, without a zero to start from; a zero if there are no terms."""
     first, *rest = [*terms] or [torch.zeros(())]
     return sum(rest, start=first)
 
 
-def _zero(observed: list[dict[str, Any]]) -> Tensor:
-    return torch.zeros_like(observed[0]["log_prob_sum"]) if observed else torch.zeros(())
-
-
-def _number_of_images(observed: list[dict[str, Any]]) -> int:
+def _number_of_images(observed: list[Site]) -> int:
     """How many images the scaled log-probabilities stand for: the full size of the observed sites' plates."""
-    for site in observed:
-        return math.prod(frame.full_size or frame.size for frame in site["cond_indep_stack"])
-    return 1
+    if not observed:
+        return 1
+    frames = observed[0]["cond_indep_stack"]
+    return math.prod(f.full_size or f.size for f in frames)

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from pyro_lrp.core.gradients import bilevel
 from pyro_lrp.data import Batch, Split
 from pyro_lrp.models import Autoencoder, Codes, ImageCodes
-from pyro_lrp.objectives.elbo import BilevelELBO, Losses, is_diagonal
-from pyro_lrp.schedules import Constant, Progress, Schedule
+from pyro_lrp.objectives.elbo import BilevelELBO, Losses
+from pyro_lrp.objectives.regularization import is_diagonal
+from pyro_lrp.objectives.weight import Weight
+from pyro_lrp.schedules import Progress, Schedule
 
-__all__ = ["AutoencoderGame", "Game", "LatentGame", "Turn", "Weight"]
+__all__ = ["AutoencoderGame", "Game", "LatentGame", "Turn"]
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,14 @@ class Game(nn.Module):
         """Data-dependent initialisation, called once before optimizers exist."""
 
     def advance(self, progress: Progress) -> None:
-        """Set what depends on how far training has come; called before each step."""
+        """Set all that depends on the progress of training; called on the host before each step."""
 
     def codes(self, images: Split | Batch) -> Codes | ImageCodes | None:
         """The codes of images, which a prior-only phase is given in their place; None if it needs images."""
         return None
 
     def fit(self, codes: Codes | ImageCodes) -> dict[str, Any] | None:
-        """Called once when a prior-only phase begins, with all training codes; says what was estimated."""
+        """Called once when a prior-only phase begins, with all training codes; returns what was estimated."""
         return None
 
     def score(self, batch: Any) -> dict[str, Tensor]:
@@ -73,47 +75,8 @@ class Game(nn.Module):
         raise NotImplementedError
 
 
-class Weight(nn.Module):
-    """A number that may follow a schedule: a constant stays a Python float, a scheduled one is a 0-dim tensor.
-
-    Args:
-        value: The constant, or what the schedule's factors multiply.
-        schedule: Factor over the progress of training; None or ``Constant`` for none.
-
-    >>> from pyro_lrp.schedules import Linear
-    >>> beta = Weight(4.0, Linear(start=0.0, stop=0.5))
-    >>> beta.advance(Progress(0, 0.25))
-    >>> beta()
-    tensor(2.)
-    """
-
-    scheduled: Tensor
-
-    def __init__(self, value: float | Tensor, schedule: Schedule | None = None) -> None:
-        super().__init__()
-        self.value = value
-        self.schedule = None if isinstance(schedule, Constant) else schedule
-        if self.schedule is not None:
-            if isinstance(value, Tensor):
-                raise ValueError("expected beta to be a number where there is a beta_schedule, got a tensor")
-            self.register_buffer("scheduled", torch.zeros(()), persistent=False)  # a function of the step
-            self.advance(Progress(0, 0.0))
-
-    def advance(self, progress: Progress) -> None:
-        """Set the value of a scheduled weight."""
-        if self.schedule is not None:
-            self.scheduled.fill_(float(self.value) * self.schedule(progress))
-
-    def forward(self) -> float | Tensor:
-        return self.value if self.schedule is None else self.scheduled
-
-    def terms(self, name: str) -> dict[str, Tensor]:
-        """What is worth a line in the log: the weight, if it changes."""
-        return {} if self.schedule is None else {name: self.scheduled.clone()}
-
-
 class AutoencoderGame(Game):
-    """What games over one autoencoder and its prior share.
+    """The common part of games over one autoencoder and its prior.
 
     While the autoencoder is trained alone (``"autoencoder_only"``, the first stage of two), N(0, I) stands in
     for its prior.
@@ -131,19 +94,22 @@ class AutoencoderGame(Game):
         self.autoencoder = autoencoder
         self.beta = Weight(beta, beta_schedule)
         self.stand_in = autoencoder.prior.stand_in()
-        self._first_stage = [autoencoder.with_prior(self.stand_in)]  # in a list: its parts are registered once
+        # in a list: its parts are registered once
+        self._first_stage = [autoencoder.with_prior(self.stand_in)]
         self.alone = False
 
     def players(self) -> dict[str, nn.ModuleList]:
         ae = self.autoencoder
+        parts = [ae.encoder, ae.decoder, ae.likelihood]
         return {
-            "autoencoder": nn.ModuleList([ae.encoder, ae.decoder, ae.likelihood]),
+            "autoencoder": nn.ModuleList(parts),
             "prior": nn.ModuleList([ae.prior]),
         }
 
     def prior_learns(self) -> bool:
         """Whether the prior has anything to train."""
-        return any(p.requires_grad for p in self.autoencoder.prior.parameters())
+        parameters = self.autoencoder.prior.parameters()
+        return any(p.requires_grad for p in parameters)
 
     def initialize(self, batch: Any) -> None:
         self.autoencoder.initialize(batch.x, batch.context)
@@ -154,19 +120,25 @@ class AutoencoderGame(Game):
 
     def in_force(self) -> Autoencoder:
         """The autoencoder with the prior of the present phase."""
-        return self._first_stage[0] if self.alone else self.autoencoder
+        if self.alone:
+            return self._first_stage[0]
+        return self.autoencoder
 
     def codes(self, images: Split | Batch) -> Codes | ImageCodes:
         return self.autoencoder.codes(images)
 
     def fit(self, codes: Codes | ImageCodes) -> dict[str, Any] | None:
         prior = self.autoencoder.prior
-        return prior.fit(codes.sample(), codes.context) if prior.estimates else None
+        if not prior.estimates:
+            return None
+        return prior.fit(codes.sample(), codes.context)
 
     def gamma(self) -> dict[str, Tensor]:
         """The decoder's variance, for the log, if the likelihood has one."""
         gamma = getattr(self.autoencoder.likelihood, "gamma", None)
-        return {} if gamma is None else {"gamma": gamma.detach()}
+        if gamma is None:
+            return {}
+        return {"gamma": gamma.detach()}
 
 
 class LatentGame(AutoencoderGame):
@@ -197,7 +169,8 @@ class LatentGame(AutoencoderGame):
             raise ValueError(f"expected latent_reconstruction to be at least 0, got {weight!r}")
         if not isinstance(elbo, BilevelELBO):
             raise TypeError(f"expected elbo to be a BilevelELBO, got {elbo!r}")
-        prior, kind = autoencoder.prior, type(autoencoder.prior).__name__
+        prior = autoencoder.prior
+        kind = type(prior).__name__
         if not prior.has_log_prob:
             raise TypeError(f"{type(elbo).__name__} needs log p(z), and the prior {kind} can only be sampled")
         if elbo.kl == "analytic" and (prior.context_dim or not is_diagonal(prior())):
@@ -205,15 +178,19 @@ class LatentGame(AutoencoderGame):
                 f"kl=analytic needs a diagonal normal p(z), which {kind} is not: use sampled or auto"
             )
         super().__init__(autoencoder, elbo.beta, beta_schedule)
-        self.elbo, self.latent_reconstruction = elbo, latent_reconstruction
+        self.elbo = elbo.weighed_by(self.beta)
+        self.latent_reconstruction = latent_reconstruction
 
     def turns(self, phase: str) -> tuple[Turn, ...]:
-        learns = self.prior_learns()
-        if phase == "joint":
-            return (Turn("joint", ("autoencoder", "prior") if learns else ("autoencoder",)),)
         if phase == "autoencoder_only":
             return (Turn("autoencoder", ("autoencoder",)),)
-        return (Turn("prior", ("prior",)),) if phase == "prior_only" and learns else ()
+        learns = self.prior_learns()
+        if phase == "joint":
+            moves = ("autoencoder", "prior") if learns else ("autoencoder",)
+            return (Turn("joint", moves),)
+        if phase == "prior_only" and learns:
+            return (Turn("prior", ("prior",)),)
+        return ()
 
     def score(self, batch: Any) -> dict[str, Tensor]:
         return self._losses(batch).terms
@@ -221,12 +198,15 @@ class LatentGame(AutoencoderGame):
     def forward(self, turn: str, batches: Sequence[Any], memo: dict[str, Any]) -> Losses:
         if turn == "prior":
             return self._prior_alone(batches[0])
-        losses = self._losses(batches[0])
-        loss, extra = losses.loss / len(batches[0].x), {**self.gamma(), **self.beta.terms("beta")}
+        (batch,) = batches
+        losses = self._losses(batch)
+        loss = losses.loss / len(batch.x)
+        terms = {**losses.terms, **self.gamma(), **self.beta.terms("beta")}
         if self.latent_reconstruction:
-            error = self._latent_error(batches[0])
-            loss, extra["latent_error"] = loss + self.latent_reconstruction * error, error.detach()
-        return Losses(loss, {**losses.terms, **extra}, losses.latents)
+            error = self._latent_error(batch)
+            loss = loss + self.latent_reconstruction * error
+            terms["latent_error"] = error.detach()
+        return Losses(loss, terms, losses.latents)
 
     def _latent_error(self, batch: Any) -> Tensor:
         """-log q(z | G(z)) in nats per code, of as many codes of the prior as there are images."""
@@ -234,14 +214,18 @@ class LatentGame(AutoencoderGame):
         with torch.no_grad():
             z = autoencoder.prior(batch.context).sample()
         images = autoencoder.decode(z, batch.context)
-        return -autoencoder.encode(images, batch.context).log_prob(z).mean()
+        q = autoencoder.encode(images, batch.context)
+        return -q.log_prob(z).mean()
 
-    def _prior_alone(self, given: Codes | ImageCodes | Batch) -> Losses:
+    def _prior_alone(self, codes: Codes | ImageCodes | Batch) -> Losses:
+        """The lower objective: -log p(z) of codes, or the prior's own loss."""
         with torch.no_grad():
-            codes = self.autoencoder.codes(given) if isinstance(given, Batch) else given
+            if isinstance(codes, Batch):
+                codes = self.autoencoder.codes(codes)
             z = codes.sample()
-        with bilevel(0.0):  # what the prior computes with and does not own stays as it is
-            prior = self.autoencoder.prior(given.context)
+        # modules that the prior computes with and does not own stay as they are
+        with bilevel(0.0):
+            prior = self.autoencoder.prior(codes.context)
             if hasattr(prior, "fit_loss"):
                 loss = prior.fit_loss(z).mean()
                 return Losses(loss, {"fit_loss": loss.detach()})
@@ -249,6 +233,6 @@ class LatentGame(AutoencoderGame):
         return Losses(-log_prior, {"log_prior": log_prior.detach()})
 
     def _losses(self, batch: Any) -> Losses:
-        self.elbo.beta = self.beta()  # its tensor, if it is scheduled, moves with the game's device
         autoencoder = self.in_force()
-        return self.elbo.losses(autoencoder.model, autoencoder.guide, batch.x, batch.context)
+        model, guide = autoencoder.model, autoencoder.guide
+        return self.elbo.losses(model, guide, batch.x, batch.context)

@@ -42,9 +42,9 @@ class TotalCorrelation(LatentGame):
 
     Args:
         autoencoder: Its codes are vectors.
-        elbo: Of the joint turn.
+        elbo: Computes the joint turn without the total correlation.
         discriminator: Maps codes ``(B, d)`` to two logits ``(B, 2)``; the player ``discriminator``.
-        weight: Of the total correlation, at least 0; 40 in the paper's comparison.
+        weight: Weight of the total correlation, at least 0; 40 in the paper's comparison.
         beta_schedule: As in :class:`LatentGame`.
         latent_reconstruction: Likewise.
 
@@ -67,19 +67,24 @@ class TotalCorrelation(LatentGame):
     ) -> None:
         super().__init__(autoencoder, elbo, beta_schedule, latent_reconstruction)
         if len(autoencoder.sites) > 1:
-            raise TypeError("TotalCorrelation is of one latent, and this autoencoder has several")
+            raise TypeError("TotalCorrelation needs one latent, and this autoencoder has several")
         if not (isinstance(weight, (int, float)) and math.isfinite(weight) and weight >= 0):
             raise ValueError(f"expected weight to be a finite number of at least 0, got {weight!r}")
-        self.discriminator, self.weight = discriminator, weight
+        self.discriminator = discriminator
+        self.weight = weight
 
     def players(self) -> dict[str, nn.ModuleList]:
-        return {**super().players(), "discriminator": nn.ModuleList([self.discriminator])}
+        players = super().players()
+        players["discriminator"] = nn.ModuleList([self.discriminator])
+        return players
 
     def turns(self, phase: str) -> tuple[Turn, ...]:
         turns = super().turns(phase)
-        # the second turn judges the first one's codes against those of a second minibatch
-        judge = Turn("discriminator", ("discriminator",), batches=2)
-        return turns if phase == "prior_only" else (*turns, judge)
+        if phase == "prior_only":
+            return turns
+        # it compares the first turn's codes with those of a second minibatch
+        second = Turn("discriminator", ("discriminator",), batches=2)
+        return (*turns, second)
 
     def score(self, batch: Any) -> dict[str, Tensor]:
         losses = self._losses(batch)
@@ -94,8 +99,10 @@ class TotalCorrelation(LatentGame):
         memo["z"] = losses.latents["z"].detach()
         with frozen(self.discriminator):
             total_correlation = self._estimate(losses.latents["z"])
-        terms = {**losses.terms, "total_correlation": total_correlation.detach()}
-        return Losses(losses.loss + self.weight * total_correlation, terms)
+        terms = dict(losses.terms)
+        terms["total_correlation"] = total_correlation.detach()
+        loss = losses.loss + self.weight * total_correlation
+        return Losses(loss, terms)
 
     def _estimate(self, z: Tensor) -> Tensor:
         logits = full_precision(self.discriminator(z))
@@ -103,11 +110,13 @@ class TotalCorrelation(LatentGame):
 
     def _discriminate(self, z: Tensor, x: Tensor) -> Losses:
         with torch.no_grad():
-            permuted = permute_dims(self.autoencoder.encode(x).sample())
-        logits = full_precision(self.discriminator(torch.cat([z, permuted])))
-        classes = torch.cat(
-            [torch.full((len(part),), c, device=z.device) for c, part in enumerate((z, permuted))]
-        )
+            codes = self.autoencoder.encode(x).sample()
+            permuted = permute_dims(codes)
+        logits = self.discriminator(torch.cat([z, permuted]))
+        logits = full_precision(logits)
+        first = torch.full((len(z),), 0, device=z.device)
+        second = torch.full((len(permuted),), 1, device=z.device)
+        classes = torch.cat([first, second])
         loss = F.cross_entropy(logits, classes)
-        accuracy = (logits.detach().argmax(1) == classes).float().mean()
-        return Losses(loss, {"discriminator_accuracy": accuracy})
+        right = logits.detach().argmax(1) == classes
+        return Losses(loss, {"discriminator_accuracy": right.float().mean()})

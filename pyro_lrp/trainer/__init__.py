@@ -3,6 +3,7 @@
 from pyro_lrp.schedules import Phase
 from pyro_lrp.trainer.loop import Trainer
 from pyro_lrp.trainer.prior_phase import PriorPhase
-from pyro_lrp.trainer.report import Report
+from pyro_lrp.trainer.scoring import Report
+from pyro_lrp.trainer.step import Step
 
-__all__ = ["Phase", "PriorPhase", "Report", "Trainer"]
+__all__ = ["Phase", "PriorPhase", "Report", "Step", "Trainer"]

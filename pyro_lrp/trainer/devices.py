@@ -26,11 +26,14 @@ def make_fabric(device: str, precision: str) -> Fabric:
         raise UserError(f"device must be auto, cpu, cuda or mps, got {device!r}")
     if precision not in ("32", "bf16-mixed"):
         raise UserError(f"precision must be 32 or bf16-mixed, got {precision!r}")
+    kind: Any = "bf16-mixed"
+    if precision == "32":
+        kind = "32-true"
     try:
-        kind: Any = "32-true" if precision == "32" else "bf16-mixed"
         return Fabric(accelerator=device, devices=1, precision=kind)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"device={device} cannot be used here: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"device={device} cannot be used here: {reason}") from error
 
 
 def choose_device(device: str) -> torch.device:

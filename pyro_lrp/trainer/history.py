@@ -16,15 +16,19 @@ class History:
 
     def __init__(self, path: Path | None, step: int = 0) -> None:
         self.path = path
-        self.rows: list[dict[str, Any]] = [row for row in read_rows(path) if row["step"] <= step]
+        rows = read_rows(path)
+        self.rows = [row for row in rows if row["step"] <= step]
         if path is not None:
-            text = "".join(_line(row) for row in self.rows)
+            lines = [_line(row) for row in self.rows]
+            text = "".join(lines)
             write_atomically(path, lambda target: target.write_text(text, encoding="utf-8"))
 
     @property
     def seconds(self) -> float:
         """Training time so far, through all resumes."""
-        return self.rows[-1]["seconds"] if self.rows else 0.0
+        if not self.rows:
+            return 0.0
+        return self.rows[-1]["seconds"]
 
     def append(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
@@ -35,13 +39,15 @@ class History:
 
 def read_rows(path: Path | None) -> list[dict[str, Any]]:
     """The rows of a file; a last line that a kill cut short is left out."""
-    rows = []
-    if path is not None and path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+    rows: list[dict[str, Any]] = []
+    if path is None or not path.is_file():
+        return rows
+    text = path.read_text(encoding="utf-8")
+    for line in text.splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
     return rows
 
 

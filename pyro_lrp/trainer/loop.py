@@ -1,38 +1,36 @@
-"""One loop that hands out turns. It knows players, optimizers, devices and files, and not one formula.
+"""The training loop: phase after phase, it prepares a step, takes it, and now and then reports and saves.
 
-Everything random in step s is drawn after seeding with ``(seed, s)``; every schedule is a function of s and so
-is the order of the data. A checkpoint needs parameters, optimizer moments and s, and a resumed run is bit for
-bit the run that was never stopped.
+It knows players, optimizers, devices and files, and not one formula. All noise of step s is drawn after seeding
+with ``(seed, s)``; every schedule is a function of s, and so is the order of the data. A checkpoint needs
+parameters, optimizer moments and s, and a resumed run is bit for bit the run that was never stopped.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
 from pyro_lrp.core import checkpoint
 from pyro_lrp.core.errors import TrainingDiverged, UserError
-from pyro_lrp.core.modules import eval_mode
-from pyro_lrp.core.randomness import derive_seed, seeded, untouched_generators
-from pyro_lrp.data import Batches, ImageData, Split, chunks
-from pyro_lrp.models import Codes
+from pyro_lrp.core.randomness import seeded, untouched_generators
+from pyro_lrp.data import Batches, ImageData, Split
 from pyro_lrp.objectives import Game
 from pyro_lrp.schedules import Constant, Phase, Schedule
 from pyro_lrp.trainer.devices import make_fabric
 from pyro_lrp.trainer.history import History
-from pyro_lrp.trainer.optimizers import check_options, make_optimizers, set_rate
+from pyro_lrp.trainer.optimizers import check_options, make_optimizers
 from pyro_lrp.trainer.phases import Span, lay_out
-from pyro_lrp.trainer.prior_phase import Averages, EarlyStop, PriorPhase, assign, held_out_score
-from pyro_lrp.trainer.report import Callback, Report
+from pyro_lrp.trainer.prior_phase import PriorOnly, PriorPhase
+from pyro_lrp.trainer.saving import Saver
+from pyro_lrp.trainer.scoring import Callback, Scoring, Window
+from pyro_lrp.trainer.step import Step
 
 __all__ = ["Trainer"]
 
@@ -41,27 +39,27 @@ class Trainer:
     """Trains a game on a data set.
 
     Args:
-        game: Every module that learns, and the losses.
-        data: Its training images are trained on, a share of them is held out; test images are only scored.
+        game: Owns every module that learns, and computes the losses.
+        data: A share of its training images may be held out; those and the test images are only scored.
         phases: In order; a phase in which the game has nothing to move is skipped.
-        prior_phase: What a prior-only phase does besides descending its loss.
+        prior_phase: Options of a prior-only phase.
         batch_size: Images of a minibatch.
         prior_batch_size: Codes of a minibatch in ``prior_only``; ``batch_size`` if None.
-        lr: Of Adam, for every player.
+        lr: Learning rate of Adam, for every player.
         lr_of: Other rates, by prefix of a parameter's name within the game.
         optimizers: Options of Adam for single players, by name: ``lr``, ``betas``, ``eps``, ``weight_decay``.
         schedule: Factor of the rates over time.
         validation: Share of the training images that is held out.
-        seed: Of data order, noise and evaluation, which are separate streams.
-        directory: Where checkpoints and ``metrics.jsonl`` go, and are resumed from; nowhere if None.
+        seed: Seeds data order, noise and evaluation, which are separate streams.
+        directory: For checkpoints and ``metrics.jsonl``, which a run resumes from; None writes nothing.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         precision: ``"32"``, or ``"bf16-mixed"``, under which densities stay in float32.
         report_every: Steps between rows of the metrics.
         evaluations: Evenly spaced scorings of all splits in a phase.
         evaluation_images: Images of a split that are scored; the last scoring of a phase takes all.
-        save_minutes: Between checkpoints, which come with a report; where steps are so slow that none is near,
-            one is made. They are also written at the end of a phase. With 0 each report is saved.
-        callbacks: Called after each evaluation; what they return joins the row.
+        save_minutes: Time between checkpoints, which come with a report; where steps are so slow that none is
+            near, one is made. They are also written at the end of a phase. With 0 each report is saved.
+        callbacks: Called after each evaluation; the numbers they return join the row.
         on_row: Called with each row of the metrics, for loggers.
         progress: Show a progress bar.
         log: Receives one line of text at the few moments worth one.
@@ -105,46 +103,62 @@ class Trainer:
     ) -> None:
         self.fabric = make_fabric(device, precision)
         self.game = game
-        self.seed, self.lr, self.lr_of = seed, lr, dict(lr_of or {})
+        self.seed = seed
+        self.lr = lr
+        self.lr_of = dict(lr_of or {})
         self.optimizer_options = dict(optimizers or {})
         check_options(self.optimizer_options, game.players())
         self.schedule = schedule or Constant()
-        self.report_every, self.evaluations = report_every, evaluations
-        self.evaluation_images, self.save_minutes = evaluation_images, save_minutes
-        self.callbacks, self.on_row = callbacks, on_row
-        self.show_progress, self.log = progress, log
-        self.directory = None if directory is None else Path(directory)
+        self.prior_phase = prior_phase or PriorPhase()
 
+        # data: batches to train on, and splits to score
         train, held_out = data.hold_out(validation)
+        sizes = {"prior_only": prior_batch_size or batch_size}
+        self._check_data(train, held_out, data.test)
+        self._check_batches(batch_size, sizes["prior_only"], len(train))
         splits = {"train": train, "validation": held_out, "test": data.test}
-        if not len(train) or not len(data.test):
-            raise UserError("data: there must be training images, besides the held-out ones, and test images")
-        self.splits = {name: s.to(self.fabric.device) for name, s in splits.items() if len(s)}
-        self.images = Batches(
-            self.splits["train"], batch_size, seed=seed, fetch=Split.batch, device=self.fabric.device
+        target = self.fabric.device
+        self.splits = {name: s.to(target) for name, s in splits.items() if len(s)}
+        self.images = Batches(self.splits["train"], batch_size, seed=seed, fetch=Split.batch, device=target)
+        self.spans, self._notes = lay_out(game, phases, lambda name: sizes.get(name, batch_size), len(train))
+
+        # reports and checkpoints
+        self.report_every = report_every
+        self.evaluations = evaluations
+        self.on_row = on_row
+        self.log = log
+        self.show_progress = progress
+        self.directory = None if directory is None else Path(directory)
+        self.saver = Saver(self.directory, save_minutes)
+        self.window = Window()
+        self.scoring = Scoring(
+            game, self.splits, self.fabric, seed=seed, images=evaluation_images, callbacks=callbacks
         )
-        self.prior_batch_size = prior_batch_size or batch_size
-        normalized = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in game.modules())
+
+        # where training stands
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.step = 0
+        self.stopped = False
+        self.prior_only: PriorOnly | None = None  # while such a phase is under way
+        self._prior_state: dict[str, Any] = {}
+
+    def _check_data(self, train: Split, held_out: Split, test: Split) -> None:
+        if not len(train) or not len(test):
+            raise UserError("there must be training images, besides the held-out ones, and test images")
+        if self.prior_phase.patience is not None and not len(held_out):
+            raise UserError("prior_patience needs held-out codes: validation must be above 0")
+
+    def _check_batches(self, batch_size: int, prior_batch_size: int, images: int) -> None:
+        norm = nn.modules.batchnorm._BatchNorm
+        normalized = any(isinstance(m, norm) for m in self.game.modules())
         if batch_size == 1 and normalized:
             raise UserError("batch_size must be at least 2 for a network with batch normalization")
-        if self.prior_batch_size > len(train):
-            raise UserError(f"prior_batch_size must be at most the {len(train)} images there are")
-        self.prior_phase = prior_phase or PriorPhase()
-        if self.prior_phase.patience is not None and not len(held_out):
-            raise UserError("prior_patience needs held-out codes: data.validation must be above 0")
-        sizes = {"prior_only": self.prior_batch_size}
-        self.spans, self._notes = lay_out(game, phases, lambda name: sizes.get(name, batch_size), len(train))
-        self.step = 0
-        self.averages: Averages | None = None
-        self.early_stop: EarlyStop | None = None
-        self.stopped = False
-        self._prior_state: dict[str, Any] = {}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {}
-        self._last_save, self._save_seconds = time.monotonic(), 0.0
-        self._window: list[tuple[list[str], Tensor]] = []
+        if prior_batch_size > images:
+            raise UserError(f"prior_batch_size must be at most the {images} images there are")
 
     @property
     def total_steps(self) -> int:
+        """Steps of all phases, if none stops early."""
         return self.spans[-1].stop
 
     def fit(self) -> list[dict[str, Any]]:
@@ -155,242 +169,216 @@ class Trainer:
         """
         with untouched_generators(), pyro.validation_enabled(False):
             self._prepare()
-            for note in self._notes:
-                self.log(note)
-            where = "" if self.directory is None else f"{self.directory}: "
-            self.log(f"{where}{self.total_steps} steps on {self.fabric.device}")
-            with tqdm(
-                total=self.total_steps, initial=self.step, disable=None if self.show_progress else True,
-                unit="step", dynamic_ncols=True, mininterval=0.5, leave=False,
-            ) as self.bar:  # fmt: skip
-                for span in self.spans:
-                    if self.step < span.stop and not self.stopped:
+            self._announce()
+            with self._progress_bar() as self.bar:
+                try:
+                    for span in self.spans:
                         self._run(span)
+                except TrainingDiverged as error:
+                    advice = self.saver.advice()
+                    raise TrainingDiverged(f"{error}: {advice}") from error
         return self.history.rows
 
     def _prepare(self) -> None:
+        """Set up what lives on the device, and go on from the last checkpoint."""
         self.game.to(self.fabric.device)
         if not self.optimizers:
             with seeded(self.seed, "initialize"):
                 self.game.initialize(self.images.at(0))
             self.optimizers = make_optimizers(
-                self.game, self.game.players(), lr=self.lr, lr_of=self.lr_of, options=self.optimizer_options,
-                fused=self.fabric.device.type in ("cpu", "cuda"),
-            )  # fmt: skip
+                self.game,
+                self.game.players(),
+                lr=self.lr,
+                lr_of=self.lr_of,
+                options=self.optimizer_options,
+            )
+
+        metrics = None
         if self.directory:
             self.directory.mkdir(parents=True, exist_ok=True)
-            self.step = self._restore()
-        self.history = History(self.directory / "metrics.jsonl" if self.directory else None, self.step)
+            metrics = self.directory / "metrics.jsonl"
+            self._restore()
+        self.history = History(metrics, self.step)
+
+    def _announce(self) -> None:
+        for note in self._notes:
+            self.log(note)
+        where = f"{self.directory}: " if self.directory else ""
+        self.log(f"{where}{self.total_steps} steps on {self.fabric.device}")
+
+    def _progress_bar(self) -> tqdm:
+        # None hides the bar where there is no terminal
+        disable = None if self.show_progress else True
+        return tqdm(
+            total=self.total_steps,
+            initial=self.step,
+            disable=disable,
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=0.5,
+            leave=False,
+        )
+
+    def _run(self, span: Span) -> None:
+        """Train a phase, or the rest of it."""
+        if self.stopped or self.step >= span.stop:
+            return
+        self._restart_clock()
+        self.bar.set_description(span.name)
+        batches = self._begin(span)
+        step = self.step_of(span)
+
+        while self.step < span.stop and not self.stopped:
+            # the host writes what changes, and fetches one minibatch of each stream
+            step.prepare(self.step, span.progress(self.step))
+            number = self.step - span.start
+            inputs = [batches.at(number, i) for i in range(step.streams)]
+
+            # the device computes
+            terms = step(inputs)
+            self.window.add(terms)
+            self._images_since_report += span.batch_size
+            self.step += 1
+            self.bar.update()
+
+            # steps may be too slow to wait for the next report with a checkpoint
+            on_time = self.step % self.report_every == 0 or self.step == span.stop
+            if on_time or self.saver.overdue():
+                self._report(span, on_time=on_time)
+        self.prior_only = None
+
+    def _begin(self, span: Span) -> Batches:
+        """Set the game up for a phase; its minibatches, of images or of codes."""
+        if span.name != "prior_only":
+            self.game.train()
+            return self.images
+        self.prior_only = PriorOnly(
+            self.game, self.prior_phase, seed=self.seed, fabric=self.fabric, log=self.log
+        )
+        resumed = self.step > span.start
+        return self.prior_only.begin(
+            span,
+            self.splits["train"],
+            self.optimizers["prior"],
+            state=self._prior_state if resumed else None,
+            resumed=resumed,
+        )
+
+    def step_of(self, span: Span) -> Step:
+        """The step of a phase, once training was prepared."""
+        averages = self.prior_only.averages() if self.prior_only else {}
+        return Step(
+            self.game,
+            span.turns,
+            self.optimizers,
+            self.fabric,
+            seed=self.seed,
+            schedule=self.schedule,
+            averages=averages,
+        )
+
+    def _report(self, span: Span, *, on_time: bool) -> None:
+        """Write a row of the metrics, and with some of them scores and a checkpoint."""
+        row = self._row(span)
+        at_end = self.step == span.stop
+        save_due = self.saver.due() or at_end
+        score_due = on_time and span.due(self.step, self.evaluations, self.report_every)
+        if self.prior_only and at_end:
+            self.prior_only.keep_average()
+        if score_due or save_due:
+            self._score(row, at_end=at_end, score_due=score_due, save_due=save_due)
+
+        self.history.append(row)
+        self.on_row(row)
+        self._show(row)
+
+        if save_due:
+            self.saver.save(self._state())
+        if score_due or save_due:
+            self.saver.reported()
+        self._restart_clock()
+
+    def _row(self, span: Span) -> dict[str, Any]:
+        """Where training stands, and the means of its terms since the last row."""
+        terms = self.window.read(self.step)
+        seconds = time.perf_counter() - self._clock
+        steps = self.step - span.start
+        epoch = span.first_epoch + steps / span.steps_per_epoch
+        factor = self.schedule(span.progress(self.step - 1))
+        speed = self._images_since_report / max(seconds, 1e-9)
+        return {
+            "step": self.step,
+            "images_seen": span.first_image + steps * span.batch_size,
+            "epoch": round(epoch, 4),
+            "phase": span.name,
+            **terms,
+            "lr": self.lr * factor,
+            "images_per_second": round(speed, 1),
+            "seconds": round(self.history.seconds + seconds, 3),
+        }
+
+    def _score(self, row: dict[str, Any], *, at_end: bool, score_due: bool, save_due: bool) -> None:
+        """Add scores to a row; end a prior-only phase early if they stopped rising."""
+        if self.prior_only is None:
+            self.scoring(row, whole=at_end, picture_due=save_due)
+            return
+
+        with self.prior_only.scored():
+            self.scoring(row, whole=at_end, picture_due=save_due)
+            if score_due:
+                self.stopped = self.prior_only.observe(row)
+
+        # leave the phase with the parameters that scored best, and score those
+        early_stop = self.prior_only.early_stop
+        if early_stop is None or not (self.stopped or at_end):
+            return
+        if early_stop.since:
+            early_stop.restore()
+            self.scoring(row, whole=True, picture_due=True)
+        row["best_held_out_score"] = early_stop.best
+        if self.stopped:
+            self.log(f"prior_only stops at step {self.step}: {early_stop.since} scorings were no better")
+
+    def _show(self, row: Mapping[str, Any]) -> None:
+        """Update the progress bar."""
+        names = ("log_likelihood", "log_prior")
+        shown: dict[str, Any] = {name: f"{row[name]:.2f}" for name in names if name in row}
+        shown["images/s"] = str(round(row["images_per_second"]))
+        self.bar.set_postfix(shown)
+
+    def _restart_clock(self) -> None:
         self._clock = time.perf_counter()
         self._images_since_report = 0
 
-    def _run(self, span: Span) -> None:
-        self.game.train()
-        self.bar.set_description(span.name)
-        self._clock = time.perf_counter()
-        batches = self._begin_prior_only(span) if span.name == "prior_only" else self.images
-        while self.step < span.stop and not self.stopped:
-            self._train_step(span, batches)
-            self.step += 1
-            self.bar.update()
-            on_time = self.step % self.report_every == 0 or self.step == span.stop
-            if on_time or self._save_is_overdue():
-                self._report(span, on_time=on_time)
-
-    def _save_is_overdue(self) -> bool:
-        """Whether steps are too slow to wait for a report; saves take a tenth of the time at most."""
-        patience = max(60 * self.save_minutes, 10 * self._save_seconds) if self.save_minutes else math.inf
-        return self.directory is not None and time.monotonic() - self._last_save > patience
-
-    def _begin_prior_only(self, span: Span) -> Batches:
-        """What the phase sees. At its first step the prior may estimate itself from that."""
-        if self.prior_phase != PriorPhase():
-            self.log(f"prior_only: {self.prior_phase}")
-        batches = self._codes(span)
-        prior = self.game.players()["prior"]
-        if self.step == span.start and not isinstance(batches.source, Split):
-            with seeded(self.seed, "fit"):
-                estimated = self.game.fit(batches.source)
-            if estimated:  # moments of the parameters that were mean nothing to those that are
-                self.optimizers["prior"].state.clear()
-                seconds = time.perf_counter() - self._clock
-                told = ", ".join(f"{key} {value}" for key, value in estimated.items())
-                self.log(f"the prior's own fit to {len(batches)} codes: {told} ({seconds:.1f} s)")
-        if self.prior_phase.ema:
-            self.averages = Averages(prior, self.prior_phase.ema)
-        if self.prior_phase.patience is not None:
-            self.early_stop = EarlyStop(prior, self.prior_phase.patience)
-        if self.averages and self._prior_state:
-            assign(self.averages.values, self._prior_state["averages"])
-        if self.early_stop and self._prior_state:
-            self.early_stop.load(self._prior_state["early_stop"])
-        return batches
-
-    def _train_step(self, span: Span, batches: Batches) -> None:
-        progress = span.progress(self.step)
-        factor = self.schedule(progress)
-        self.game.advance(progress)
-        torch.manual_seed(derive_seed(self.seed, "noise", self.step))
-        memo: dict[str, Any] = {}
-        terms: dict[str, Tensor] = {}
-        for turn in span.turns:
-            inputs = [batches.at(self.step - span.start, stream) for stream in range(turn.batches)]
-            with self.fabric.autocast():
-                losses = self.game(turn.name, inputs, memo)
-            movers = [self.optimizers[player] for player in turn.moves]
-            for optimizer in movers:
-                optimizer.zero_grad(set_to_none=True)
-            self.fabric.backward(losses.loss)
-            for optimizer in movers:
-                set_rate(optimizer, factor)
-                optimizer.step()
-            if self.averages and "prior" in turn.moves:
-                self.averages.update()
-            name = "loss" if len(span.turns) == 1 else f"{turn.name}_loss"
-            terms |= {name: losses.loss.detach(), **losses.terms}
-        self._images_since_report += span.batch_size
-        self._window.append((list(terms), torch.stack([t.float() for t in terms.values()])))
-
-    def _codes(self, span: Span) -> Batches:
-        """What the prior-only phase sees: codes of all training images where the game has them, else images."""
-        self.game.eval()
-        train = self.splits["train"]
-        with torch.no_grad(), self.fabric.autocast(), seeded(self.seed, "codes"):
-            codes = self.game.codes(train)
-            source = train if codes is None else codes.noised(self.prior_phase.code_noise)
-        players = self.game.players()
-        for player in {name for turn in span.turns for name in turn.moves}:
-            players[player].train()
-        fetch = Split.batch if codes is None else type(codes).rows
-        return Batches(
-            source, span.batch_size, seed=derive_seed(self.seed, span.name), fetch=fetch, length=len(train),
-            device=self.fabric.device,
-        )  # fmt: skip
-
-    def _report(self, span: Span, *, on_time: bool) -> None:
-        terms = self._read_window()
-        seconds = time.perf_counter() - self._clock
-        row: dict[str, Any] = {
-            "step": self.step,
-            "images_seen": span.first_image + (self.step - span.start) * span.batch_size,
-            "epoch": round(span.first_epoch + (self.step - span.start) / span.steps_per_epoch, 4),
-            "phase": span.name,
-            **terms,
-            "lr": self.lr * self.schedule(span.progress(self.step - 1)),
-            "images_per_second": round(self._images_since_report / max(seconds, 1e-9), 1),
-            "seconds": round(self.history.seconds + seconds, 3),
-        }
-        begun = time.monotonic()
-        save_due = self.step == span.stop or begun - self._last_save > 60 * self.save_minutes
-        if self.averages and self.step == span.stop:
-            assign(self.averages.parameters, self.averages.values)
-        scored = on_time and span.due(self.step, self.evaluations, self.report_every)
-        if scored or save_due:
-            with self.averages.applied() if self.averages else nullcontext():
-                self._evaluate(span, row, save_due=save_due)
-                stop = scored and self.early_stop is not None and self.early_stop.observe(held_out_score(row))
-            self._finish_early(span, row, stop=stop)
-        self.history.append(row)
-        self.on_row(row)
-        shown: dict[str, Any] = {k: f"{row[k]:.2f}" for k in ("log_likelihood", "log_prior") if k in row}
-        self.bar.set_postfix(shown | {"images/s": str(round(row["images_per_second"]))})
-        if save_due and self.directory:
-            self._save()
-            self._last_save = time.monotonic()
-        if scored or save_due:
-            self._save_seconds = time.monotonic() - begun
-        self._images_since_report, self._clock = 0, time.perf_counter()
-
-    def _read_window(self) -> dict[str, float]:
-        """Means of the terms since the last report: the only moment at which the host waits for the device."""
-        names = self._window[0][0]
-        values = torch.stack([row for _, row in self._window]).cpu().double()
-        first = self.step - len(self._window)
-        self._window = []
-        if not torch.isfinite(values).all():
-            step, column = (~torch.isfinite(values)).nonzero()[0].tolist()
-            raise TrainingDiverged(
-                f"{names[column]} is {values[step, column].item()} at step {first + step + 1}: {self._kept()}"
-            )
-        return dict(zip(names, values.mean(0).tolist(), strict=True))
-
-    def _finish_early(self, span: Span, row: dict[str, Any], *, stop: bool) -> None:
-        """End the phase if it is time to, and leave it with the parameters that scored best."""
-        if self.early_stop is None or not (stop or self.step == span.stop):
-            return
-        self.stopped = stop
-        if self.early_stop.since:
-            self.early_stop.restore()
-            self._evaluate(span, row, save_due=True)
-        row["best_held_out_score"] = self.early_stop.best
-        if stop:
-            self.log(f"prior_only stops at step {self.step}: {self.early_stop.since} scorings were no better")
-
-    @torch.no_grad()
-    def _evaluate(self, span: Span, row: dict[str, Any], *, save_due: bool) -> None:
-        """Score every split, and add what callbacks measure. The terms of training itself are running means."""
-        limit = None if self.step == span.stop or self.stopped else self.evaluation_images
-        with eval_mode(self.game), seeded(self.seed, "evaluation"), self.fabric.autocast():
-            for name, split in self.splits.items():
-                # as many training images as there are others: enough to see a gap
-                most = min(limit or len(split), max(len(self.splits["test"]), 1000))
-                row.update({f"{name}/{k}": v for k, v in self._score(split[:most]).items()})
-            for callback in self.callbacks:
-                added = callback(Report(self.game, self.step, span.name, save_due, row))
-                row.update(added or {})
-
-    def _score(self, split: Split) -> dict[str, float]:
-        totals: dict[str, Tensor] = {}
-        codes: list[Codes] = []
-        for batch in chunks(split):
-            for name, value in self.game.score(batch).items():
-                totals[name] = totals.get(name, torch.zeros(())).to(value) + value * len(batch.x)
-            part = self.game.codes(batch)
-            if isinstance(part, Codes):
-                codes.append(part)
-        row = {name: (total / len(split)).item() for name, total in totals.items()}
-        if codes:
-            loc, scale, _ = Codes.joined(codes)
-            loc, scale = loc.flatten(1), scale.flatten(1)
-            deviation = (loc.var(0, correction=0) + scale.square().mean(0)).sqrt().mean().item()
-            row |= {"encoder_scale": scale.mean().item(), "code_std": deviation}
-            row["relative_scale"] = row["encoder_scale"] / max(deviation, 1e-30)
-        return row
-
-    def _save(self) -> None:
-        for name, tensor in self.game.state_dict().items():
-            if not torch.isfinite(tensor).all():
-                raise TrainingDiverged(f"{name} is not finite after step {self.step}: {self._kept()}")
-        moments = {name: optimizer.state_dict()["state"] for name, optimizer in self.optimizers.items()}
+    def _state(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        moments = {name: o.state_dict()["state"] for name, o in self.optimizers.items()}
         state = {"step": self.step, "game": self.game.state_dict(), "optimizers": moments}
-        if self.averages or self.early_stop:
-            averages = self.averages.values if self.averages else []
-            early_stop = self.early_stop.state() if self.early_stop else {}
-            state["prior"] = {"averages": averages, "early_stop": early_stop, "stopped": self.stopped}
-        assert self.directory is not None
-        checkpoint.rotate_and_save(self.directory / "checkpoints", state)
+        prior = self.prior_only.state() if self.prior_only else {}
+        if prior:
+            state["prior"] = {**prior, "stopped": self.stopped}
+        return state
 
-    def _kept(self) -> str:
-        path = None if self.directory is None else checkpoint.latest(self.directory / "checkpoints")
-        kept = "no checkpoint was written yet" if path is None else "the last good checkpoint is kept"
-        return f"training stops, {kept} (a smaller lr, or another seed, may help)"
+    def _restore(self) -> None:
+        """Go on from the last checkpoint, if there is one.
 
-    def _restore(self) -> int:
-        assert self.directory is not None
-        path = checkpoint.latest(self.directory / "checkpoints")
+        Raises:
+            UserError: If it is damaged, of another architecture, or past the last step.
+        """
+        path = self.saver.latest()
         if path is None:
-            return 0
+            return
         state = checkpoint.load_to_resume(path)
         checkpoint.load_into(self.game, state.get("game", {}), path)
         for name, optimizer in self.optimizers.items():
             whole = optimizer.state_dict()
-            whole["state"] = {int(index): moments for index, moments in state["optimizers"][name].items()}
+            moments = state["optimizers"][name]
+            whole["state"] = {int(index): values for index, values in moments.items()}
             optimizer.load_state_dict(whole)
-        if state["step"] > self.total_steps:
-            raise UserError(
-                f"checkpoint {path} is at step {state['step']}, past the {self.total_steps} asked for"
-            )
+
+        self.step = state["step"]
+        if self.step > self.total_steps:
+            raise UserError(f"checkpoint {path} is at step {self.step}, past the {self.total_steps} asked for")
         self._prior_state = state.get("prior", {})
         self.stopped = self._prior_state.get("stopped", False)
-        self.log(f"resumes at step {state['step']} of {self.total_steps}, from {path.name}")
-        return state["step"]
+        self.log(f"resumes at step {self.step} of {self.total_steps}, from {path.name}")

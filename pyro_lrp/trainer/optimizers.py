@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_lrp.core.errors import UserError
 
@@ -16,67 +16,107 @@ _OPTIONS = ("lr", "betas", "eps", "weight_decay")
 
 
 def check_options(options: Mapping[str, Mapping[str, Any]], players: Iterable[str]) -> None:
-    """Refuse options of a player that is not there, and options that are none.
+    """Refuse options of unknown players, and unknown or impossible options.
 
     Raises:
         UserError: Names the key.
     """
     names = list(players)
-    for player, given in options.items():
+    for player, own in options.items():
+        key = f"trainer.optimizers.{player}"
         if player not in names:
-            raise UserError(
-                f"trainer.optimizers.{player}: there is no such player; there are {', '.join(names)}"
-            )
-        unknown = [key for key in given if key not in _OPTIONS]
+            raise UserError(f"{key}: there is no such player; there are {', '.join(names)}")
+        unknown = [name for name in own if name not in _OPTIONS]
         if unknown:
-            raise UserError(
-                f"trainer.optimizers.{player}.{unknown[0]} is unknown; known are {', '.join(_OPTIONS)}"
-            )
+            raise UserError(f"{key}.{unknown[0]} is unknown; known are {', '.join(_OPTIONS)}")
         try:
-            _adam([nn.Parameter(torch.zeros(()))], **given)
+            _adam([_idle_group()], **own)
         except (TypeError, ValueError) as error:
-            raise UserError(f"trainer.optimizers.{player}: {error}") from error
+            raise UserError(f"{key}: {error}") from error
 
 
 def make_optimizers(
-    module: nn.Module, players: Mapping[str, nn.Module], *, lr: float, fused: bool = False,
-    lr_of: Mapping[str, float] | None = None, options: Mapping[str, Mapping[str, Any]] | None = None,
-) -> dict[str, torch.optim.Optimizer]:  # fmt: skip
-    """An Adam for each player.
+    module: nn.Module,
+    players: Mapping[str, nn.Module],
+    *,
+    lr: float,
+    lr_of: Mapping[str, float] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, torch.optim.Optimizer]:
+    """An Adam for each player, on the device of its parameters.
+
+    The rate of each group is a 0-dim tensor, so that kernels which were recorded into a graph read the rate of
+    the moment.
 
     Args:
-        module: Whose parameter names ``lr_of`` speaks of; it owns all players.
+        module: Owns all players; the keys of ``lr_of`` are prefixes of its parameter names.
         players: By name.
-        lr: Of every parameter that is not told otherwise.
-        fused: Use the fused kernels.
+        lr: The rate of every parameter without another one.
         lr_of: Rates by prefix of a parameter's name.
         options: ``lr``, ``betas``, ``eps`` and ``weight_decay`` (decoupled: Loshchilov and Hutter, 2019) of
             single players.
     """
     optimizers = {}
     for player, part in players.items():
-        own = {id(p) for p in part.parameters() if p.requires_grad}
-        given = {"lr": lr, **(options or {}).get(player, {})}
-        groups: dict[float, list[nn.Parameter]] = {}
-        for name, parameter in module.named_parameters():
-            if id(parameter) in own:
-                rates = (rate for prefix, rate in (lr_of or {}).items() if name.startswith(prefix))
-                groups.setdefault(next(rates, given["lr"]), []).append(parameter)
-        params: list[Any] = [{"params": ps, "lr": rate, "base_lr": rate} for rate, ps in groups.items()]
-        # a player without parameters (a fixed prior) still has a name; it gets an idle optimizer
-        optimizers[player] = _adam(params or [nn.Parameter(torch.zeros(()))], fused=fused, **given)
+        own: dict[str, Any] = {"lr": lr}
+        own.update((options or {}).get(player, {}))
+        by_rate = _by_rate(module, part, own["lr"], lr_of or {})
+        groups = [_group(*pair) for pair in by_rate.items()]
+        # a player without parameters (a fixed prior) still has a name
+        optimizers[player] = _adam(groups or [_idle_group()], **own)
     return optimizers
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set each group to ``factor`` times its own rate."""
+    """Write ``factor`` times its base rate into each group's rate."""
     for group in optimizer.param_groups:
-        group["lr"] = group.get("base_lr", 0.0) * factor
+        if "base_lr" in group:
+            rate = group["base_lr"] * factor
+            group["lr"].fill_(rate)
 
 
-def _adam(params: list[Any], *, fused: bool = False, **options: Any) -> torch.optim.Optimizer:
+def _by_rate(
+    module: nn.Module,
+    part: nn.Module,
+    lr: float,
+    lr_of: Mapping[str, float],
+) -> dict[float, list[nn.Parameter]]:
+    """The parameters of a player that learn, by their base rate."""
+    own = {id(p) for p in part.parameters() if p.requires_grad}
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if id(parameter) not in own:
+            continue
+        prefixes = (p for p in lr_of if name.startswith(p))
+        prefix = next(prefixes, None)
+        rate = lr if prefix is None else lr_of[prefix]
+        groups.setdefault(rate, []).append(parameter)
+    return groups
+
+
+def _group(rate: float, parameters: list[nn.Parameter]) -> dict[str, Any]:
+    device = parameters[0].device
+    return {"params": parameters, "lr": _tensor(rate, device), "base_lr": rate}
+
+
+def _tensor(rate: float, device: torch.device) -> Tensor:
+    # the CPU's kernel takes the rate as a double, so the steps are those of a Python number;
+    # other devices' kernels read a float
+    dtype = torch.float64 if device.type == "cpu" else torch.float32
+    return torch.tensor(rate, dtype=dtype, device=device)
+
+
+def _idle_group() -> dict[str, Any]:
+    return {"params": [nn.Parameter(torch.zeros(()))]}
+
+
+def _adam(groups: list[dict[str, Any]], **options: Any) -> torch.optim.Optimizer:
     if "betas" in options:
         options["betas"] = tuple(options["betas"])
     # AdamW decays parameters by itself; Adam's own weight_decay would go through the moments
-    kind = torch.optim.AdamW if options.get("weight_decay") else torch.optim.Adam
-    return kind(params, fused=fused, **options)
+    decays = options.get("weight_decay")
+    kind: Any = torch.optim.AdamW if decays else torch.optim.Adam
+    # fused kernels keep the count of steps on the device, as capture needs
+    device = groups[0]["params"][0].device
+    fused = device.type in ("cpu", "cuda")
+    return kind(groups, **options, fused=fused)

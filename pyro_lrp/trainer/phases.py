@@ -14,7 +14,18 @@ __all__ = ["Span", "lay_out"]
 
 @dataclass(frozen=True)
 class Span:
-    """A phase, and where it begins."""
+    """A phase, and where it begins.
+
+    Attributes:
+        name: The phase's name.
+        turns: The turns of each step.
+        epochs: Its length.
+        batch_size: Rows of a minibatch.
+        steps_per_epoch: Whole minibatches of an epoch.
+        start: Steps before it.
+        first_epoch: Epochs before it.
+        first_image: Images seen before it.
+    """
 
     name: str
     turns: tuple[Turn, ...]
@@ -30,16 +41,18 @@ class Span:
         return self.start + self.epochs * self.steps_per_epoch
 
     def progress(self, step: int) -> Progress:
-        """Where a step of it stands."""
+        """The progress of training at a step of the phase."""
         done = step - self.start
         epoch = self.first_epoch + done // self.steps_per_epoch
         return Progress(epoch, done / (self.stop - self.start), self.name)
 
     def due(self, step: int, times: int, every: int) -> bool:
         """Whether one of ``times`` evenly spaced moments lies in the ``every`` steps up to ``step``."""
-        before = max(0, (step - 1) // every * every - self.start)
         steps = self.stop - self.start
-        return (step - self.start) * times // steps > before * times // steps
+        done = step - self.start
+        before = (step - 1) // every * every - self.start
+        before = max(0, before)
+        return done * times // steps > before * times // steps
 
 
 def lay_out(
@@ -60,9 +73,11 @@ def lay_out(
         if not turns or phase.epochs == 0:
             continue
         size = batch_size(phase.name)
-        spans.append(Span(phase.name, turns, phase.epochs, size, images // size, start, epoch, image))
-        start, epoch = spans[-1].stop, epoch + phase.epochs
-        image += (spans[-1].stop - spans[-1].start) * size
+        span = Span(phase.name, turns, phase.epochs, size, images // size, start, epoch, image)
+        spans.append(span)
+        start = span.stop
+        epoch += phase.epochs
+        image += (span.stop - span.start) * size
     if not spans:
         raise UserError("epochs and prior_epochs leave nothing to train: one of them must be above 0")
     return spans, notes

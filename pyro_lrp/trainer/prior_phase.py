@@ -1,19 +1,29 @@
-"""What a prior-only phase sees, and may do besides descending its loss: off by default, the paper has none."""
+"""A prior-only phase: the prior is trained on the codes of a frozen encoder.
+
+Noise on the codes, a moving average and an early stop are off by default: the paper has none of them.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.randomness import derive_seed, seeded
+from pyro_lrp.data import Batches, Split
+from pyro_lrp.models import Codes, ImageCodes
+from pyro_lrp.objectives import Game
+from pyro_lrp.trainer.phases import Span
 
-__all__ = ["Averages", "EarlyStop", "PriorPhase", "assign", "held_out_score"]
+__all__ = ["EMA", "EarlyStop", "PriorOnly", "PriorPhase", "assign", "held_out_score"]
 
 
 @dataclass(frozen=True)
@@ -37,31 +47,185 @@ class PriorPhase:
     patience: int | None = None
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.code_noise) and self.code_noise >= 0):
-            raise UserError(f"prior_code_noise must be a number of at least 0, got {self.code_noise}")
+        noise = self.code_noise
+        if not (math.isfinite(noise) and noise >= 0):
+            raise UserError(f"code_noise must be a number of at least 0, got {noise}")
         if not 0 <= self.ema < 1:
-            raise UserError(f"prior_ema must be at least 0 and below 1, got {self.ema}")
+            raise UserError(f"ema must be at least 0 and below 1, got {self.ema}")
         if self.patience is not None and self.patience < 1:
-            raise UserError(f"prior_patience must be at least 1, or null, got {self.patience}")
+            raise UserError(f"patience must be at least 1, or None, got {self.patience}")
+
+
+class PriorOnly:
+    """A prior-only phase under way: its codes, and the average and the early stop of its prior.
+
+    Args:
+        game: Holds the player ``prior``.
+        options: What the phase does besides descending its loss.
+        seed: Of the codes, their order and the prior's own fit.
+        fabric: Device and precision.
+        log: Receives lines of text.
+
+    Attributes:
+        ema: The moving average; None if the options have none, or before :meth:`begin`.
+        early_stop: Likewise.
+    """
+
+    def __init__(
+        self,
+        game: Game,
+        options: PriorPhase,
+        *,
+        seed: int,
+        fabric: Fabric,
+        log: Callable[[str], None],
+    ) -> None:
+        self.game = game
+        self.options = options
+        self.seed = seed
+        self.fabric = fabric
+        self.log = log
+        self.ema: EMA | None = None
+        self.early_stop: EarlyStop | None = None
+
+    def begin(
+        self,
+        span: Span,
+        train: Split,
+        optimizer: torch.optim.Optimizer,
+        *,
+        state: Mapping[str, Any] | None = None,
+        resumed: bool = False,
+    ) -> Batches:
+        """Set the game up for the phase, and return its batches.
+
+        Args:
+            span: The phase.
+            train: The training images.
+            optimizer: The prior's.
+            state: What :meth:`state` returned, of a phase that goes on.
+            resumed: Whether the phase goes on, so that the prior was fitted before.
+
+        Returns:
+            Minibatches of the codes of all training images; of the images, where the game has no codes.
+        """
+        if self.options != PriorPhase():
+            self.log(f"{span.name}: {self.options}")
+        source = self._source(train)
+        self._set_modes(span)
+        if not resumed and not isinstance(source, Split):
+            self._fit(source, len(train), optimizer)
+
+        # after the fit: the average and the best parameters start from it
+        prior = self.game.players()["prior"]
+        if self.options.ema:
+            self.ema = EMA(prior, self.options.ema)
+        if self.options.patience is not None:
+            self.early_stop = EarlyStop(prior, self.options.patience)
+        if state:
+            self._load(state)
+        return self._batches(span, source, len(train))
+
+    def averages(self) -> dict[str, EMA]:
+        """The moving averages by player, for :class:`~pyro_lrp.trainer.Step`."""
+        if self.ema is None:
+            return {}
+        return {"prior": self.ema}
+
+    def scored(self) -> AbstractContextManager:
+        """The block in which the prior is scored: with its average, if there is one."""
+        if self.ema is None:
+            return nullcontext()
+        return self.ema.applied()
+
+    def observe(self, row: Mapping[str, Any]) -> bool:
+        """Take in the scores of a row; True if it is time to stop."""
+        if self.early_stop is None:
+            return False
+        return self.early_stop.observe(held_out_score(row))
+
+    def keep_average(self) -> None:
+        """Leave the prior with its average, if there is one."""
+        if self.ema is not None:
+            self.ema.keep()
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint; empty if there is nothing to go on from."""
+        if self.ema is None and self.early_stop is None:
+            return {}
+        averages = self.ema.values if self.ema else []
+        early_stop = self.early_stop.state() if self.early_stop else {}
+        return {"averages": averages, "early_stop": early_stop}
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        if self.ema:
+            assign(self.ema.values, state["averages"])
+        if self.early_stop:
+            self.early_stop.load(state["early_stop"])
+
+    def _set_modes(self, span: Span) -> None:
+        """Training mode for the players that move, and for no other."""
+        players = self.game.players()
+        for turn in span.turns:
+            for player in turn.moves:
+                players[player].train()
+
+    @torch.no_grad()
+    def _source(self, train: Split) -> Codes | ImageCodes | Split:
+        """The codes of the training images, in eval mode; the images, where the game has no codes."""
+        self.game.eval()
+        with self.fabric.autocast(), seeded(self.seed, "codes"):
+            codes = self.game.codes(train)
+            if codes is None:
+                return train
+            return codes.noised(self.options.code_noise)
+
+    def _fit(self, codes: Codes | ImageCodes, n: int, optimizer: torch.optim.Optimizer) -> None:
+        """Let the prior estimate itself from the codes, if it can."""
+        begun = time.perf_counter()
+        with seeded(self.seed, "fit"):
+            estimated = self.game.fit(codes)
+        if not estimated:
+            return
+        # moments of the former parameters mean nothing to the new ones
+        optimizer.state.clear()
+        seconds = time.perf_counter() - begun
+        text = ", ".join(f"{key} {value}" for key, value in estimated.items())
+        self.log(f"the prior's own fit to {n} codes: {text} ({seconds:.1f} s)")
+
+    def _batches(self, span: Span, source: Any, length: int) -> Batches:
+        fetch: Any = Split.batch
+        if not isinstance(source, Split):
+            fetch = type(source).rows
+        return Batches(
+            source,
+            span.batch_size,
+            seed=derive_seed(self.seed, span.name),
+            fetch=fetch,
+            length=length,
+            device=self.fabric.device,
+        )
 
 
 def held_out_score(row: Mapping[str, Any]) -> float:
-    """Of the held-out codes, the higher the better: log p(z), or minus the loss that a prior has of its own."""
+    """The score of the held-out codes, the higher the better: log p(z), or minus the prior's own loss."""
     score = row.get("validation/log_prior")
-    return -row["validation/fit_loss"] if score is None else score
+    if score is None:
+        return -row["validation/fit_loss"]
+    return score
 
 
-class Averages:
-    """Exponential moving averages of a module's parameters.
+class EMA:
+    """Exponential moving average of a module's parameters.
 
     Torch's ``AveragedModel`` copies the module, which a stock transform that was used once refuses.
 
     >>> module = nn.Linear(1, 1)
-    >>> averages = Averages(module, decay=0.5)
+    >>> ema = EMA(module, decay=0.5)
     >>> before = module.bias.item()
     >>> _ = module.bias.data.add_(1.0)
-    >>> averages.update()
-    >>> with averages.applied():
+    >>> ema.update()
+    >>> with ema.applied():
     ...     round(module.bias.item() - before, 3)
     0.5
     """
@@ -69,7 +233,7 @@ class Averages:
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.parameters: list[Tensor] = [*module.parameters()]
         self.decay = decay
-        self.values = [p.detach().clone() for p in self.parameters]
+        self.values = _copies(self.parameters)
 
     @torch.no_grad()
     def update(self) -> None:
@@ -78,28 +242,40 @@ class Averages:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within the block the module has the averages for its parameters."""
-        present = [p.detach().clone() for p in self.parameters]
-        assign(self.parameters, self.values)
+        """Within the block the module has the average for its parameters."""
+        present = _copies(self.parameters)
+        self.keep()
         try:
             yield
         finally:
             assign(self.parameters, present)
 
+    def keep(self) -> None:
+        """Give the module the average for its parameters."""
+        assign(self.parameters, self.values)
+
 
 class EarlyStop:
-    """Keeps the parameters that scored best, and says when ``patience`` scorings in a row were no better."""
+    """Keeps the best parameters, and stops after ``patience`` scorings in a row that were no better.
+
+    Attributes:
+        best: The best score so far.
+        since: Scorings since then.
+    """
 
     def __init__(self, module: nn.Module, patience: int) -> None:
-        self.parameters, self.patience = [*module.parameters()], patience
-        self.best, self.since = -math.inf, 0
-        self.kept = [p.detach().clone() for p in self.parameters]
+        self.parameters: list[Tensor] = [*module.parameters()]
+        self.patience = patience
+        self.best = -math.inf
+        self.since = 0
+        self.kept = _copies(self.parameters)
 
     def observe(self, score: float) -> bool:
         """Take in a score, the higher the better, of the present parameters; True if it is time to stop."""
         if score > self.best:
-            self.best, self.since = score, 0
-            self.kept = [p.detach().clone() for p in self.parameters]
+            self.best = score
+            self.since = 0
+            self.kept = _copies(self.parameters)
         else:
             self.since += 1
         return self.since >= self.patience
@@ -110,7 +286,8 @@ class EarlyStop:
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint's state."""
-        self.best, self.since = state["best"], state["since"]
+        self.best = state["best"]
+        self.since = state["since"]
         assign(self.kept, state["kept"])
 
     def restore(self) -> None:
@@ -119,7 +296,11 @@ class EarlyStop:
 
 
 @torch.no_grad()
-def assign(targets: list[Any], values: list[Tensor]) -> None:
+def assign(targets: list[Tensor], values: list[Tensor]) -> None:
     """Copy values into tensors of the same shapes, in place."""
     for target, value in zip(targets, values, strict=True):
         target.copy_(value)
+
+
+def _copies(tensors: list[Tensor]) -> list[Tensor]:
+    return [tensor.detach().clone() for tensor in tensors]

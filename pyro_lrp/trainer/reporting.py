@@ -1,4 +1,4 @@
-"""What a training run tells people: pictures, log lines, TensorBoard, a summary, closing words."""
+"""Reports for people: log lines, TensorBoard, the summary, closing words."""
 
 from __future__ import annotations
 
@@ -13,23 +13,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.models import Autoencoder
 from pyro_lrp.trainer.loop import Trainer
-from pyro_lrp.trainer.report import Report
+from pyro_lrp.trainer.scoring import Report
 
 __all__ = ["LOG", "TensorBoard", "closing_words", "log_report", "log_to", "summarize"]
 
 LOG = logging.getLogger("pyro_lrp")
+_FINAL_TERMS = {
+    "log p(x|z), test images": "test/log_likelihood",
+    "log p(z), test codes": "test/log_prior",
+    "log p(z), training codes": "train/log_prior",
+    "KL(q(z|x) || p(z)), test": "test/kl",
+}
 _VERSIONS = ("pyro_lrp", "torch", "pyro-ppl", "torchvision", "lightning-fabric", "hydra-core", "numpy")
 
 
 def log_report(report: Report) -> None:
     """A line for the log file; on a screen too, where the output is no terminal and so has no progress bar."""
     row = report.row
-    names = [f"{split}/{term}" for split in ("train", "test") for term in ("log_likelihood", "log_prior")]
-    text = "  ".join(f"{name} {row[name]:.2f}" for name in names if name in row)
+    terms = ("log_likelihood", "log_prior")
+    names = [f"{split}/{term}" for split in ("train", "test") for term in terms]
+    numbers = [f"{name} {row[name]:.2f}" for name in names if name in row]
+    text = "  ".join(numbers)
     LOG.debug("step %d  epoch %.1f  %s  %s", row["step"], row["epoch"], row["phase"], text)
 
 
@@ -41,12 +50,15 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise UserError("logger=tensorboard needs a package: pip install tensorboard") from error
-        self.directory, self._make = directory, SummaryWriter
+        self.directory = directory
+        self._make = SummaryWriter
         self._writer: Any = None
 
     def __call__(self, row: Mapping[str, Any]) -> None:
-        if self._writer is None:  # made late, so that a refused run touches nothing; later steps are purged
-            self._writer = self._make(str(self.directory / "tensorboard"), purge_step=row["step"])
+        # made late, so that a refused run touches nothing; later steps are purged
+        if self._writer is None:
+            folder = self.directory / "tensorboard"
+            self._writer = self._make(str(folder), purge_step=row["step"])
         for name, value in row.items():
             if isinstance(value, (int, float)) and name != "step":
                 self._writer.add_scalar(name, value, row["step"])
@@ -77,26 +89,42 @@ def log_to(directory: Path) -> Iterator[None]:
 def summarize(
     trainer: Trainer, autoencoder: Autoencoder, rows: list[dict[str, Any]], circumstances: dict[str, Any]
 ) -> dict[str, Any]:
-    """What ``summary.json`` holds."""
-    players = trainer.game.players()
+    """The content of ``summary.json``."""
     device = trainer.fabric.device
-    last = {phase: row for row in rows for phase in [row["phase"]]}
+    players = trainer.game.players()
+    final = rows[-1] if rows else {}
+    last = {row["phase"]: row for row in rows}
+    speeds = {phase: row["images_per_second"] for phase, row in last.items()}
     return {
-        "final": rows[-1] if rows else {},
+        "final": final,
         "after_phase": last,
         "log_likelihood_unit": autoencoder.likelihood.unit,
-        "seconds": rows[-1]["seconds"] if rows else 0.0,
-        "images_per_second": {phase: row["images_per_second"] for phase, row in last.items()},
-        "parameters": {name: sum(p.numel() for p in player.parameters()) for name, player in players.items()},
+        "seconds": final.get("seconds", 0.0),
+        "images_per_second": speeds,
+        "parameters": {name: _count(player) for name, player in players.items()},
         "prior": autoencoder.prior.record(),
-        "circumstances": {**circumstances, "device": str(device), "device_name": _device_name(device),
-                          "threads": torch.get_num_threads(), "platform": platform.platform()},
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _VERSIONS}},
-    }  # fmt: skip
+        "circumstances": {
+            **circumstances,
+            "device": str(device),
+            "device_name": _device_name(device),
+            "threads": torch.get_num_threads(),
+            "platform": platform.platform(),
+        },
+        "versions": {
+            "python": platform.python_version(),
+            **{name: _version(name) for name in _VERSIONS},
+        },
+    }
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
 
 
 def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or device.type
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or device.type
 
 
 def _version(package: str) -> str:
@@ -110,31 +138,30 @@ def closing_words(directory: Path, summary: dict[str, Any], places: Mapping[str,
     """The last lines on the screen: how it went, where the picture is, what to try next.
 
     Args:
-        directory: Of the run.
-        summary: What :func:`summarize` returned.
-        places: Files of the user's that the data set is read from, by their key.
+        directory: The run's directory.
+        summary: The result of :func:`summarize`.
+        places: The user's files that the data set is read from, by their key.
     """
-    typed = [f"data.{key}={place}" for key, place in places.items() if place is not None]
-    evaluate = ["python -m pyro_lrp.evaluate", *(shlex.quote(part) for part in (f"run={directory}", *typed))]
     final = summary["final"]
-    labels = {
-        "log p(x|z), test images": "test/log_likelihood",
-        "log p(z), test codes": "test/log_prior",
-        "log p(z), training codes": "train/log_prior",
-        "KL(q(z|x) || p(z)), test": "test/kl",
-    }
-    lines = [
-        f"  {label:<28}{final[key]:>12.2f} {summary['log_likelihood_unit'] if 'p(x|z)' in label else 'nats'}"
-        for label, key in labels.items()
-        if final.get(key) is not None
-    ]
-    counts = ", ".join(f"{name} {n:,}" for name, n in summary["parameters"].items())
+    lines = []
+    for label, key in _FINAL_TERMS.items():
+        if final.get(key) is None:  # a deterministic encoder has no KL
+            continue
+        unit = "nats"
+        if key == "test/log_likelihood":
+            unit = summary["log_likelihood_unit"]
+        lines.append(f"  {label:<28}{final[key]:>12.2f} {unit}")
+
+    counts = [f"{name} {n:,}" for name, n in summary["parameters"].items()]
+    run = shlex.quote(f"run={directory}")
+    data = [f"data.{key}={place}" for key, place in places.items() if place is not None]
+    options = [run, *(shlex.quote(option) for option in data)]
     return "\n".join([
         f"{directory}: {final.get('step', 0)} steps in {summary['seconds']:.0f} s of training",
         *lines,
-        f"  parameters                  {counts}",
+        f"  parameters                  {', '.join(counts)}",
         f"  samples of the prior        {directory / 'figures' / 'samples.png'}",
         "try next:",
-        f"  python -m pyro_lrp.sample {shlex.quote(f'run={directory}')} n=100 temperature=0.8",
-        f"  {' '.join(evaluate)}",
+        f"  python -m pyro_lrp.sample {run} n=100 temperature=0.8",
+        f"  python -m pyro_lrp.evaluate {' '.join(options)}",
     ])  # fmt: skip

@@ -20,7 +20,11 @@ from torch.nn import functional as F
 
 from pyro_lrp import data, likelihoods, models, networks, objectives, priors, transforms
 from pyro_lrp.core import randomness
-from pyro_lrp.trainer import Phase, Trainer
+from pyro_lrp.schedules import Progress
+from pyro_lrp.trainer import Step
+from pyro_lrp.trainer.devices import make_fabric
+from pyro_lrp.trainer.optimizers import make_optimizers
+from pyro_lrp.trainer.scoring import Window
 
 BATCH, LATENT, SHAPE = 100, 64, (1, 28, 28)
 
@@ -79,20 +83,24 @@ class PyroSVI:
 
 
 class Ours:
-    """The trainer's own step, seeding and logging of terms included."""
+    """The trainer's own step, seeding and collecting of terms included."""
 
     def __init__(self, ae: models.Autoencoder, dataset: data.ImageData, beta: float) -> None:
-        game = objectives.LatentGame(ae, objectives.BilevelELBO(beta))
-        device = next(ae.parameters()).device.type
-        self.trainer = Trainer(game, dataset, phases=[Phase("joint", 1000)], device=device, progress=False)
-        with torch.random.fork_rng():
-            self.trainer._prepare()
-        game.train()
+        self.game = objectives.LatentGame(ae, objectives.BilevelELBO(beta))
+        fabric = make_fabric(next(ae.parameters()).device.type, "32")
+        images = dataset.train.to(fabric.device)
+        self.batches = data.Batches(images, BATCH, fetch=data.Split.batch, device=fabric.device)
+        optimizers = make_optimizers(self.game, self.game.players(), lr=1e-4)
+        self.one_step = Step(self.game, self.game.turns("joint"), optimizers, fabric)
+        self.window = Window()
+        self.number = 0
 
     def step(self) -> None:
         with pyro.validation_enabled(False):
-            self.trainer._train_step(self.trainer.spans[0], self.trainer.images)
-        self.trainer.step += 1
+            self.one_step.prepare(self.number, Progress(0, 0.0))
+            batch = self.batches.at(self.number)
+            self.window.add(self.one_step([batch]))
+        self.number += 1
 
 
 def time_round(contestant: BareLoop | PyroSVI | Ours, steps: int, device: torch.device) -> float:

@@ -1,0 +1,174 @@
+"""Rows of the metrics: running means of the training terms, and scores of every split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from pyro_lrp.core.errors import TrainingDiverged
+from pyro_lrp.core.modules import eval_mode
+from pyro_lrp.core.randomness import seeded
+from pyro_lrp.data import Split, chunks
+from pyro_lrp.models import Codes
+from pyro_lrp.objectives import Game
+
+__all__ = ["Callback", "Report", "Scoring", "Window"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The payload of training callbacks.
+
+    Attributes:
+        game: In eval mode.
+        step: Steps done.
+        phase: The phase's name.
+        picture_due: Whether this report is worth a picture: it comes with a checkpoint.
+        row: The row of the metrics so far; what a callback returns is added to it.
+    """
+
+    game: Game
+    step: int
+    phase: str
+    picture_due: bool
+    row: Mapping[str, Any]
+
+
+Callback = Callable[[Report], "Mapping[str, float] | None"]
+
+
+class Window:
+    """Means of the training terms since the last report.
+
+    The terms stay on the device until they are read: the only moment at which the host waits for it.
+
+    >>> window = Window()
+    >>> for loss in (1.0, 2.0):
+    ...     window.add({"loss": torch.tensor(loss)})
+    >>> window.read(step=2)
+    {'loss': 1.5}
+    """
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.rows: list[Tensor] = []
+
+    def add(self, terms: Mapping[str, Tensor]) -> None:
+        """Take in the terms of one step, which are the same ones until the window is read."""
+        self.names = list(terms)
+        values = [term.float() for term in terms.values()]
+        self.rows.append(torch.stack(values))
+
+    def read(self, step: int) -> dict[str, float]:
+        """The mean of each term, and an empty window.
+
+        Args:
+            step: The number of steps done.
+
+        Raises:
+            TrainingDiverged: Names the first term that is not finite, and its step.
+        """
+        values = torch.stack(self.rows).cpu().double()
+        first = step - len(self.rows) + 1
+        self.rows = []
+        bad = (~torch.isfinite(values)).nonzero()
+        if len(bad):
+            row, column = bad[0].tolist()
+            value = values[row, column].item()
+            raise TrainingDiverged(f"{self.names[column]} is {value} at step {first + row}")
+        means = values.mean(0).tolist()
+        return dict(zip(self.names, means, strict=True))
+
+
+class Scoring:
+    """Scores all splits with the game in eval mode, always with the same noise.
+
+    Args:
+        game: Has the terms of a batch.
+        splits: By name; ``"test"`` is one of them.
+        fabric: Precision.
+        seed: Of the noise.
+        images: Images of a split that are scored, unless all are asked for.
+        callbacks: Called after the splits are scored; what they return joins the row.
+    """
+
+    def __init__(
+        self,
+        game: Game,
+        splits: Mapping[str, Split],
+        fabric: Fabric,
+        *,
+        seed: int,
+        images: int,
+        callbacks: Sequence[Callback],
+    ) -> None:
+        self.game = game
+        self.splits = splits
+        self.fabric = fabric
+        self.seed = seed
+        self.images = images
+        self.callbacks = callbacks
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        row: dict[str, Any],
+        *,
+        whole: bool,
+        picture_due: bool,
+    ) -> None:
+        """Add the scores of every split, and those of the callbacks, to a row.
+
+        Args:
+            row: Has the step and the name of the phase.
+            whole: Score whole splits.
+            picture_due: For the callbacks.
+        """
+        with eval_mode(self.game), seeded(self.seed, "evaluation"), self.fabric.autocast():
+            for name, split in self.splits.items():
+                part = split[: self._limit(split, whole=whole)]
+                for term, value in self._score(part).items():
+                    row[f"{name}/{term}"] = value
+            for callback in self.callbacks:
+                report = Report(self.game, row["step"], row["phase"], picture_due, row)
+                row.update(callback(report) or {})
+
+    def _limit(self, split: Split, *, whole: bool) -> int:
+        limit = len(split) if whole else self.images
+        # as many training images as there are others: enough to see a gap
+        return min(limit, max(len(self.splits["test"]), 1000))
+
+    def _score(self, split: Split) -> dict[str, float]:
+        """Means of the game's terms over a split, and the extent of its codes."""
+        totals: dict[str, Tensor] = {}
+        codes: list[Codes] = []
+        for batch in chunks(split):
+            for name, value in self.game.score(batch).items():
+                share = value * len(batch.x)
+                totals[name] = totals[name] + share if name in totals else share
+            part = self.game.codes(batch)
+            if isinstance(part, Codes):
+                codes.append(part)
+        row = {name: (total / len(split)).item() for name, total in totals.items()}
+        if codes:
+            row |= _extent(Codes.joined(codes))
+        return row
+
+
+def _extent(codes: Codes) -> dict[str, float]:
+    """The encoder's mean scale, the codes' mean deviation over the images, and the ratio of the two."""
+    loc = codes.loc.flatten(1)
+    scale = codes.scale.flatten(1)
+    variance = loc.var(0, correction=0) + scale.square().mean(0)
+    deviation = variance.sqrt().mean().item()
+    encoder_scale = scale.mean().item()
+    return {
+        "encoder_scale": encoder_scale,
+        "code_std": deviation,
+        "relative_scale": encoder_scale / max(deviation, 1e-30),
+    }
