@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from torch.nn import functional as F
 
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.features.weights import Frozen, Weights, read, unpickled
+
+if TYPE_CHECKING:
+    import lpips
 
 __all__ = ["LPIPS"]
 
@@ -73,7 +77,7 @@ class LPIPS(Frozen):
         return distances.flatten().to(x.dtype)
 
 
-def _without_weights(name: str) -> nn.Module:
+def _without_weights(name: str) -> lpips.LPIPS:
     """The network of the package, on the meta device so that no random weights are drawn."""
     import lpips
 
