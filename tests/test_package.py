@@ -67,7 +67,7 @@ def test_an_upward_and_a_sideways_import_would_be_found(tmp_path, monkeypatch):
     monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     (tmp_path / "priors.py").write_text("from pyro_lrp import models")
-    (tmp_path / "trainer.py").write_text("from pyro_lrp.metrics.frechet import frechet_distance")
+    (tmp_path / "trainer.py").write_text("from pyro_lrp.metrics.functional import frechet_distance")
     found = list(violations(sorted(tmp_path.glob("*.py"))))
     assert found == ["priors.py imports models", "trainer.py imports metrics"]
 

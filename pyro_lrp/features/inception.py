@@ -85,7 +85,7 @@ class Inception(Frozen):
 
 
 def _network(weights: Weights) -> nn.Module:
-    """torchvision's Inception with the blocks that pytorch-fid replaces, and the weights of a file.
+    """Torchvision's Inception with the blocks that pytorch-fid replaces, and the weights of a file.
 
     pytorch-fid's own builder cannot be used: it always reads the official file.
 

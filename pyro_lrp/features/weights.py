@@ -83,7 +83,7 @@ class Weights:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The entries of a protocol; the key ``surrogate`` is present only if the file is not the official one."""
+        """The entries of a protocol; the key ``surrogate`` is absent for the official file."""
         record = {"weights": self.path.name, "weights_sha256": self.sha256}
         if not self.official:
             owner = _official(self.network).owner

@@ -15,8 +15,8 @@ from pyro_lrp.data import Batch, ImageData, Split, chunks, pictures
 from pyro_lrp.latents import attribute_direction, principal_directions
 from pyro_lrp.latents import views as explore
 from pyro_lrp.latents.views import Space, Strip, means
+from pyro_lrp.metrics.image_distance import classifier_distance, lpips_distance
 from pyro_lrp.metrics.metric import labels_or_attributes
-from pyro_lrp.metrics.perceptual_distance import classifier_judge, lpips_judge
 from pyro_lrp.metrics.subject import Subject
 from pyro_lrp.models import Autoencoder
 
@@ -84,11 +84,11 @@ class Request:
             return None
         subject = Subject(self.autoencoder, self.data, weights=self.options["weights"], device=self.device)
         if self.options["distance"] != "classifier":
-            return lpips_judge(subject, self.options["distance"]).distance
+            return lpips_distance(subject, self.options["distance"]).distance
         lacks = labels_or_attributes(subject)
         if lacks:
             raise UserError(f"distance=classifier {lacks}")
-        return classifier_judge(subject).distance
+        return classifier_distance(subject).distance
 
     def training_codes(self) -> Tensor:
         """Posterior means of training images."""

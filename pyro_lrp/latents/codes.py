@@ -57,18 +57,10 @@ class DrawnCodes(NamedTuple):
         """The contexts of the images, shape ``(N, context_dim)``."""
         return self.posterior.context
 
-    def rows(self, index: Tensor) -> DrawnCodes:
+    def rows(self, index: Tensor | slice) -> DrawnCodes:
         """The codes of the images at ``index``."""
-        return DrawnCodes(self.z[index], self.posterior.rows(index))
-
-    def head(self, n: int) -> DrawnCodes:
-        """The codes of the first ``n`` images."""
-        return self.rows(torch.arange(min(n, len(self.z))))
-
-    def split(self, batch_size: int) -> list[DrawnCodes]:
-        """The same in parts of ``batch_size`` images, in order."""
-        rows = torch.arange(len(self.z)).split(batch_size)
-        return [self.rows(index) for index in rows]
+        posterior = Codes(*(tensor[index] for tensor in self.posterior))
+        return DrawnCodes(self.z[index], posterior)
 
 
 @torch.no_grad()
