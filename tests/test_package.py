@@ -124,6 +124,20 @@ assert "matplotlib" not in __import__("sys").modules
     subprocess.run([sys.executable, "-W", "error:::pyro_lrp", "-c", program], check=True, cwd=ROOT)
 
 
+SLOW = ("torchvision", "lpips", "pytorch_fid", "matplotlib", "sklearn", "scipy")
+
+
+@pytest.mark.parametrize("room", ["priors", "likelihoods", "features", "latents", "metrics"])
+def test_importing_leaves_slow_packages_alone(room):
+    """They are imported where they are used: each takes a second or more. torch and pyro need none of them."""
+    program = f"""
+import sys
+from pyro_lrp import {room}
+assert [name for name in {SLOW} if name in sys.modules] == []
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
 def test_submodules_are_reached_through_the_package():
     import pyro_lrp
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["LPIPS"]
 
 _NAMES = {"vgg16": "vgg", "alexnet": "alex", "squeezenet": "squeeze"}  # in the lpips package
-_SMALLEST, _ENLARGED = 32, 64  # pixels of the shorter side: AlexNet and VGG have too many strides for less
+_SMALLEST = 32  # pixels of the shorter side: AlexNet and VGG have too many strides for less
+_ENLARGED = 64
 
 
 class LPIPS(Frozen):
@@ -109,6 +110,5 @@ def _enlarged(images: Tensor) -> Tensor:
     shorter = min(height, width)
     if shorter >= _SMALLEST:
         return images
-    factor = _ENLARGED
-    size = [round(side * factor / shorter) for side in (height, width)]
+    size = [round(side * _ENLARGED / shorter) for side in (height, width)]
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False)

@@ -14,7 +14,8 @@ from pyro_lrp.features.weights import Frozen, Weights, read
 __all__ = ["Features", "layer_names"]
 
 _NETWORKS = ("vgg16", "vgg19")
-_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, for RGB in [0, 1]
+_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, for RGB in [0, 1]
+_DEVIATION = (0.229, 0.224, 0.225)
 
 
 def layer_names(network: str) -> dict[str, int]:

@@ -129,10 +129,10 @@ def seeded_chunks(
     *labels: str | int,
     by_number: bool = False,
 ) -> Iterator[T]:
-    """What a function draws for one range of rows after another, each under a seed of its own.
+    """The random draws for one range of rows after another, each under its own seed.
 
     Args:
-        draw: Maps a range of rows to whatever it draws for them.
+        draw: Maps a range of rows to their draws.
         n: How many rows.
         batch_size: How many of them at once. Another size gives other random numbers.
         seed: Each seed is derived from it, ``labels`` and the first row of the range.

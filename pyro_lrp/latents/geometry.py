@@ -72,10 +72,11 @@ def along(a: Tensor, b: Tensor, t: Tensor, path: Callable[[Tensor, Tensor, Tenso
     Returns:
         Shape ``(*batch, steps, d)``.
     """
-    a, b = a.unsqueeze(-2), b.unsqueeze(-2)
-    times = t.expand(*a.shape[:-2], t.shape[-1])
+    times = t.expand(*a.shape[:-1], t.shape[-1])
     shape = (*times.shape, a.shape[-1])
-    return path(a.expand(shape), b.expand(shape), times)
+    start = a.unsqueeze(-2).expand(shape)
+    end = b.unsqueeze(-2).expand(shape)
+    return path(start, end, times)
 
 
 def even_speed(changes: Tensor, steps: int) -> Tensor:

@@ -284,7 +284,9 @@ def edits(
     codes = _walks(z, z + direction, spaces, steps, distance)
     decoded = decode(autoencoder, codes, _repeated(spaces, z))
     images = torch.cat([x.repeat_interleave(len(spaces), 0).unsqueeze(1), decoded], 1)
-    notes = [] if reference is None else _typical(spaces[0], z + direction, names, reference)
+    notes = []
+    if reference is not None:
+        notes = _typical(spaces[0], z + direction, names, reference)
     rows = [f"{name}\n{space.label}" for name in names for space in spaces]
     columns = ("image", *("" for _ in range(steps - 1)), f"+ {what}")
     beside = torch.cat([codes[:, :1], codes], 1)
@@ -337,7 +339,7 @@ def _repeated(spaces: Sequence[Space], like: Tensor) -> Tensor:
 
 
 def _pairs(spaces: Sequence[Space]) -> int:
-    """How many rows show the same pair; 0 if each shows another."""
+    """The number of rows that show the same pair; 0 if each shows another."""
     if len(spaces) > 1:
         return len(spaces)
     return 0

@@ -1,4 +1,4 @@
-"""Whether samples that are given a context show it: ``class_accuracy`` and ``pose_recovery``."""
+"""Agreement of samples with the context they are given: ``class_accuracy`` and ``pose_recovery``."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def pose_recovery(subject: Subject) -> Results:
 
 
 def _detected(subject: Subject, truth: GroundTruth, test: Split) -> dict[str, Tensor]:
-    """Where the detector finds markers, ``(N, M, 2)``, by the suffix of the result."""
+    """Detected places of the markers in pixels, ``(N, M, 2)``, by the suffix of the result."""
     parts: dict[str, list[Tensor]] = {"": [], "_reconstructions": [], "_real": []}
     batches = subject.steps(chunks(test), len(test), lambda batch: len(batch.x))
     for number, batch in enumerate(batches):

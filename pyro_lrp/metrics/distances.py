@@ -72,7 +72,7 @@ def stretched(images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Protocol:
-    """How images are prepared before the network sees them."""
+    """The preparation of images before the network sees them."""
 
     real: Callable[[Tensor], Tensor]
     generated: Callable[[Tensor], Tensor]

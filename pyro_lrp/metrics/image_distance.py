@@ -79,7 +79,7 @@ def float64_device(subject: Subject) -> torch.device:
 
 
 def batch_size(subject: Subject) -> int:
-    """How many images a network sees at once: fewer of large ones."""
+    """The number of images that a network sees at once: fewer of large ones."""
     _, height, width = subject.data.image_shape
     pixels = max(height, 64) * max(width, 64)
     return max(1, min(CHUNK, _PIXELS // pixels))

@@ -1,4 +1,4 @@
-"""What a metric is: a function of a subject, and its requirements."""
+"""The definition of a metric: a function of a subject, its requirements and its results."""
 
 from __future__ import annotations
 

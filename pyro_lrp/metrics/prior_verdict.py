@@ -1,4 +1,4 @@
-"""Whether the decoder or the prior limits the samples of a model, from the results of ``prior_gap``."""
+"""The verdict of ``prior_gap``: whether the decoder or the prior limits the samples of a model."""
 
 from __future__ import annotations
 

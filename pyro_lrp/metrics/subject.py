@@ -1,4 +1,4 @@
-"""What a metric evaluates: a trained model, its data set, and the image sets and features derived from them.
+"""The subject of metrics: a trained model, its data set, and the image sets and features derived from them.
 
 Image sets and features that several metrics share are derived here, under seeds of their own, so that a result
 does not depend on what was computed before it.
@@ -103,7 +103,7 @@ class Subject:
 
     @property
     def batch_size(self) -> int:
-        """How many images are generated at once."""
+        """The number of images that are generated at once."""
         return at_once(*self.data.image_shape[1:])
 
     @property
@@ -253,7 +253,7 @@ class Subject:
     # ----------------------------------------------------------------- features
 
     def size(self, of: str, n: int) -> int:
-        """How many images :meth:`images` yields, not counting samples that are not finite."""
+        """The number of images that :meth:`images` yields, if all samples are finite."""
         if of == "samples":
             return n
         if of in ("test", "reconstructions"):

@@ -210,9 +210,13 @@ def _initial(
     on_cpu = torch.device(device).type == "cpu"
     large = min(data.image_shape[1:]) >= 64
     if width is None:
-        width = 16 if on_cpu else 64
+        width = 64
+        if on_cpu:
+            width = 16
     if stride is None:
-        stride = 2 if on_cpu and large else 1
+        stride = 1
+        if on_cpu and large:
+            stride = 2
     count = data.train.attributes.shape[1]
     with seeded(seed, AttributeClassifier.kind):
         return AttributeClassifier(data.image_shape, count, width, stride).to(device)

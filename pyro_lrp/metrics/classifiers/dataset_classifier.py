@@ -70,7 +70,7 @@ N = TypeVar("N", bound=DatasetClassifier)
 
 @dataclass(frozen=True)
 class Plan:
-    """How a network is trained.
+    """The training of a network.
 
     Attributes:
         epochs: Passes over the training images.

@@ -18,8 +18,10 @@ def polynomial_mmd(x: Tensor, y: Tensor) -> float:
     References:
         Bińkowski et al. (2018), Demystifying MMD GANs, arXiv:1801.01401, section 4 and appendix D.
     """
-    x, y = x.double(), y.double()
-    return (_within(x) + _within(y) - 2 * _kernel(x, y).mean()).item()
+    x = x.double()
+    y = y.double()
+    between = _kernel(x, y).mean()
+    return (_within(x) + _within(y) - 2 * between).item()
 
 
 def kernel_distance(

@@ -75,7 +75,7 @@ class Moments(NamedTuple):
 
 
 def classifier_two_sample_test(a: Tensor, b: Tensor, seed: int = 0) -> TwoSample:
-    """How well a classifier that is trained on half of each sample separates the other halves.
+    """Accuracy with which a classifier, trained on half of each sample, separates the other halves.
 
     The classifier is :data:`CLASSIFIER`: the network finds differences that many dimensions share, the trees
     those of few. It takes some seconds for twice 5,000 points of 16 to 64 dimensions. The p-value is binomial,
