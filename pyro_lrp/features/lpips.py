@@ -56,7 +56,7 @@ class LPIPS(Frozen):
         self.network.load_state_dict(tensors, assign=True)
         self.record |= {
             "network": f"LPIPS v0.1, {network} trunk",
-            "small_images": (f"of fewer than {_SMALLEST} pixels on a side: enlarged to {_ENLARGED}, bilinear"),
+            "small_images": f"of fewer than {_SMALLEST} pixels on a side: enlarged to {_ENLARGED}, bilinear",
         }
         self.requires_grad_(False).eval()
 

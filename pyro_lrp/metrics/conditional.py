@@ -69,7 +69,10 @@ def class_accuracy(subject: Subject) -> Results:
         "class_accuracy_reconstructions": (reconstructed.double().mean(), len(test)),
     }
     protocol = {**class_record(network, subject.data), "images": DECODED}
-    return {name: result(subject, value.item(), count, protocol) for name, (value, count) in values.items()}
+    results = {}
+    for name, (share, count) in values.items():
+        results[name] = result(subject, share.item(), count, protocol)
+    return results
 
 
 def _predict_samples(subject: Subject, network: Classifier, target: Tensor, classes: int) -> Tensor:

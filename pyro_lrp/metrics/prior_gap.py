@@ -91,6 +91,7 @@ def _codes(subject: Subject, split: Split, label: str) -> DrawnCodes:
 
 def _error(values: Tensor) -> float:
     """Standard error of the mean of values."""
+    # the last bit of ** 0.5 can differ from that of math.sqrt: stored results are reproduced with this one
     return values.std().item() / len(values) ** 0.5
 
 

@@ -93,23 +93,23 @@ def verdict(evidence: Evidence) -> Verdict:
     intervals.
     """
     if evidence.fd is None:
-        found = _by_codes(evidence)
+        preliminary = _by_codes(evidence)
     else:
-        found = _by_distances(evidence, evidence.fd)
+        preliminary = _by_distances(evidence, evidence.fd)
     if evidence.copies:
         sentence = (
             f"the prior over-fits: with probability {evidence.copying.probability:.2f} (0.5 if it does not "
             "copy) a sample is nearer to a training code than a test code is; try fewer parameters, "
             "prior_weight_decay, prior_code_noise, or more data"
         )
-        return Verdict("prior over-fits", sentence, found.share)
+        return Verdict("prior over-fits", sentence, preliminary.share)
     if evidence.nll is None or not evidence.density_over_fits:
-        return found
+        return preliminary
     remark = (
         f"; the prior's density over-fits (test codes are {evidence.nll[0]:.1f} nats less likely than training "
         "codes), but its samples do not copy"
     )
-    return found._replace(sentence=found.sentence + remark)
+    return preliminary._replace(sentence=preliminary.sentence + remark)
 
 
 def _by_distances(evidence: Evidence, fd: Mapping[str, tuple[float, float]]) -> Verdict:

@@ -82,7 +82,7 @@ def refine(
     steps: int = STEPS,
     rate: float = RATE,
 ) -> TorchDistribution:
-    """A normal proposal for each image, found by gradient ascent on its own ELBO from the encoder's proposal.
+    """A normal proposal for each image, by gradient ascent on its own ELBO from the encoder's proposal.
 
     At beta = 0 no term fits the encoder's scale to the posterior, and its bound says little. The refined
     proposal does not depend on the objective that the encoder was trained with.
