@@ -1,4 +1,4 @@
-"""Densities of an image given its code, p(x|z)."""
+"""Likelihoods p(x|z): distributions of an image given its code."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["Bernoulli", "Gaussian", "Likelihood", "Perceptual", "PerceptualDistr
 
 
 class Likelihood(nn.Module):
-    """p(x|z): calling it with the decoder's mean image returns a distribution over images.
+    """p(x|z): called with the decoder's mean image, it returns a distribution over images.
 
     Attributes:
-        unit: Of its logarithm.
-        has_density: Whether it is a density of images, so that a likelihood of images can be told.
+        unit: The unit of its logarithm.
+        has_density: Whether it is a density of images, so that images have a likelihood.
     """
 
     unit: str = "nats"
@@ -34,24 +34,24 @@ class Likelihood(nn.Module):
         raise NotImplementedError
 
     def prepare(self, weights: Mapping[str, str | Path | None]) -> dict[str, Any]:
-        """Read what it needs from files, before any training.
+        """Read the files it needs, before any training.
 
         Args:
-            weights: Files of pretrained networks, by the network's name; None for the official download.
+            weights: Files of pretrained networks, by name; None for the official download.
 
         Returns:
-            What the files settled, in terms of the constructor's arguments.
+            The constructor's arguments that the files determine.
         """
         return {}
 
 
 class Gaussian(Likelihood):
-    r"""Gaussian of one variance for all pixels, :math:`N(x; G(z), \gamma I)`, its constants included.
+    r"""Gaussian with one variance for all pixels, :math:`N(x; G(z), \gamma I)`, constants included.
 
     Args:
-        gamma: The variance (of pixels in [0, 1]), above 0; where it starts, if it is learned.
-        learn: Learn it. It is stored as the log standard deviation, and its best value is the mean squared
-            residual. It often wants a faster rate than the networks (``likelihood.lr``).
+        gamma: The variance of pixels in [0, 1], above 0; the initial value if it is learned.
+        learn: Learn the variance. It is stored as the log standard deviation; its optimum is the mean squared
+            residual. It often needs a faster rate than the networks (``likelihood.lr``).
 
     Raises:
         ValueError: If ``gamma`` is not a positive finite number.
@@ -68,7 +68,7 @@ class Gaussian(Likelihood):
         super().__init__()
         if not (gamma > 0 and math.isfinite(gamma)):
             raise ValueError(f"expected gamma, a variance, to be a positive number, got {gamma}")
-        log_scale = torch.tensor(0.5 * math.log(gamma))
+        log_scale = torch.tensor(0.5 * math.log(gamma))  # of the standard deviation
         if learn:
             self.log_scale = nn.Parameter(log_scale)
         else:
@@ -87,8 +87,8 @@ class Gaussian(Likelihood):
 class Bernoulli(Likelihood):
     r"""Cross-entropy, :math:`\sum x \log G(z) + (1 - x) \log(1 - G(z))`, the common baseline for digits.
 
-    For pixels strictly between 0 and 1 it has no normaliser, so its values compare models, not likelihoods
-    (Loaiza-Ganem and Cunningham, 2019, The Continuous Bernoulli).
+    It is not normalised for pixels strictly between 0 and 1, so its values compare models, and are no
+    likelihoods (Loaiza-Ganem and Cunningham, 2019, The Continuous Bernoulli).
 
     >>> x, mean = torch.ones(1, 1, 1, 2), torch.full((1, 1, 1, 2), 0.5)
     >>> round(Bernoulli()(mean).log_prob(x).item(), 5)
@@ -101,12 +101,12 @@ class Bernoulli(Likelihood):
 
 
 class PerceptualDistribution(TorchDistribution):
-    """What :class:`Perceptual` returns: it scores an image by features, and "samples" its mean.
+    """The distribution of :class:`Perceptual`: it scores an image by features, and its sample is its mean.
 
     Args:
         mean: Mean images, shape ``(*batch, C, H, W)``.
         features: Maps images ``(B, C, H, W)`` to a list of activations.
-        weight: Of the differences.
+        weight: Factor of the differences.
         power: 2 for squared differences, 1 for absolute ones.
     """
 
@@ -114,50 +114,74 @@ class PerceptualDistribution(TorchDistribution):
     has_rsample = True
 
     def __init__(
-        self, mean: Tensor, features: Callable[[Tensor], list[Tensor]], weight: float, power: int = 2
+        self,
+        mean: Tensor,
+        features: Callable[[Tensor], list[Tensor]],
+        weight: float,
+        power: int = 2,
     ) -> None:
-        self._mean, self.features, self.weight, self.power = mean, features, weight, power
-        super().__init__(mean.shape[:-3], mean.shape[-3:], validate_args=False)
+        self._mean = mean
+        self.features = features
+        self.weight = weight
+        self.power = power
+        batch_shape = mean.shape[:-3]
+        event_shape = mean.shape[-3:]
+        super().__init__(batch_shape, event_shape, validate_args=False)
 
     @property
     def mean(self) -> Tensor:
         return self._mean
 
     def expand(self, batch_shape: Any, _instance: object = None) -> PerceptualDistribution:
-        mean = self._mean.expand(torch.Size(batch_shape) + self.event_shape)
+        shape = torch.Size(batch_shape) + self.event_shape
+        mean = self._mean.expand(shape)
         return PerceptualDistribution(mean, self.features, self.weight, self.power)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """The mean: without a normaliser there is no noise to draw."""
-        return self._mean.expand(torch.Size(sample_shape) + self._mean.shape)
+        """The mean: a score without a normaliser has no noise to draw."""
+        shape = torch.Size(sample_shape) + self._mean.shape
+        return self._mean.expand(shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Minus the weighted sum over layers of mean differences; not normalised."""
+        """Minus the weighted sum over layers of the mean differences; not normalised.
+
+        Args:
+            value: Images, shape ``(*batch, C, H, W)``.
+
+        Returns:
+            Shape ``batch``.
+        """
         value, mean = torch.broadcast_tensors(value, self._mean)
         with torch.no_grad():
             targets = self.features(value.flatten(0, -4))
-        pairs = zip(self.features(mean.flatten(0, -4)), targets, strict=True)
-        distances = [full_precision(a - b).abs().pow(self.power).flatten(1).mean(1) for a, b in pairs]
-        return -self.weight * torch.stack(distances).sum(0).reshape(value.shape[:-3])
+        activations = self.features(mean.flatten(0, -4))
+        distances = []
+        for a, b in zip(activations, targets, strict=True):
+            difference = full_precision(a - b).abs().pow(self.power)
+            distances.append(difference.flatten(1).mean(1))
+        total = torch.stack(distances).sum(0)
+        return -self.weight * total.reshape(value.shape[:-3])
 
 
 class Perceptual(Likelihood):
     r"""Minus a distance of frozen features, :math:`-\sum_l \overline{(\phi_l(x) - \phi_l(G(z)))^2}`.
 
-    Each layer's squared differences are averaged over its channels and positions, and the layers summed (Morrow
-    and Chiu, section 6; spec 10.4). This is no density: it has no normaliser, is not in nats, and ``weight``
-    sets its scale against a β above 0.
+    The squared differences of a layer are averaged over channels and positions, and the layers are summed
+    (Morrow and Chiu, section 6; spec 10.4). This is no density: it is not normalised and not in nats, and
+    ``weight`` sets its scale relative to a β above 0.
 
-    The network's weights are neither trained nor saved. They are read by :meth:`prepare`, or at first use.
+    The weights of the network are neither trained nor saved. They are read by :meth:`prepare`, or at first use.
 
     Args:
         network: A network of :mod:`pyro_lrp.features`.
-        layers: Its layers, such as ``relu_1_1``.
-        weight: Factor of the whole, above 0.
-        sha256: Of the weights' file, if it must be a certain one.
+        layers: Names of its layers, such as ``relu_1_1``.
+        weight: Factor of the distance, above 0.
+        sha256: The required hash of the file of weights; None accepts any.
         power: 2 for squared differences, 1 for absolute ones.
-        pixels: The largest value of a pixel in a layer of pixels themselves, besides those of the network; 0
-            for none. The U-Net has 255.
+        pixels: Factor of a further layer, the pixels in [0, 1] themselves; 0 for none. The U-Net has 255.
+
+    Raises:
+        ValueError: If a number is out of range.
 
     References:
         Hou et al. (2017), Deep Feature Consistent VAE; Esser et al. (2018), A Variational U-Net, for absolute
@@ -181,12 +205,27 @@ class Perceptual(Likelihood):
             raise ValueError(f"expected weight to be a positive number, got {weight}")
         if power not in (1, 2) or not (pixels >= 0 and math.isfinite(pixels)):
             raise ValueError(f"expected power 1 or 2 and pixels of at least 0, got {power} and {pixels}")
-        self.power, self.pixels = power, pixels
-        self.network, self.layers, self.weight, self.sha256 = network, tuple(layers), weight, sha256
-        self._features: list[Features] = []  # in a list, so that its weights are not this module's
+        self.network = network
+        self.layers = tuple(layers)
+        self.weight = weight
+        self.sha256 = sha256
+        self.power = power
+        self.pixels = pixels
+        # in a list, so that the weights are no parameters of this module
+        self._features: list[Features] = []
 
     def prepare(self, weights: Mapping[str, str | Path | None]) -> dict[str, Any]:
-        """Read the weights; layers that the file lacks are left out, and the answer says which are used."""
+        """Read the weights; layers that the file lacks are left out.
+
+        Args:
+            weights: Files of pretrained networks, by name; None for the official download.
+
+        Returns:
+            The layers that are used, and the hash of the file.
+
+        Raises:
+            UserError: If the file has another hash than required.
+        """
         features = Features(self.network, self.layers, weights.get(self.network))
         if self.sha256 not in (None, features.sha256):
             raise UserError(
@@ -194,16 +233,20 @@ class Perceptual(Likelihood):
                 f"{features.sha256}, expected {self.sha256}"
             )
         self._features = [features]
-        self.layers, self.sha256 = features.layers, features.sha256
+        self.layers = features.layers
+        self.sha256 = features.sha256
         return {"layers": list(self.layers), "sha256": self.sha256}
 
     def forward(self, mean: Tensor, event_dim: int = 3) -> TorchDistribution:
-        """The score of images given their mean, shape ``(*batch, C, H, W)``."""
+        """The distribution with the given mean, shape ``(*batch, C, H, W)``."""
         if not self._features:
             self.prepare({})
         network = self._features[0].to(mean)
 
         def features(x: Tensor) -> list[Tensor]:
-            return [self.pixels * x, *network(x)] if self.pixels else network(x)
+            activations = network(x)
+            if self.pixels:
+                return [self.pixels * x, *activations]
+            return activations
 
         return PerceptualDistribution(mean, features, self.weight, self.power)

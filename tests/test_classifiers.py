@@ -9,14 +9,16 @@ from torch import nn
 
 from pyro_lrp import data, likelihoods, models, priors
 from pyro_lrp.core.errors import UserError
-from pyro_lrp.metrics import METRICS, FeatureStatistics, Subject, own_network, train_classifier
-from pyro_lrp.metrics.attribute_classifier import (
+from pyro_lrp.metrics import METRICS, FeatureStatistics, Subject, train_classifier
+from pyro_lrp.metrics.classifiers import (
     AttributeClassifier,
     attribute_classifier_for,
+    classifier_for,
+    dataset_classifier,
+    domain_extractor,
     train_attribute_classifier,
 )
-from pyro_lrp.metrics.classifier import classifier_for, domain_extractor
-from pyro_lrp.metrics.own_network import Plan, fit, share_right, weights_sha256
+from pyro_lrp.metrics.classifiers.dataset_classifier import Plan, accuracy, fit, weights_sha256
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +67,7 @@ def subject(images, ae=None):
 def test_the_classifier_learns(given_digits):
     network = classifier_for(given_digits)
     assert network.accuracy > 0.9  # chance is 0.1
-    assert network.accuracy == pytest.approx(share_right(network, given_digits.test).item())
+    assert network.accuracy == pytest.approx(accuracy(network, given_digits.test).item())
     assert network.features(given_digits.test.batch(slice(0, 50)).x).shape == (50, 64)
 
 
@@ -198,7 +200,7 @@ def test_the_best_epoch_is_kept(monkeypatch):
         states.append({k: v.clone() for k, v in network.state_dict().items()})
         return torch.tensor(next(shares))
 
-    monkeypatch.setattr(own_network, "share_right", scripted)
+    monkeypatch.setattr(dataset_classifier, "accuracy", scripted)
     network = AttributeClassifier((1, 8, 8), 2, width=2)
     fit(network, bars.train, Plan(epochs=3, batch_size=32, lr=1e-2), validation=bars.test)
     kept = network.state_dict()
@@ -274,8 +276,8 @@ def test_class_accuracy_counts_samples_of_the_class_that_was_asked_for(given_dig
     assert found["class_accuracy_worst_class"]["value"] <= found["class_accuracy"]["value"]
     assert found["class_accuracy_reconstructions"]["value"] > 0.95
     assert found["class_accuracy_reconstructions"]["n"] == len(digits.test)
-    accuracy = classifier_for(digits).accuracy.item()
-    assert found["class_accuracy_reconstructions"]["value"] == pytest.approx(accuracy)
+    expected = classifier_for(digits).accuracy.item()
+    assert found["class_accuracy_reconstructions"]["value"] == pytest.approx(expected)
 
 
 def test_samples_whose_class_cannot_be_told_are_refused(given_digits):

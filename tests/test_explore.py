@@ -24,8 +24,8 @@ def test_the_direction_of_an_attribute_is_where_its_codes_are_moved():
     labels = torch.arange(20_000) % 2 == 0
     z = torch.randn(20_000, 4) + labels[:, None] * v  # spec 15.34; the standard error is 0.014
     torch.testing.assert_close(attribute_direction(z, labels), v, atol=0.1, rtol=0)
-    for everybody, whose in ((True, "everybody"), (False, "nobody")):
-        with pytest.raises(ValueError, match=f"the attribute is {whose}'s"):
+    for everybody, whose in ((True, "every"), (False, "no")):
+        with pytest.raises(ValueError, match=f"{whose} code has this attribute"):
             attribute_direction(z, torch.full((20_000,), everybody))
 
 
@@ -189,7 +189,7 @@ def test_an_attribute_that_nobody_has_is_no_direction(ae):
     request = Request(run, {"strength": 2.0})
     codes = torch.tensor([[1.0], [0.0], [3.0], [0.0]]).expand(-1, 4)
     torch.testing.assert_close(request.direction("Hat", codes), torch.full((4,), 4.0))
-    with pytest.raises(UserError, match="attribute=Halo: the attribute is nobody's: there is no direction"):
+    with pytest.raises(UserError, match="attribute=Halo: no code has this attribute, so it defines"):
         request.direction("Halo", codes)
     with pytest.raises(UserError, match="attribute=Hut is unknown; the known ones are: Hat, Halo"):
         request.direction("Hut", codes)

@@ -6,6 +6,7 @@ import warnings
 import lpips
 import numpy as np
 import pytest
+import pytorch_fid.inception
 import torch
 import torchvision
 from benchmarks import fid_against_pytorch_fid as fid
@@ -90,7 +91,7 @@ def damage(kind, weights, folder):
     if kind == "another":
         return (
             folder / "a.npz",
-            r"is of another network: features.0.weight is torch.float32 of shape \(8, 3, 3, 3\)",
+            r"belongs to another network: features.0.weight is torch.float32 of shape \(8, 3, 3, 3\)",
         )
     return folder / "a.npz", "has none of the layers relu_1_1, relu_2_1, relu_3_1, relu_4_1"
 
@@ -190,6 +191,18 @@ def test_the_official_file_is_told_by_its_hash_and_all_others_are_surrogates(wei
     assert record["weights_sha256"] == sha256("vgg19", weights)
 
 
+def test_the_addresses_are_those_of_the_packages():
+    enums = {
+        "vgg16": torchvision.models.VGG16_Weights,
+        "vgg19": torchvision.models.VGG19_Weights,
+        "alexnet": torchvision.models.AlexNet_Weights,
+        "squeezenet": torchvision.models.SqueezeNet1_1_Weights,
+    }
+    urls = {name: enum.IMAGENET1K_V1.url for name, enum in enums.items()}
+    urls["inception"] = pytorch_fid.inception.FID_WEIGHTS_URL
+    assert {name: file.url for name, file in official._OFFICIAL.items()} == urls
+
+
 @pytest.mark.parametrize("network", ["vgg16", "vgg19", "alexnet", "squeezenet", "inception"])
 def test_every_network_has_an_official_file_with_its_hash_in_the_name(network):
     file = official._OFFICIAL[network]
@@ -286,7 +299,7 @@ def test_lpips_enlarges_small_images(tmp_path):
 def test_weights_of_another_trunk_are_one_sentence(tmp_path, weights):
     state = random_trunk("alexnet", tmp_path / "a.safetensors")
     with pytest.raises(
-        UserError, match="weights.vgg16: .*a.safetensors is of another network: features.0.weight"
+        UserError, match="weights.vgg16: .*a.safetensors belongs to another network: features.0.weight"
     ):
         LPIPS("vgg16", tmp_path / "a.safetensors")
     del state["features.10.bias"]
@@ -369,7 +382,7 @@ def test_inceptions_features_and_its_logits_without_bias(inception):
 def test_inception_refuses_what_it_is_not(inception, tmp_path):
     random_trunk("alexnet", tmp_path / "a.safetensors")
     with pytest.raises(
-        UserError, match="weights.inception: .*a.safetensors is of another network: .*Missing key"
+        UserError, match="weights.inception: .*a.safetensors belongs to another network: .*Missing key"
     ):
         Inception(tmp_path / "a.safetensors")
     with pytest.raises(UserError, match="has a wrong hash.*with 6726825d"):

@@ -11,7 +11,8 @@ from torch import nn
 
 from pyro_lrp import data, likelihoods, models, priors
 from pyro_lrp.metrics import METRICS, Subject
-from pyro_lrp.metrics.likelihood import _log_joint, importance_weighted_bound, refine
+from pyro_lrp.metrics.functional import importance_weighted_bound, refine
+from pyro_lrp.metrics.likelihood import _log_joint
 
 GAMMA, DIM, PIXELS = 0.3, 3, 6
 

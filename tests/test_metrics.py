@@ -22,7 +22,7 @@ from pyro_lrp.metrics import (
     polynomial_mmd,
     precision_and_recall,
 )
-from pyro_lrp.metrics.fid import as_jpeg, singular, stretched
+from pyro_lrp.metrics.distances import as_jpeg, singular, stretched
 from pyro_lrp.metrics.subject import Extractor, as_files
 
 EYE, ZERO = torch.eye(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)

@@ -67,7 +67,7 @@ def test_an_upward_and_a_sideways_import_would_be_found(tmp_path, monkeypatch):
     monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     (tmp_path / "priors.py").write_text("from pyro_lrp import models")
-    (tmp_path / "trainer.py").write_text("from pyro_lrp.metrics.frechet import frechet_distance")
+    (tmp_path / "trainer.py").write_text("from pyro_lrp.metrics.functional import frechet_distance")
     found = list(violations(sorted(tmp_path.glob("*.py"))))
     assert found == ["priors.py imports models", "trainer.py imports metrics"]
 
@@ -122,6 +122,20 @@ assert "tensorboard" not in __import__("sys").modules
 assert "matplotlib" not in __import__("sys").modules
 """
     subprocess.run([sys.executable, "-W", "error:::pyro_lrp", "-c", program], check=True, cwd=ROOT)
+
+
+SLOW = ("torchvision", "lpips", "pytorch_fid", "matplotlib", "sklearn", "scipy")
+
+
+@pytest.mark.parametrize("room", ["priors", "likelihoods", "features", "latents", "metrics"])
+def test_importing_leaves_slow_packages_alone(room):
+    """They are imported where they are used: each takes a second or more. torch and pyro need none of them."""
+    program = f"""
+import sys
+from pyro_lrp import {room}
+assert [name for name in {SLOW} if name in sys.modules] == []
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
 
 
 def test_submodules_are_reached_through_the_package():

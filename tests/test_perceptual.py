@@ -16,18 +16,19 @@ from torch import nn
 from pyro_lrp import data, likelihoods, models, priors, transforms
 from pyro_lrp.latents import lerp, slerp
 from pyro_lrp.metrics import Subject, path_length, path_lengths, perceptual_changes
+from pyro_lrp.metrics.image_distance import ImageDistance, batch_size, lpips_distance
+from pyro_lrp.metrics.metric import standard_error
 from pyro_lrp.metrics.path_length import face_crop, perceptual_path_length
 from pyro_lrp.metrics.perceptual import METRICS, _sequence, lpips_diversity, perceptual_change
-from pyro_lrp.metrics.perceptual_distance import Judge, at_once, lpips_judge, standard_error
 
-ALEXNET = partial(lpips_judge, network="alexnet")
+ALEXNET = partial(lpips_distance, network="alexnet")
 
 
 def squared(x, y):
     return (x - y).square().flatten(1).sum(1)
 
 
-JUDGE = Judge(squared, {"network": "squared difference of pixels"}, any_size=True)
+SQUARED = ImageDistance(squared, {"network": "squared difference of pixels"}, any_size=True)
 
 
 # --------------------------------------------------------------------- tensors
@@ -136,8 +137,8 @@ def linear_subject(prior, side=8, **options):
     return Subject(ae.eval(), data.fake(60, (1, side, side)), **options)
 
 
-def lengths(subject, judge=JUDGE):
-    return perceptual_path_length(subject, "ppl", lambda _: judge)
+def lengths(subject, image_distance=SQUARED):
+    return perceptual_path_length(subject, "ppl", lambda _: image_distance)
 
 
 def test_a_linear_model_has_the_known_path_lengths():
@@ -164,7 +165,7 @@ def test_the_crop_is_of_the_face_and_only_where_there_may_be_one():
     assert found["ppl_zT_cropped"]["value"] == pytest.approx(found["ppl_zT"]["value"] / 4, rel=0.05)
     assert "as in the paper" in found["ppl_zT_cropped"]["protocol"]["crop"]
     assert found["ppl_zT"]["protocol"]["crop"] == "none"
-    fixed = replace(JUDGE, any_size=False)
+    fixed = replace(SQUARED, any_size=False)
     assert lengths(linear_subject(priors.StandardNormal(64 * 64), 64, n=4), fixed).keys() == {
         "ppl_z0",
         "ppl_zT",
@@ -176,7 +177,7 @@ def test_lengths_that_are_not_finite_are_left_out_and_counted(strange):
     def distance(x, y):
         return torch.where(x[:, 0, 0, 0] > 1.5, strange, squared(x, y))
 
-    found = lengths(linear_subject(priors.StandardNormal(64), n=500), replace(JUDGE, distance=distance))[
+    found = lengths(linear_subject(priors.StandardNormal(64), n=500), replace(SQUARED, distance=distance))[
         "ppl_zT"
     ]
     assert 0 < found["non_finite"] < 250
@@ -213,7 +214,7 @@ def test_every_prior_is_judged_in_float64_and_left_as_it_was(name):
         seen.append(x.dtype)
         return squared(x, y)
 
-    found = lengths(Subject(ae, images, n=30), replace(JUDGE, distance=distance))
+    found = lengths(Subject(ae, images, n=30), replace(SQUARED, distance=distance))
     assert found.keys() == ({"ppl_z0", "ppl_zT"} if ae.prior.has_base else {"ppl_zT"})
     assert all(one["n"] == 30 and one["value"] > 0 for one in found.values())
     assert set(seen) == {torch.float64}
@@ -280,8 +281,8 @@ def unlabelled():
 # --------------------------------------------------------------------- diversity
 
 
-def with_judge(subject, distance, network="alexnet"):
-    subject.memo(("lpips", network), lambda: Judge(distance, {}, any_size=True))
+def with_distance(subject, distance, network="alexnet"):
+    subject.memo(("lpips", network), lambda: ImageDistance(distance, {}, any_size=True))
     return subject
 
 
@@ -291,24 +292,24 @@ def share_different(x, y):
 
 def test_diversity_of_independent_pairs():
     """Pixels of N(0, 1) are clipped to 0 with probability 1/2, to 1 with 0.16, and are else all different."""
-    subject = with_judge(linear_subject(priors.StandardNormal(64)), share_different)
+    subject = with_distance(linear_subject(priors.StandardNormal(64)), share_different)
     (found,) = lpips_diversity(subject, "lpips_diversity", ALEXNET).values()
     above = 0.5 * math.erfc(math.sqrt(0.5))
     steps = (1 - 0.5 - above) / 255  # two in between are rounded to the same, if at all, so rarely
     assert found["value"] == pytest.approx(1 - 0.25 - above**2, abs=0.01 + steps)
     assert found["n"] == 1900
     assert found["standard_error"] == pytest.approx(math.sqrt(0.725 * 0.275 / 64 / 1900), rel=0.2)
-    again = with_judge(linear_subject(priors.StandardNormal(64)), share_different)
+    again = with_distance(linear_subject(priors.StandardNormal(64)), share_different)
     assert lpips_diversity(again, "lpips_diversity", ALEXNET)["lpips_diversity"] == found
 
 
 def test_the_pairs_of_a_conditional_prior_share_a_context():
-    subject = with_judge(conditional_subject(1e-6, n=20, k=5), share_different)
+    subject = with_distance(conditional_subject(1e-6, n=20, k=5), share_different)
     (found,) = lpips_diversity(subject, "d", ALEXNET).values()
     assert found["value"] == 0.0  # rounded to the same files
     assert found["n"] == 100
     assert found["protocol"]["contexts"] == "of 20 test images"
-    noisy = with_judge(conditional_subject(1.0, n=20, k=5), share_different)
+    noisy = with_distance(conditional_subject(1.0, n=20, k=5), share_different)
     (found,) = lpips_diversity(noisy, "d", ALEXNET).values()
     assert found["value"] > 0.5
     assert 0 < found["standard_error"] < 0.05
@@ -317,7 +318,7 @@ def test_the_pairs_of_a_conditional_prior_share_a_context():
 def test_pairs_are_independent_only_between_contexts():
     """Distances that depend on the context alone: the error is that of 20 values, not of 100."""
     subject = conditional_subject(1e-6, n=20, k=5)
-    with_judge(subject, lambda x, y: x.flatten(1)[:, :10].argmax(1).double())  # the class
+    with_distance(subject, lambda x, y: x.flatten(1)[:, :10].argmax(1).double())  # the class
     (found,) = lpips_diversity(subject, "d", ALEXNET).values()
     classes = subject.some(subject.data.test, 20, "lpips_diversity").labels.double()
     assert found["value"] == pytest.approx(classes.mean().item())
@@ -329,7 +330,7 @@ def test_images_that_are_not_finite_are_not_clipped_into_the_mean():
         def forward(self, z):
             return super().forward(torch.where(z[:, :1] > 1.0, torch.inf, z))
 
-    subject = with_judge(linear_subject(priors.StandardNormal(64), n=50, k=2), share_different)
+    subject = with_distance(linear_subject(priors.StandardNormal(64), n=50, k=2), share_different)
     subject.autoencoder.decoder = Torn()
     (found,) = lpips_diversity(subject, "d", ALEXNET).values()
     assert 0 < found["non_finite"] < 70
@@ -341,7 +342,7 @@ def test_images_that_are_not_finite_are_not_clipped_into_the_mean():
 
 def test_a_straight_path_of_a_linear_model_changes_evenly():
     subject = linear_subject(Scaled(64, 2.0), n=30)
-    with_judge(subject, lambda x, y: (x - y).abs().flatten(1).mean(1), "vgg16")
+    with_distance(subject, lambda x, y: (x - y).abs().flatten(1).mean(1), "vgg16")
     found = perceptual_change(subject, "change", "vgg16")
     assert found.keys() == {"change_z0", "change_zT"}
     straight = found["change_zT"]
@@ -403,10 +404,10 @@ def test_sequences_that_are_not_finite_are_left_out_and_counted():
             values[3] = torch.nan
         return values
 
-    with_judge(subject, distance, "vgg16")
+    with_distance(subject, distance, "vgg16")
     found = perceptual_change(subject, "change", "vgg16")
     assert [one["non_finite"] for one in found.values()] == [1, 0]
-    with_judge(subject, lambda x, y: squared(x, y) + torch.inf, "squeezenet")
+    with_distance(subject, lambda x, y: squared(x, y) + torch.inf, "squeezenet")
     empty = perceptual_change(subject, "change", "squeezenet")["change_zT"]
     assert math.isnan(empty["value"])
     assert empty["median"] == [None] * 15
@@ -455,4 +456,4 @@ def test_the_metrics_on_a_trunk_from_a_file(tmp_path):
 
 @pytest.mark.parametrize(("side", "least"), [(8, 48), (32, 48), (64, 48), (256, 3)])
 def test_large_images_are_taken_few_at_once(side, least):
-    assert at_once(Subject(small_autoencoder(), data.fake(2, (1, side, side)))) == least
+    assert batch_size(Subject(small_autoencoder(), data.fake(2, (1, side, side)))) == least

@@ -8,13 +8,20 @@ from torch import nn
 
 from pyro_lrp import data, likelihoods, models, priors
 from pyro_lrp.core.errors import UserError
-from pyro_lrp.metrics import two_sample
-from pyro_lrp.metrics.frechet import FeatureStatistics
-from pyro_lrp.metrics.prior_gap import frechet_error, prior_gap
+from pyro_lrp.metrics.functional import (
+    Copying,
+    FeatureStatistics,
+    TwoSample,
+    copying,
+    energy_distance,
+    frechet_error,
+    moments,
+    two_sample,
+)
+from pyro_lrp.metrics.functional import classifier_two_sample_test as c2st
+from pyro_lrp.metrics.prior_gap import prior_gap
 from pyro_lrp.metrics.prior_verdict import Evidence, verdict
 from pyro_lrp.metrics.subject import Subject
-from pyro_lrp.metrics.two_sample import Copying, TwoSample, copying, energy_distance, moments
-from pyro_lrp.metrics.two_sample import classifier_two_sample_test as c2st
 
 DIM = 24
 

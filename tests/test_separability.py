@@ -16,14 +16,9 @@ from torch import nn
 from pyro_lrp import data, likelihoods, models, priors
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.metrics import Subject
-from pyro_lrp.metrics.attribute_classifier import attribute_classifier_for
-from pyro_lrp.metrics.separability import (
-    METRICS,
-    _sure_of_class,
-    conditional_entropy,
-    confident_half,
-    separability,
-)
+from pyro_lrp.metrics.classifiers import attribute_classifier_for
+from pyro_lrp.metrics.functional import conditional_entropy, confident_half, separability
+from pyro_lrp.metrics.separability import METRICS, _confident_of_class
 from pyro_lrp.priors.core import NormalBase
 
 # --------------------------------------------------------------------- tables
@@ -165,7 +160,7 @@ def test_wrong_arguments_are_refused(z, labels, keep, message):
 def test_the_filter_of_classes_keeps_the_surer_half_of_each():
     logits = 3 * torch.randn(400, 3, dtype=torch.float64)
     logits[:, 0] += 4  # of this class the network is surer, and it is commoner
-    keep, surest, taken = _sure_of_class(logits)[:, 0], logits.softmax(1).amax(1), logits.argmax(1)
+    keep, surest, taken = _confident_of_class(logits)[:, 0], logits.softmax(1).amax(1), logits.argmax(1)
     for label in range(3):
         own = taken == label
         assert (keep & own).sum() == (own.sum() + 1) // 2

@@ -1,4 +1,4 @@
-"""Weights of pretrained networks: where the official files are, how files are read, what is recorded."""
+"""Weights of pretrained networks: the official files, how files are read, and what is recorded of them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from pytorch_fid.inception import FID_WEIGHTS_URL
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Weights, VGG19_Weights
 
 from pyro_lrp.core.downloads import online
 from pyro_lrp.core.errors import UserError
@@ -25,7 +23,7 @@ __all__ = ["Frozen", "Weights", "obtainable", "read", "sha256"]
 
 @dataclass(frozen=True)
 class _Official:
-    """A network's official file."""
+    """The official file of a network."""
 
     owner: str
     url: str
@@ -36,34 +34,39 @@ class _Official:
 
     @property
     def hash(self) -> str:
-        """The start of its SHA-256, which is part of its name."""
+        """The first digits of its SHA-256, which are part of its name."""
         return self.file.rsplit("-", 1)[1].removesuffix(".pth")
 
     @property
     def place(self) -> Path:
-        """Where it is once torch.hub has downloaded it."""
+        """The path to which torch.hub downloads it."""
         return Path(torch.hub.get_dir()) / "checkpoints" / self.file
 
 
+# written out, because the packages that define these addresses take seconds to import
+_TORCHVISION = "https://download.pytorch.org/models"
+_PYTORCH_FID = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights"
 _OFFICIAL = {
-    "vgg16": _Official("torchvision", VGG16_Weights.IMAGENET1K_V1.url),
-    "vgg19": _Official("torchvision", VGG19_Weights.IMAGENET1K_V1.url),
-    "alexnet": _Official("torchvision", AlexNet_Weights.IMAGENET1K_V1.url),
-    "squeezenet": _Official("torchvision", SqueezeNet1_1_Weights.IMAGENET1K_V1.url),
-    "inception": _Official("pytorch-fid", FID_WEIGHTS_URL),
+    "vgg16": _Official("torchvision", f"{_TORCHVISION}/vgg16-397923af.pth"),
+    "vgg19": _Official("torchvision", f"{_TORCHVISION}/vgg19-dcbb9e9d.pth"),
+    "alexnet": _Official("torchvision", f"{_TORCHVISION}/alexnet-owt-7be5be79.pth"),
+    "squeezenet": _Official("torchvision", f"{_TORCHVISION}/squeezenet1_1-b8a52dc0.pth"),
+    "inception": _Official("pytorch-fid", f"{_PYTORCH_FID}/pt_inception-2015-12-05-6726825d.pth"),
 }
 _DAMAGE = (OSError, ValueError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile, SafetensorError)
+_PICKLED = (".pth", ".pt")
+_BLOCK = 1 << 20  # bytes that are hashed at once
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a file holds.
+    """The contents of a file of weights.
 
     Attributes:
-        network: Whose they are.
+        network: The network they belong to.
         path: The file.
         state: Tensors by name.
-        sha256: Of the file.
+        sha256: The hash of the file.
         official: Whether it is the official file, by its hash.
     """
 
@@ -80,25 +83,46 @@ class Weights:
 
     @property
     def record(self) -> dict[str, Any]:
-        """Its part of a protocol; the key ``surrogate`` is there only if the file is not the official one."""
-        said = {"weights": self.path.name, "weights_sha256": self.sha256}
-        if self.official:
-            return said
-        owner = _official(self.network).owner
-        return said | {"surrogate": f"weights of {self.path.name}, not {owner}'s official ones"}
+        """The entries of a protocol; the key ``surrogate`` is absent for the official file."""
+        record = {"weights": self.path.name, "weights_sha256": self.sha256}
+        if not self.official:
+            owner = _official(self.network).owner
+            record["surrogate"] = f"weights of {self.path.name}, not {owner}'s official ones"
+        return record
+
+    def tensor(self, name: str, expected: Tensor) -> Tensor:
+        """A tensor of the file.
+
+        Args:
+            name: Its name in the file.
+            expected: A tensor of the shape that the network needs.
+
+        Raises:
+            UserError: If it is missing, or is not a float tensor of this shape.
+        """
+        tensor = self.state.get(name)
+        if tensor is None:
+            raise UserError(f"{self.origin} lacks {name}")
+        if tensor.shape != expected.shape or not tensor.is_floating_point():
+            raise UserError(
+                f"{self.origin} belongs to another network: {name} is {tensor.dtype} of shape "
+                f"{tuple(tensor.shape)}, expected {tuple(expected.shape)}"
+            )
+        return tensor
 
 
 class Frozen(nn.Module):
-    """A network that is never trained, of images in [0, 1] with 1 or 3 channels.
+    """A network that is never trained, for images in [0, 1] with 1 or 3 channels.
 
-    It computes in float64 if the images are, and else in float32: its weights follow, which loses nothing.
+    It computes in float64 if the images are float64, else in float32. Its weights are converted when needed,
+    which loses nothing.
 
     Args:
-        weights: What it is made of.
+        weights: The file that the network is loaded from.
 
     Attributes:
-        sha256: Of the weights' file.
-        record: Its part of a protocol; the key ``surrogate``, if there, says why it is one.
+        sha256: The hash of that file.
+        record: The entries of a protocol; the key ``surrogate``, if present, says why the network is one.
     """
 
     def __init__(self, weights: Weights) -> None:
@@ -108,36 +132,45 @@ class Frozen(nn.Module):
 
     def rgb(self, x: Tensor) -> Tensor:
         """Images in the precision of the network, grey repeated: ``(B, 1 or 3, H, W) -> (B, 3, H, W)``."""
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        dtype = torch.float32
+        if x.dtype == torch.float64:
+            dtype = torch.float64
         if next(self.parameters()).dtype != dtype:
             self.to(dtype)
         return x.to(dtype).expand(-1, 3, -1, -1)
 
 
 def obtainable(network: str, weights: Mapping[str, str | Path | None]) -> bool:
-    """Whether a network's weights need no download: a file was given, or torch's cache holds the official one.
+    """Whether the weights of a network need no download.
+
+    They need none if a file is given, or if torch's cache holds the official one.
 
     Args:
-        network: Its name.
-        weights: Files that were given, by network.
+        network: The name of the network.
+        weights: The files that are given, by network.
     """
-    return weights.get(network) is not None or _official(network).place.is_file()
+    given = weights.get(network) is not None
+    return given or _official(network).place.is_file()
 
 
 def sha256(network: str, weights: str | Path) -> str:
-    """Of the file of a network's weights; a UserError if there is none."""
+    """The SHA-256 of the file of a network's weights.
+
+    Raises:
+        UserError: If there is no such file.
+    """
     path = Path(weights).expanduser()
     if not path.is_file():
         raise UserError(f"weights.{network}: there is no file {path}")
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
+        while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
 
 
 def read(network: str, weights: str | Path | None = None) -> Weights:
-    """A network's weights.
+    """The weights of a network.
 
     Args:
         network: ``"vgg16"``, ``"vgg19"``, ``"alexnet"``, ``"squeezenet"`` (1.1) or ``"inception"``.
@@ -147,10 +180,14 @@ def read(network: str, weights: str | Path | None = None) -> Weights:
     Raises:
         UserError: If the file is missing, damaged or has a wrong hash, or the download fails.
     """
-    path = _obtained(network) if weights is None else Path(weights).expanduser()
+    if weights is None:
+        path = _obtained(network)
+    else:
+        path = Path(weights).expanduser()
     digest = sha256(network, path)
     official = digest.startswith(_official(network).hash)
-    return Weights(network, path, _state(network, path, digest), digest, official)
+    state = _state(network, path, digest)
+    return Weights(network, path, state, digest, official)
 
 
 def unpickled(path: Path) -> dict[str, Tensor]:
@@ -168,31 +205,40 @@ def _obtained(network: str) -> Path:
     """The official file, from torch's own cache or downloaded into it."""
     official = _official(network)
     path = official.place
-    if not path.is_file():
-        advice = f"set weights.{network}=FILE, or place {official.file} in {path.parent}"
-        if not online(official.url):
-            raise UserError(f"the weights of {network} are not here and there is no network: {advice}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(official.url, str(path), hash_prefix=official.hash)
-        except (OSError, RuntimeError) as error:
-            raise UserError(f"the download of {official.url} failed ({error}): {advice}") from error
+    if path.is_file():
+        return path
+    advice = f"set weights.{network}=FILE, or place {official.file} in {path.parent}"
+    if not online(official.url):
+        raise UserError(f"the weights of {network} are not here and there is no network: {advice}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(official.url, str(path), hash_prefix=official.hash)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"the download of {official.url} failed ({error}): {advice}") from error
     return path
 
 
 def _state(network: str, path: Path, digest: str) -> Mapping[str, Tensor]:
-    key, official = f"weights.{network}", _official(network)
-    if path.suffix not in (".pth", ".pt", ".npz", ".safetensors"):
+    """The tensors of a file; pickled files must be the official ones."""
+    key = f"weights.{network}"
+    official = _official(network)
+    if path.suffix not in (*_PICKLED, ".npz", ".safetensors"):
         raise UserError(f"{key}: expected a file that ends in .pth, .npz or .safetensors, got {path}")
-    if path.suffix in (".pth", ".pt") and not digest.startswith(official.hash):
+    if path.suffix in _PICKLED and not digest.startswith(official.hash):
         raise UserError(
             f"{key}: {path} has a wrong hash: its SHA-256 starts with {digest[: len(official.hash)]}, "
             f"that of {official.file} with {official.hash} (other weights: as .npz or .safetensors)"
         )
     try:
-        if path.suffix == ".npz":
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-                return {name: torch.from_numpy(archive[name]) for name in archive.files}
-        return load_file(path) if path.suffix == ".safetensors" else unpickled(path)
+        return _tensors(path)
     except _DAMAGE as error:
         raise UserError(f"{key}: {path} is not readable, or is truncated ({error})") from error
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    if path.suffix in _PICKLED:
+        return unpickled(path)
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        return {name: torch.from_numpy(archive[name]) for name in archive.files}

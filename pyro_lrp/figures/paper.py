@@ -18,7 +18,7 @@ from pyro_lrp.figures.output import draw_strip
 from pyro_lrp.figures.requests import Request, edit, interpolate, traverse
 from pyro_lrp.latents import views
 from pyro_lrp.latents.views import Distance, Space, decode, means
-from pyro_lrp.metrics.two_sample import classifier_two_sample_test
+from pyro_lrp.metrics.functional import classifier_two_sample_test
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,8 +14,8 @@ from pyro_lrp.core.errors import UserError
 from pyro_lrp.data import Batch, ImageData, Split, chunks, pictures
 from pyro_lrp.latents import attribute_direction, principal_directions, views
 from pyro_lrp.latents.views import Distance, Space, Strip, means
+from pyro_lrp.metrics.image_distance import classifier_distance, lpips_distance
 from pyro_lrp.metrics.metric import labels_or_attributes
-from pyro_lrp.metrics.perceptual_distance import classifier_judge, lpips_judge
 from pyro_lrp.metrics.subject import Subject
 from pyro_lrp.models import Autoencoder
 
@@ -124,11 +124,11 @@ class Request:
         )
         name = self.options["distance"]
         if name != "classifier":
-            return lpips_judge(subject, name).distance
+            return lpips_distance(subject, name).distance
         reason = labels_or_attributes(subject)
         if reason:
             raise UserError(f"distance=classifier {reason}")
-        return classifier_judge(subject).distance
+        return classifier_distance(subject).distance
 
     def training_codes(self) -> Tensor:
         """Posterior means of training images."""

@@ -1,4 +1,4 @@
-"""The latent space: codes of images, paths, directions, and what a trained autoencoder shows along them."""
+"""The latent space: codes of images, samples of the prior, paths, directions and their decoded images."""
 
 from pyro_lrp.latents.geometry import (
     PrincipalDirections,

@@ -1,7 +1,7 @@
-"""Geometry of codes: paths, directions, their speed, and how typical a code is. Tensors in, tensors out.
+"""Geometry of codes: paths, directions, speed along a path, and how typical a code is.
 
-A code is a vector. ``z_T`` is the space of encoder and decoder, ``z_0`` that of the prior's base; a prior's
-``to_base`` and ``to_latent`` lead from one to the other.
+The functions map tensors to tensors; a code is a vector. ``z_T`` is the space of encoder and decoder, ``z_0``
+that of the prior's base. The prior's ``to_base`` and ``to_latent`` map one to the other.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 __all__ = [
@@ -37,8 +36,8 @@ def lerp(a: Tensor, b: Tensor, t: float | Tensor) -> Tensor:
 def slerp(a: Tensor, b: Tensor, t: float | Tensor) -> Tensor:
     r"""The point at ``t`` of the spherical path, :math:`[\sin((1-t)w) a + \sin(tw) b] / \sin w`.
 
-    The angle :math:`w` is that between the vectors, which are not normalized: codes of N(0, I) keep their
-    length of about :math:`\sqrt d` on the way. Where they are (anti)parallel the path is straight.
+    The angle :math:`w` is the one between the vectors. They are not normalized, so codes of N(0, I) keep their
+    length of about :math:`\sqrt d` on the way. Between (anti)parallel vectors the path is straight.
 
     Args:
         a: Codes, shape ``(*batch, d)``.
@@ -56,7 +55,7 @@ def slerp(a: Tensor, b: Tensor, t: float | Tensor) -> Tensor:
     cosine = (a * b).sum(-1, keepdim=True) / norms.clamp_min(torch.finfo(a.dtype).tiny)
     angle = cosine.clamp(-1 + 1e-7, 1 - 1e-7).acos()
     sine = angle.sin()
-    straight = cosine.abs() > 1 - 1e-6  # where the sine would be lost in rounding
+    straight = cosine.abs() > 1 - 1e-6  # there the sine is lost in rounding
     round_path = (((1 - t) * angle).sin() * a + (t * angle).sin() * b) / sine
     return torch.where(straight, lerp(a, b, t.squeeze(-1)), round_path)
 
@@ -67,42 +66,46 @@ def along(a: Tensor, b: Tensor, t: Tensor, path: Callable[[Tensor, Tensor, Tenso
     Args:
         a: Codes, shape ``(*batch, d)``.
         b: Codes, shape ``(*batch, d)``.
-        t: Shape ``(steps,)``, or ``(*batch, steps)`` for times of each path's own.
+        t: Times, shape ``(steps,)``, or ``(*batch, steps)`` if each path has its own.
         path: :func:`lerp` or :func:`slerp`.
 
     Returns:
         Shape ``(*batch, steps, d)``.
     """
-    a, b = a.unsqueeze(-2), b.unsqueeze(-2)
-    times = t.expand(*a.shape[:-2], t.shape[-1])
+    times = t.expand(*a.shape[:-1], t.shape[-1])
     shape = (*times.shape, a.shape[-1])
-    return path(a.expand(shape), b.expand(shape), times)
+    start = a.unsqueeze(-2).expand(shape)
+    end = b.unsqueeze(-2).expand(shape)
+    return path(start, end, times)
 
 
 def even_speed(changes: Tensor, steps: int) -> Tensor:
-    """Times at which a path changes by equal amounts, from what it changes between evenly spaced ones.
+    """Times between which a path changes by equal amounts.
 
     Args:
-        changes: Change over each of M equal parts of [0, 1], at least 0, shape ``(*batch, M)``.
-        steps: How many times, 2 or more; the first is 0, the last 1.
+        changes: Changes between M + 1 evenly spaced times in [0, 1], at least 0, shape ``(*batch, M)``.
+        steps: The number of times, 2 or more; the first is 0, the last 1.
 
     Returns:
-        Shape ``(*batch, steps)``. Where nothing changes at all they are evenly spaced.
+        Times, shape ``(*batch, steps)``. Without any change they are evenly spaced.
 
     >>> even_speed(torch.tensor([0.0, 1.0]), 3)  # all of the change lies in the second half
     tensor([0.0000, 0.7500, 1.0000])
     """
     parts = changes.shape[-1]
-    # a tiny even speed, so that time can be read off where nothing changes
+    # a tiny constant speed makes the cumulated change invertible everywhere
     changes = changes + changes.mean(-1, keepdim=True) * 1e-6 + torch.finfo(changes.dtype).tiny
     done = torch.nn.functional.pad(changes.cumsum(-1), (1, 0))
     done = done / done[..., -1:]
-    wanted = torch.linspace(0, 1, steps, dtype=changes.dtype, device=changes.device)
-    wanted = wanted.expand(*done.shape[:-1], steps).contiguous()
-    part = torch.searchsorted(done.contiguous(), wanted, right=True).clamp(1, parts) - 1
-    before, after = done.gather(-1, part), done.gather(-1, part + 1)
-    times = (part + (wanted - before) / (after - before)) / parts
-    times[..., 0], times[..., -1] = 0.0, 1.0
+    target = torch.linspace(0, 1, steps, dtype=changes.dtype, device=changes.device)
+    target = target.expand(*done.shape[:-1], steps).contiguous()
+    part = torch.searchsorted(done.contiguous(), target, right=True)
+    part = part.clamp(1, parts) - 1
+    before = done.gather(-1, part)
+    after = done.gather(-1, part + 1)
+    times = (part + (target - before) / (after - before)) / parts
+    times[..., 0] = 0.0
+    times[..., -1] = 1.0
     return times
 
 
@@ -111,10 +114,10 @@ def attribute_direction(z: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         z: Codes, shape ``(N, d)``.
-        labels: Who has it, bool or 0 and 1, shape ``(N,)``.
+        labels: Which codes have it, bool or 0 and 1, shape ``(N,)``.
 
     Raises:
-        ValueError: If everybody or nobody has it.
+        ValueError: If every code or no code has it.
 
     References:
         Morrow and Chiu, section 6 (attribute manipulation).
@@ -123,18 +126,20 @@ def attribute_direction(z: Tensor, labels: Tensor) -> Tensor:
     tensor([2., 0.])
     """
     has = labels.bool()
-    if has.all() or not has.any():
-        raise ValueError(f"the attribute is {'everybody' if has.any() else 'nobody'}'s: there is no direction")
+    if has.all():
+        raise ValueError("every code has this attribute, so it defines no direction")
+    if not has.any():
+        raise ValueError("no code has this attribute, so it defines no direction")
     return z[has].mean(0) - z[~has].mean(0)
 
 
 class PrincipalDirections(NamedTuple):
-    """Where codes spread most, from the widest down.
+    """Principal components of codes, in order of decreasing variance.
 
     Attributes:
-        mean: Of the codes, shape ``(d,)``.
+        mean: The mean code, shape ``(d,)``.
         directions: Orthonormal rows, shape ``(k, d)``.
-        deviations: The codes' standard deviation along each, shape ``(k,)``.
+        deviations: The standard deviation of the codes along each, shape ``(k,)``.
     """
 
     mean: Tensor
@@ -153,8 +158,10 @@ class PrincipalDirections(NamedTuple):
             component: Which, from 0.
             value: A number, or one for each code, shape ``batch``.
         """
-        change = torch.as_tensor(value, dtype=z.dtype, device=z.device) - self.coefficients(z)[..., component]
-        return z + (change * self.deviations[component]).unsqueeze(-1) * self.directions[component]
+        target = torch.as_tensor(value, dtype=z.dtype, device=z.device)
+        change = target - self.coefficients(z)[..., component]
+        length = change * self.deviations[component]
+        return z + length.unsqueeze(-1) * self.directions[component]
 
 
 def principal_directions(z: Tensor, count: int | None = None) -> PrincipalDirections:
@@ -167,20 +174,29 @@ def principal_directions(z: Tensor, count: int | None = None) -> PrincipalDirect
     Raises:
         ValueError: If there are fewer codes or dimensions than components.
     """
+    from sklearn.decomposition import PCA
+
     most = min(z.shape)
     if not 1 <= (count or most) <= most or len(z) < 2:
         raise ValueError(f"expected 1 to {most} components of {len(z)} codes, got {count}")
-    pca = PCA(count, svd_solver="full").fit(z.detach().cpu().double().numpy())
-    found = (pca.mean_, pca.components_, pca.explained_variance_**0.5)
-    return PrincipalDirections(*(torch.as_tensor(array).to(z) for array in found))
+    pca = PCA(count, svd_solver="full")
+    pca.fit(z.detach().cpu().double().numpy())
+    deviations = pca.explained_variance_**0.5
+    return PrincipalDirections(
+        torch.as_tensor(pca.mean_).to(z),
+        torch.as_tensor(pca.components_).to(z),
+        torch.as_tensor(deviations).to(z),
+    )
 
 
 def typicality(log_density: Tensor, reference: Tensor) -> Tensor:
-    """The share of real codes that are less likely than each code: below 0.01 it has left the data.
+    """The share of real codes that are less likely than each code.
+
+    A code with a share below 0.01 has left the data.
 
     Args:
-        log_density: log p(z) of the codes in question, shape ``batch``.
-        reference: log p(z) of real codes, best ones that the prior was not fitted to, shape ``(N,)``.
+        log_density: log p(z) of the codes, shape ``batch``.
+        reference: log p(z) of real codes, shape ``(N,)``; best of codes that the prior was not fitted to.
 
     >>> typicality(torch.tensor([-9.0, -2.5]), torch.tensor([-1.0, -2.0, -3.0, -4.0]))
     tensor([0.0000, 0.5000])
@@ -190,5 +206,6 @@ def typicality(log_density: Tensor, reference: Tensor) -> Tensor:
 
 
 def _column(a: Tensor, t: float | Tensor) -> Tensor:
+    """Times as a column that broadcasts against codes."""
     t = torch.as_tensor(t, dtype=a.dtype, device=a.device)
     return t.expand(a.shape[:-1]).unsqueeze(-1)

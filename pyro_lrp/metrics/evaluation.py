@@ -13,42 +13,72 @@ __all__ = ["choose", "request", "table"]
 
 
 def choose(subject: Subject, metrics: str | list[str]) -> tuple[list[str], dict[str, str]]:
-    """The metrics to compute, and of ``auto`` those that cannot be, with what each needs.
+    """The metrics to compute, and those that ``auto`` leaves out, with the reasons.
+
+    Args:
+        subject: The subject to evaluate.
+        metrics: ``"auto"``, or names of metrics.
 
     Raises:
-        UserError: If one that was asked for by name cannot be computed.
+        UserError: If a metric that is named cannot be computed.
     """
-    if metrics == "auto":
-        reasons = {name: metric.not_by_itself(subject) for name, metric in METRICS.items()}
-        return [name for name, said in reasons.items() if not said], {k: v for k, v in reasons.items() if v}
-    for name in metrics:
-        said = METRICS[name].lacks(subject)
-        if said:
-            raise UserError(f"metrics: {name} {said}")
-    return list(metrics), {}
+    if metrics != "auto":
+        for name in metrics:
+            reason = METRICS[name].lacks(subject)
+            if reason:
+                raise UserError(f"metrics: {name} {reason}")
+        return list(metrics), {}
+    chosen = []
+    left_out = {}
+    for name, metric in METRICS.items():
+        reason = metric.not_by_itself(subject)
+        if reason:
+            left_out[name] = reason
+        else:
+            chosen.append(name)
+    return chosen, left_out
 
 
 def request(name: str, subject: Subject) -> dict[str, Any]:
     """The request that a stored result must match to be reused."""
+    asked = {
+        "metric": name,
+        "n": subject.n,
+        "k": subject.k,
+        "quick": subject.quick,
+        "seed": subject.seed,
+    }
     network = METRICS[name].network
-    file = None if network is None else subject.weights.get(network)
-    weights = {} if network is None else {"weights": "official" if file is None else sha256(network, file)}
-    counts = {"n": subject.n, "k": subject.k, "quick": subject.quick}
-    return {"metric": name, **counts, "seed": subject.seed, **weights}
+    if network is None:
+        return asked
+    file = subject.weights.get(network)
+    if file is None:
+        return {**asked, "weights": "official"}
+    return {**asked, "weights": sha256(network, file)}
 
 
 def table(results: dict[str, Any]) -> str:
     """Results as lines of text: name, value, error, number of images, remarks."""
     width = max(map(len, results), default=0) + 2
-    lines = []
-    for key, found in results.items():
-        spread = found.get("standard_error", found.get("standard_deviation"))
-        notes = ["surrogate"] if "surrogate" in found["protocol"] else []
-        notes += [found["warning"]] if "warning" in found else []
-        if found["value"] is None:
-            number = f"{'not finite':>12}"
-        else:
-            number = f"{found['value']:>12.4g}"
-        plus = "" if spread is None else f" ± {spread:.2g}"
-        lines.append(f"{key:<{width}}{number}{plus:<10}  n = {found['n']:<8}{'; '.join(notes)}".rstrip())
-    return "\n".join(lines + [f"{key}: {r['verdict']}" for key, r in results.items() if "verdict" in r])
+    lines = [f"{name:<{width}}{_row(one)}".rstrip() for name, one in results.items()]
+    for name, one in results.items():
+        if "verdict" in one:
+            lines.append(f"{name}: {one['verdict']}")
+    return "\n".join(lines)
+
+
+def _row(one: dict[str, Any]) -> str:
+    """A line of the table without the name."""
+    number = f"{'not finite':>12}"
+    if one["value"] is not None:
+        number = f"{one['value']:>12.4g}"
+    spread = one.get("standard_error", one.get("standard_deviation"))
+    error = ""
+    if spread is not None:
+        error = f" ± {spread:.2g}"
+    notes = []
+    if "surrogate" in one["protocol"]:
+        notes.append("surrogate")
+    if "warning" in one:
+        notes.append(one["warning"])
+    return f"{number}{error:<10}  n = {one['n']:<8}{'; '.join(notes)}"

@@ -1,19 +1,21 @@
-"""What a metric is: a function of a subject, and what it needs."""
+"""The definition of a metric: a function of a subject, its requirements and its results."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pyro_lrp.features import obtainable
 from pyro_lrp.metrics.subject import Results, Subject
 
 __all__ = [
     "Metric", "attributes", "density", "image_density", "labels", "labels_or_attributes", "result",
-    "stochastic_encoder",
+    "standard_error", "stochastic_encoder",
 ]  # fmt: skip
 
 Requirement = Callable[[Subject], "str | None"]
@@ -21,13 +23,13 @@ Requirement = Callable[[Subject], "str | None"]
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric by name.
+    """A metric.
 
     Attributes:
-        compute: Its results, by name; the names carry the protocol.
-        needs: Each says in a sentence's end what a subject lacks, or None.
+        compute: Maps a subject to results by name; the names carry the protocol.
+        needs: Requirements; each returns what a subject lacks, as the end of a sentence, or None.
         network: The pretrained network whose weights it needs.
-        hours: Where it takes them on a CPU, ``metrics=auto`` leaves it to those who ask for it by name.
+        hours: Whether it takes hours on a CPU: there ``metrics=auto`` leaves it out.
     """
 
     compute: Callable[[Subject], Results]
@@ -36,62 +38,86 @@ class Metric:
     hours: bool = False
 
     def lacks(self, subject: Subject) -> str | None:
-        """What keeps it from being computed at all: ``needs ...``."""
-        return next((said for need in self.needs if (said := need(subject)) is not None), None)
+        """The first requirement that a subject does not meet, as ``needs ...``, or None."""
+        for need in self.needs:
+            reason = need(subject)
+            if reason is not None:
+                return reason
+        return None
 
     def not_by_itself(self, subject: Subject) -> str | None:
-        """The same, and what keeps it from being computed unasked."""
-        said = self.lacks(subject)
-        if said is None and self.network is not None and not obtainable(self.network, subject.weights):
-            said = f"needs weights.{self.network}=FILE, or to be asked for by name: then it is downloaded"
-        if said is None and self.hours and torch.device(subject.device).type == "cpu":
-            said = "takes an hour on a CPU: ask for it by name"
-        return said
+        """The reason why ``metrics=auto`` leaves the metric out, or None."""
+        reason = self.lacks(subject)
+        if reason is not None:
+            return reason
+        if self.network is not None and not obtainable(self.network, subject.weights):
+            return f"needs weights.{self.network}=FILE, or to be asked for by name: then it is downloaded"
+        if self.hours and torch.device(subject.device).type == "cpu":
+            return "takes an hour on a CPU: ask for it by name"
+        return None
 
 
 def result(subject: Subject, value: float, n: int, protocol: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """One result: its value, how many images or samples it is from, the seed and the protocol."""
+    """One result.
+
+    Args:
+        subject: The subject of the metric.
+        value: The score.
+        n: The number of images or samples that it was computed from.
+        protocol: Everything that decides how it was computed.
+        more: Further entries.
+    """
     return {"value": value, **more, "n": n, "seed": subject.seed, "protocol": protocol}
+
+
+def standard_error(values: Tensor) -> float:
+    """Standard error of the mean of independent values, shape ``(n,)``; NaN for fewer than two."""
+    if len(values) < 2:
+        return math.nan
+    return values.std().item() / math.sqrt(len(values))
 
 
 def labels(subject: Subject) -> str | None:
     """The data set has class labels."""
-    if subject.data.train.labels is None or subject.data.test.labels is None:
+    if not subject.has_labels:
         return f"needs class labels, and data={subject.data.name} has none"
     return None
 
 
 def attributes(subject: Subject) -> str | None:
     """The data set has binary attributes."""
-    if subject.data.train.attributes is None or subject.data.test.attributes is None:
+    if not subject.has_attributes:
         return f"needs binary attributes, and data={subject.data.name} has none"
     return None
 
 
 def labels_or_attributes(subject: Subject) -> str | None:
-    """There is something that a classifier of the data set's own can be trained on."""
-    if labels(subject) and attributes(subject):
+    """The data set has targets that a classifier can be trained on."""
+    if not subject.has_labels and not subject.has_attributes:
         return f"needs class labels or attributes, and data={subject.data.name} has none"
     return None
 
 
 def density(subject: Subject) -> str | None:
-    """The prior can score codes."""
-    if not subject.autoencoder.prior.has_log_prob:
-        return f"needs log p(z), and {type(subject.autoencoder.prior).__name__} has no density"
+    """The prior has a density."""
+    prior = subject.autoencoder.prior
+    if not prior.has_log_prob:
+        return f"needs log p(z), and {type(prior).__name__} has no density"
     return None
 
 
 def stochastic_encoder(subject: Subject) -> str | None:
-    """q(z|x) has a density."""
+    """The posterior q(z|x) has a density."""
     x = subject.data.test.batch(slice(0, 1)).x.to(subject.device)
     with torch.no_grad():
         _, scale = subject.autoencoder.encoder(x)
-    return "needs a stochastic encoder, and this run's is deterministic" if scale is None else None
+    if scale is None:
+        return "needs a stochastic encoder, and this run's is deterministic"
+    return None
 
 
 def image_density(subject: Subject) -> str | None:
-    """p(x|z) is a density of images."""
+    """The likelihood p(x|z) is a density of images."""
     likelihood = subject.autoencoder.likelihood
     if not likelihood.has_density:
         return f"needs a density p(x|z), and {type(likelihood).__name__} is none"

@@ -1,95 +1,38 @@
-"""Perceptual path length: how much an image changes with a small step on a path between two random codes."""
+"""``ppl``: perceptual path length between prior samples, in the base of the prior and among codes."""
 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_lrp.core.randomness import seeded
-from pyro_lrp.latents import lerp, slerp
-from pyro_lrp.metrics.metric import result
-from pyro_lrp.metrics.perceptual_distance import Distance, Judge, at_once, place
+from pyro_lrp.latents.codes import seeded_chunks
+from pyro_lrp.latents.views import Space
+from pyro_lrp.metrics.functional.path_lengths import EPSILON, path_length, path_length_error, path_lengths
+from pyro_lrp.metrics.image_distance import (
+    Distance,
+    ImageDistance,
+    batch_size,
+    classifier_distance,
+    float64_device,
+    lpips_distance,
+)
+from pyro_lrp.metrics.metric import Metric, labels_or_attributes, result
 from pyro_lrp.metrics.subject import Results, Subject
 from pyro_lrp.models import Autoencoder
 
-__all__ = ["face_crop", "path_length", "path_lengths", "perceptual_path_length"]
+__all__ = ["METRICS", "face_crop", "perceptual_path_length"]
 
-Path = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-_EPSILON = 1e-4
-_LEAST_CROPPED = 64  # pixels: the crop of a smaller image shows too little
-
-
-def path_lengths(
-    generate: Callable[[Tensor], Tensor], a: Tensor, b: Tensor, t: Tensor, distance: Distance, *,
-    path: Path = slerp, epsilon: float = _EPSILON,
-) -> Tensor:  # fmt: skip
-    r"""Squared speeds on paths, :math:`d(G(path(a, b; t)), G(path(a, b; t + \epsilon))) / \epsilon^2`.
-
-    A distance that goes as the square of a difference, such as LPIPS, makes them independent of the step. For
-    such small ones use float64.
-
-    Args:
-        generate: Maps codes to images. It is called once, with the points at ``t`` and after them those at
-            ``t + epsilon``: should it solve an equation in steps of its choice, both have the same.
-        a: Where paths begin, shape ``(B, d)``.
-        b: Where they end.
-        t: Where on the path, from 0 to 1, shape ``(B,)``.
-        distance: Of two batches of images; ``(B,)``, or with columns of several distances.
-        path: :func:`~pyro_lrp.latents.slerp` or :func:`~pyro_lrp.latents.lerp`.
-        epsilon: The step.
-
-    Returns:
-        Shape ``(B,)``, or that of the distances.
-
-    References:
-        Karras et al. (2019), A Style-Based Generator Architecture for GANs, section 4.1, arXiv:1812.04948.
-
-    >>> a, b = torch.zeros(1, 3).double(), torch.ones(1, 3).double()
-    >>> lengths = path_lengths(
-    ...     lambda z: z, a, b, torch.zeros(1).double(), lambda x, y: (x - y).square().sum(1), path=lerp)
-    >>> round(lengths.item(), 6)
-    3.0
-    """
-    images = generate(torch.cat([path(a, b, t), path(a, b, t + epsilon)]))
-    return distance(*images.chunk(2)) / epsilon**2
-
-
-def path_length(values: Tensor) -> float:
-    """The mean of path lengths without those below their 1st or above their 99th percentile; NaN of none.
-
-    Args:
-        values: Shape ``(n,)``.
-
-    References:
-        Karras et al. (2019), whose code takes the next lower and the next higher value as percentiles.
-
-    >>> path_length(torch.arange(200.0))  # 0 and 199 are dropped
-    99.5
-    """
-    if not len(values):
-        return math.nan
-    values = values.double()
-    low, high = _percentiles(values)
-    return values[(values >= low) & (values <= high)].mean().item()
-
-
-def _percentiles(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Of float64, in which 0.99 is near enough to 99/100 for the rank of a whole number to be that number."""
-    return values.quantile(0.01, interpolation="lower"), values.quantile(0.99, interpolation="higher")
-
-
-def _trimmed_error(values: Tensor) -> float:
-    """Standard error of :func:`path_length`: a trimmed mean's, by the winsorized variance (Tukey, 1963)."""
-    if len(values) < 2:
-        return math.nan
-    return values.clamp(*_percentiles(values)).std().item() / (0.98 * math.sqrt(len(values)))
+_SMALLEST_CROPPED = 64  # pixels: the crop of a smaller image shows too little
+_CROPS = {
+    "": "none",
+    "_cropped": "the face: rows 3/8 to 7/8, columns 2/8 to 6/8, as in the paper",
+}
 
 
 def face_crop(images: Tensor) -> Tensor:
@@ -108,82 +51,100 @@ def face_crop(images: Tensor) -> Tensor:
     return images[..., 3 * c : 7 * c, 2 * c : 6 * c]
 
 
-# --------------------------------------------------------------------- of a trained model
-
-
 @torch.no_grad()
-def perceptual_path_length(subject: Subject, name: str, judge: Callable[[Subject], Judge]) -> Results:
-    """Path lengths between prior samples in z_0 (round, if the prior has a base) and in z_T (straight).
+def perceptual_path_length(subject: Subject, name: str, measure: Callable[[Subject], ImageDistance]) -> Results:
+    """Path lengths between prior samples in z_0 (spherical, if the prior has a base) and in z_T (straight).
 
-    Both have the same endpoints. All is computed in float64, on a copy of the model.
+    Both spaces have the same endpoints. All numbers are float64, on a copy of the model.
 
     Args:
-        subject: Under judgement; 100,000 pairs of codes by default.
-        name: Of the results: ``<name>_z0`` and ``<name>_zT``, and with ``_cropped`` of the face alone.
-        judge: Whose distance.
+        subject: The subject; 100,000 pairs of codes by default.
+        name: The name of the results: ``<name>_z0`` and ``<name>_zT``, with ``_cropped`` those of the face.
+        measure: Makes the distance of images.
     """
-    autoencoder = copy.deepcopy(subject.autoencoder).to(place(subject)).double().eval()
-    found, n = judge(subject), subject.count(100_000, 2_000)
-    crops = _crops(subject, found)
+    device = float64_device(subject)
+    autoencoder = copy.deepcopy(subject.autoencoder).to(device).double().eval()
+    image_distance = measure(subject)
+    crops = _crops(subject, image_distance)
+    n = subject.count(100_000, 2_000)
 
     def distance(x: Tensor, y: Tensor) -> Tensor:
-        return torch.stack([found.distance(crop(x), crop(y)) for crop in crops.values()], 1)
+        columns = [image_distance.distance(crop(x), crop(y)) for crop in crops.values()]
+        return torch.stack(columns, 1)
 
     results = {}
-    for space in ("z0", "zT") if autoencoder.prior.has_base else ("zT",):
-        sizes = torch.ones(n).split(at_once(subject))
-        parts = [
-            _lengths(subject, autoencoder, distance, space, number, len(size))
-            for number, size in enumerate(subject.steps(sizes, n))
-        ]
-        for suffix, values in zip(crops, torch.cat(parts).unbind(1), strict=True):
-            kept = values[values.isfinite()]
-            protocol = {**found.record, **_protocol(autoencoder, space), "crop": _WORDS[suffix]}
+    for space in subject.spaces:
+        parts = _lengths(subject, autoencoder, distance, space, n)
+        lengths = torch.cat([*subject.steps(parts, n)])
+        for suffix, values in zip(crops, lengths.unbind(1), strict=True):
+            finite = values[values.isfinite()]
+            protocol = {
+                **image_distance.record,
+                **_protocol(autoencoder, space),
+                "crop": _CROPS[suffix],
+            }
             results[f"{name}_{space}{suffix}"] = result(
-                subject, path_length(kept), len(kept), protocol,
-                standard_error=_trimmed_error(kept), non_finite=n - len(kept),
+                subject, path_length(finite), len(finite), protocol,
+                standard_error=path_length_error(finite), non_finite=n - len(finite),
             )  # fmt: skip
     return results
 
 
-_WORDS = {"": "none", "_cropped": "the face: rows 3/8 to 7/8, columns 2/8 to 6/8, as in the paper"}
-
-
-def _crops(subject: Subject, judge: Judge) -> dict[str, Callable[[Tensor], Tensor]]:
-    """By the suffix of their results."""
+def _crops(subject: Subject, image_distance: ImageDistance) -> dict[str, Callable[[Tensor], Tensor]]:
+    """The parts of the images that are measured, by the suffix of their results."""
     _, height, width = subject.data.image_shape
     crops: dict[str, Callable[[Tensor], Tensor]] = {"": lambda images: images}
-    if judge.any_size and height == width and height % 8 == 0 and height >= _LEAST_CROPPED:
+    square = height == width and height % 8 == 0
+    if image_distance.any_size and square and height >= _SMALLEST_CROPPED:
         crops["_cropped"] = face_crop
     return crops
 
 
 def _lengths(
-    subject: Subject, autoencoder: Autoencoder, distance: Distance, space: str, number: int, size: int
-) -> Tensor:
-    """Of one chunk, on the CPU; endpoints and times are the same in either space."""
-    prior, device = autoencoder.prior, place(subject)
-    with seeded(subject.seed, "evaluate", "path_length", number):
-        context = subject.contexts(size)
-        context = context.to(device).double()
-        given = prior.base(context) if prior.has_base else prior(context)
-        a, b = (given.sample() for _ in range(2))
+    subject: Subject, autoencoder: Autoencoder, distance: Distance, space: str, n: int
+) -> Iterator[Tensor]:
+    """Path lengths in chunks on the CPU; endpoints and times are the same in either space."""
+    prior = autoencoder.prior
+    device = float64_device(subject)
+
+    def draw(rows: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        size = rows.stop - rows.start
+        context = subject.contexts(size).to(device).double()
+        if prior.has_base:
+            ends = prior.base(context)
+        else:
+            ends = prior(context)
+        a = ends.sample()
+        b = ends.sample()
         t = torch.rand(size, dtype=torch.float64, device=device)
-    twice = torch.cat([context, context])
+        return context, a, b, t
 
-    def generate(points: Tensor) -> Tensor:
-        z = points.reshape(-1, *prior.event_shape)
-        return autoencoder.decode(prior.to_latent(z, twice) if space == "z0" else z, twice)
+    labels = ("evaluate", "path_length")
+    chunks = seeded_chunks(draw, n, batch_size(subject), subject.seed, *labels, by_number=True)
+    for context, a, b, t in chunks:
+        # points at t and after them those at t + epsilon, each with the context of its path
+        twice = torch.cat([context, context])
+        points = torch.cat([a, b])
+        with _float64_by_default():
+            if space == "zT" and prior.has_base:
+                points = prior.to_latent(points, twice)
+            where = Space(autoencoder, subject.spaces[space], twice)
+            generate = partial(_decoded, where)
+            start, end = points.flatten(1).chunk(2)
+            lengths = path_lengths(generate, start, end, t, distance, path=where.curve)
+        yield lengths.cpu()
 
-    path = slerp if space == "z0" else lerp
-    with _doubles():
-        if space == "zT" and prior.has_base:
-            a, b = prior.to_latent(torch.cat([a, b]), twice).chunk(2)
-        return path_lengths(generate, a.flatten(1), b.flatten(1), t, distance, path=path).cpu()
+
+def _decoded(space: Space, points: Tensor) -> Tensor:
+    """Mean images of points of a space, shape ``(B, d)``."""
+    autoencoder = space.autoencoder
+    z = space.to_latent(points.unsqueeze(1))
+    codes = z.reshape(-1, *autoencoder.prior.event_shape)
+    return autoencoder.decode(codes, space.contexts(points))
 
 
 @contextmanager
-def _doubles() -> Iterator[None]:
+def _float64_by_default() -> Iterator[None]:
     """New tensors are float64: Pyro's autoregressive transforms make some of the default type."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
@@ -195,14 +156,38 @@ def _doubles() -> Iterator[None]:
 
 def _protocol(autoencoder: Autoencoder, space: str) -> dict[str, Any]:
     prior = autoencoder.prior
-    return {
-        "endpoints": "samples of the prior's base" if prior.has_base else "prior samples",
-        "path": "spherical, in z_0" if space == "z0" else "straight, in z_T",
-        "context": "of random training images, one for both ends" if prior.context_dim else None,
+    protocol: dict[str, Any] = {
+        "endpoints": "prior samples",
+        "path": "straight, in z_T",
+        "context": None,
         "t": "uniform on [0, 1]",
-        "epsilon": _EPSILON,
+        "epsilon": EPSILON,
         "left_out": "below the 1st and above the 99th percentile",
         "images": "decoder means, neither clipped nor rounded",
         "precision": "float64",
-        "error_of_the_prior's_map": prior.tolerance if space == "z0" else 0.0,
+        "error_of_the_prior's_map": 0.0,
     }
+    if prior.has_base:
+        protocol["endpoints"] = "samples of the prior's base"
+    if prior.context_dim:
+        protocol["context"] = "of random training images, one for both ends"
+    if space == "z0":
+        protocol["path"] = "spherical, in z_0"
+        protocol["error_of_the_prior's_map"] = prior.tolerance
+    return protocol
+
+
+def _with_lpips(name: str, network: str, *, hours: bool = False) -> Metric:
+    measure = partial(lpips_distance, network=network)
+    compute = partial(perceptual_path_length, name=name, measure=measure)
+    return Metric(compute, network=network, hours=hours)
+
+
+METRICS = {
+    "ppl": _with_lpips("ppl", "vgg16", hours=True),
+    "ppl_squeezenet": _with_lpips("ppl_squeezenet", "squeezenet"),
+    "ppl_classifier": Metric(
+        partial(perceptual_path_length, name="ppl_classifier", measure=classifier_distance),
+        needs=(labels_or_attributes,),
+    ),
+}

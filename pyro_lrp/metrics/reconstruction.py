@@ -1,4 +1,4 @@
-"""``reconstruction_mse``: how well codes keep the test images, beside the best that knows no image."""
+"""``reconstruction_mse``: how well codes keep the test images, compared with the best constant image."""
 
 from __future__ import annotations
 
@@ -11,19 +11,24 @@ __all__ = ["METRICS", "reconstruction_mse"]
 
 
 def reconstruction_mse(subject: Subject) -> Results:
-    """Mean squared error per pixel value, of images in [0, 1], over test images (10,000 by default).
+    """Mean squared error per pixel value, for test images in [0, 1] (10,000 by default).
 
-    An image is encoded by one sample of q(z|x). Beside it ``constant_image_mse``: of the mean of these images
-    in place of each, the best constant.
+    An image is encoded by one sample of q(z|x). ``constant_image_mse`` is the error of the mean of these images
+    in place of each reconstruction, the best constant.
     """
     n = subject.count(10_000)
-    total, sums = torch.zeros((), dtype=torch.float64), torch.zeros(2, 1, dtype=torch.float64)
     size = subject.size("test", n)
-    pairs = zip(subject.images("test", n), subject.images("reconstructions", n), strict=True)
-    for x, made in subject.steps(pairs, size, lambda pair: len(pair[0])):
+    total = torch.zeros((), dtype=torch.float64)
+    sums = torch.zeros(2, 1, dtype=torch.float64)
+    images = subject.images("test", n)
+    reconstructions = subject.images("reconstructions", n)
+    pairs = zip(images, reconstructions, strict=True)
+    for x, reconstruction in subject.steps(pairs, size, lambda pair: len(pair[0])):
         x = x.double()
-        total += (made.double() - x).square().sum().cpu()
-        sums = sums + torch.stack([x.sum(0).flatten(), x.square().sum(0).flatten()]).cpu()
+        error = reconstruction.double() - x
+        total += error.square().sum().cpu()
+        moments = [x.sum(0).flatten(), x.square().sum(0).flatten()]
+        sums = sums + torch.stack(moments).cpu()
     mean, square = sums / size
     values = {
         "reconstruction_mse": total.item() / (size * len(mean)),

@@ -1,7 +1,7 @@
-"""Whom metrics judge: a trained model, its data set and the circumstances; its image sets and their features.
+"""The subject of metrics: a trained model, its data set, and the image sets and features derived from them.
 
-A metric is a function of a :class:`Subject`. What several metrics need (prior samples, reconstructions, their
-features) is made here, from seeds of its own, so that a result does not depend on what was computed before it.
+Image sets and features that several metrics share are derived here, under seeds of their own, so that a result
+does not depend on what was computed before it.
 """
 
 from __future__ import annotations
@@ -18,16 +18,21 @@ from torch import Tensor
 from pyro_lrp.core import checkpoint
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.files import cache_dir
+from pyro_lrp.core.pixels import as_files
 from pyro_lrp.core.randomness import derive_seed, seeded
 from pyro_lrp.data import ImageData, Split, at_once, chunks
-from pyro_lrp.metrics.frechet import FeatureStatistics
-from pyro_lrp.models import Autoencoder
+from pyro_lrp.latents.codes import finite_chunks, seeded_chunks
+from pyro_lrp.metrics.functional.frechet import FeatureStatistics
+from pyro_lrp.models import Autoencoder, Draw
 
-__all__ = ["CHUNK", "Extractor", "Results", "Subject", "as_files", "no_progress"]
+__all__ = ["AS_FILES", "CHUNK", "DECODED", "Extractor", "Results", "Subject", "as_files", "no_progress"]
 
 CHUNK = 500  # rows of features or codes at once: memory does not grow with their number
 SETS = ("test", "training", "reconstructions", "resampled", "samples")
-Results = dict[str, dict[str, Any]]  # by name: value, n, seed, protocol, and what else is worth keeping
+AS_FILES = "clipped to [0, 1], rounded to uint8"  # for protocols
+DECODED = f"decoder means, {AS_FILES}"
+Results = dict[str, dict[str, Any]]  # by name: value, n, seed, protocol and further entries
+Preparation = Callable[[Tensor], Tensor]  # of images, before a network sees them
 T = TypeVar("T")
 
 
@@ -35,22 +40,17 @@ def no_progress(done: int, total: int) -> None:
     """Show nothing."""
 
 
-def as_files(images: Tensor) -> Tensor:
-    """Clipped to [0, 1] and rounded to uint8: what a file of the images would hold, as floats."""
-    return (images.clamp(0, 1) * 255).round() / 255
-
-
 @dataclass(frozen=True)
 class Extractor:
-    """A frozen network as metrics see it.
+    """A frozen network as metrics use it.
 
     Attributes:
-        name: What results call it.
-        key: Tells it from every other, weights included.
-        features: Images in [0, 1], ``(B, C, H, W)``, to features ``(B, d)``.
-        dim: ``d``.
-        record: Its part of a protocol; the key ``surrogate``, if there, says why it is one.
-        logits: Features to logits ``(B, classes)``, if it classifies.
+        name: Its name in results.
+        key: A text that differs for every network, weights included.
+        features: Maps images in [0, 1], ``(B, C, H, W)``, to features ``(B, d)``.
+        dim: The length ``d`` of the features.
+        record: The entries of a protocol; the key ``surrogate``, if present, says why the network is one.
+        logits: Maps features to logits ``(B, classes)``, if the network is a classifier.
     """
 
     name: str
@@ -63,20 +63,23 @@ class Extractor:
 
 @dataclass
 class Subject:
-    """A trained model under judgement.
+    """A trained model that metrics evaluate.
 
     Args:
-        autoencoder: On ``device``, in eval mode.
+        autoencoder: The model, on ``device`` and in eval mode.
         data: The data set it was trained on.
         seen: The training images that it saw; all of ``data.train`` if None.
         weights: Files of pretrained networks, by name; None for the official download.
-        seed: Of all noise.
-        n: Samples, or images, of a metric; None for its own number.
-        k: What a metric repeats for each of them; None for its own number.
+        seed: Seed of all noise.
+        n: Samples, or images, of a metric; None for the metric's own number.
+        k: Repetitions for each of them; None for the metric's own number.
         quick: Whether a metric's own numbers are the small ones, for minutes on two cores.
-        device: Where to compute.
-        directory: Where tables of single images are written.
-        on_step: Called with the steps done and all steps of what is going on.
+        device: The device to compute on.
+        directory: The directory for tables of single images.
+        on_step: Called with the steps done and all steps of the current pass.
+
+    Attributes:
+        non_finite: Number of prior samples that were left out of the last set.
     """
 
     autoencoder: Autoencoder
@@ -93,30 +96,63 @@ class Subject:
 
     def __post_init__(self) -> None:
         self.device = torch.device(self.device)
-        self.non_finite = 0  # prior samples that were left out so far, of the set asked for last
+        self.non_finite = 0
         self._memo: dict[tuple[Any, ...], Any] = {}
 
+    # ----------------------------------------------------------------- facts
+
     @property
-    def at_once(self) -> int:
-        """How many images are made at once."""
+    def batch_size(self) -> int:
+        """The number of images that are generated at once."""
         return at_once(*self.data.image_shape[1:])
 
-    # ----------------------------------------------------------------- numbers and splits
+    @property
+    def conditional(self) -> bool:
+        """Whether the prior has a context."""
+        return bool(self.autoencoder.prior.context_dim)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether training and test images have class labels."""
+        splits = (self.data.train, self.data.test)
+        return all(split.labels is not None for split in splits)
+
+    @property
+    def has_attributes(self) -> bool:
+        """Whether training and test images have binary attributes."""
+        splits = (self.data.train, self.data.test)
+        return all(split.attributes is not None for split in splits)
+
+    @property
+    def spaces(self) -> dict[str, str]:
+        """The spaces of paths: from names in results to those of :class:`~pyro_lrp.latents.views.Space`."""
+        if self.autoencoder.prior.has_base:
+            return {"z0": "base", "zT": "latent"}
+        return {"zT": "latent"}
 
     def count(self, full: int, quick: int | None = None) -> int:
-        """How many samples: what was asked for, or the metric's own number."""
-        own = full if quick is None or not self.quick else quick
-        return own if self.n is None else self.n
+        """The number of samples: ``n``, or else the metric's own number."""
+        return self._number(self.n, full, quick)
 
     def repeats(self, full: int, quick: int | None = None) -> int:
-        """The same for ``k``."""
-        own = full if quick is None or not self.quick else quick
-        return own if self.k is None else self.k
+        """The number of repetitions: ``k``, or else the metric's own number."""
+        return self._number(self.k, full, quick)
+
+    def _number(self, given: int | None, full: int, quick: int | None) -> int:
+        if given is not None:
+            return given
+        if self.quick and quick is not None:
+            return quick
+        return full
+
+    # ----------------------------------------------------------------- splits and steps
 
     @cached_property
     def train(self) -> Split:
-        """Training images that the model saw."""
-        return self.data.train if self.seen is None else self.seen
+        """The training images that the model saw."""
+        if self.seen is None:
+            return self.data.train
+        return self.seen
 
     def some(self, split: Split, n: int, label: str) -> Split:
         """``n`` images of a split at random, or all in order if there are no more."""
@@ -125,40 +161,57 @@ class Subject:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "evaluate", label))
         return split[torch.randperm(len(split), generator=generator)[:n]]
 
+    def on_device(self, split: Split) -> Split:
+        """The same split on the device of the model."""
+        return split.to(torch.device(self.device))
+
     def memo(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
-        """What ``make`` returns, made once."""
+        """The result of ``make``, computed once for each key."""
         if key not in self._memo:
             self._memo[key] = make()
         return self._memo[key]
 
     def steps(self, items: Iterable[T], total: int, size: Callable[[T], int] = len) -> Iterator[T]:  # type: ignore[assignment]
         """The items, with progress reported after each."""
-        done = 0
+        on_batch = self.progress(total)
         for item in items:
             yield item
-            done += size(item)
+            on_batch(size(item))
+
+    def progress(self, total: int) -> Callable[[int], None]:
+        """A function that is called with the size of each batch and reports the progress."""
+        done = 0
+
+        def on_batch(size: int) -> None:
+            nonlocal done
+            done += size
             self.on_step(min(done, total), total)
+
+        return on_batch
 
     # ----------------------------------------------------------------- images
 
     def images(self, of: str, n: int) -> Iterator[Tensor]:
-        """Images in [0, 1] in chunks on the device, the same whenever they are asked for.
+        """Images in [0, 1] in chunks on the device, the same in every call.
 
         Args:
-            of: ``test``: at most ``n`` test images, at random if there are more. ``training``: so many of the
-                training images. ``reconstructions``: these test images, encoded (a sample of q(z|x)) and
-                decoded. ``resampled``: training images likewise: what a prior equal to q(z) would give.
-                ``samples``: of the prior; those that are not finite are left out and counted.
-            n: How many.
+            of: The set. ``test``: at most ``n`` test images, at random if there are more. ``training``: as many
+                of the training images. ``reconstructions``: these test images, encoded (a sample of q(z|x)) and
+                decoded. ``resampled``: training images, encoded and decoded: the samples of a prior equal to
+                q(z). ``samples``: samples of the prior; those that are not finite are left out and counted.
+            n: How many images.
         """
         if of not in SETS:
             raise ValueError(f"expected one of {', '.join(SETS)}, got {of!r}")
         if of == "samples":
-            yield from (draw for draw, _ in self.samples(n))
+            for draw in self.samples(n):
+                yield draw.images
             return
-        split = self.some(self.data.test, n, "test") if of in ("test", "reconstructions") else None
-        split = self.some(self.train, n, of) if split is None else split
-        for number, batch in enumerate(chunks(split.to(torch.device(self.device)))):
+        if of in ("test", "reconstructions"):
+            split = self.some(self.data.test, n, "test")
+        else:
+            split = self.some(self.train, n, of)
+        for number, batch in enumerate(chunks(self.on_device(split))):
             if of in ("test", "training"):
                 yield batch.x
                 continue
@@ -166,85 +219,120 @@ class Subject:
                 images = self.autoencoder.reconstruct(batch.x, batch.context)
             yield images
 
-    def samples(self, n: int, label: str = "samples") -> Iterator[tuple[Tensor, Tensor]]:
-        """Prior samples in chunks: mean images and codes.
+    def samples(self, n: int, label: str = "samples") -> Iterator[Draw]:
+        """Prior samples in chunks, without those that are not finite.
 
-        A conditional prior is given the contexts of randomly chosen training images.
+        A conditional prior gets the contexts of randomly chosen training images.
+
+        Args:
+            n: How many samples are drawn.
+            label: The name of the random stream.
 
         Raises:
             UserError: If none is finite.
         """
-        self.non_finite = found = 0
-        for start in range(0, n, self.at_once):
-            size = min(self.at_once, n - start)
-            with seeded(self.seed, "evaluate", label, start):
-                draw = self.autoencoder.draw(size, context=self.contexts(size))
-            self.non_finite += draw.non_finite
-            found += len(draw.images)
-            if len(draw.images):
-                yield draw.images, draw.latents
-        if not found:
-            raise UserError(f"none of {n} prior samples is finite: there is nothing to judge")
+
+        def draw(rows: slice) -> Draw:
+            size = rows.stop - rows.start
+            return self.autoencoder.draw(size, context=self.contexts(size))
+
+        self.non_finite = 0
+        draws = seeded_chunks(draw, n, self.batch_size, self.seed, "evaluate", label)
+        for chunk in finite_chunks(draws, n):
+            self.non_finite += chunk.non_finite
+            if len(chunk.images):
+                yield chunk
 
     def contexts(self, n: int) -> Tensor:
-        """Contexts of ``n`` randomly chosen training images, for a conditional prior; else of length 0."""
-        if not self.autoencoder.prior.context_dim:
+        """Contexts of ``n`` random training images for a conditional prior, else of length 0."""
+        if not self.conditional:
             return torch.zeros(n, 0, device=self.device)
-        return self.train.context[torch.randint(len(self.train), (n,))].to(self.device)
+        rows = torch.randint(len(self.train), (n,))
+        return self.train.context[rows].to(self.device)
 
     # ----------------------------------------------------------------- features
 
     def size(self, of: str, n: int) -> int:
-        """How many images :meth:`images` gives, but for samples that are not finite."""
-        limits = {"samples": n, "test": len(self.data.test), "reconstructions": len(self.data.test)}
-        return min(n, limits.get(of, len(self.train)))
+        """The number of images that :meth:`images` yields, if all samples are finite."""
+        if of == "samples":
+            return n
+        if of in ("test", "reconstructions"):
+            return min(n, len(self.data.test))
+        return min(n, len(self.train))
 
     def features(
-        self, extractor: Extractor, of: str, n: int, prepare: Callable[[Tensor], Tensor] = as_files
+        self,
+        extractor: Extractor,
+        of: str,
+        n: int,
+        prepare: Preparation = as_files,
     ) -> Iterator[Tensor]:
-        """Features of a set of images, in chunks on the CPU."""
+        """Features of a set of images, in chunks on the CPU.
+
+        Args:
+            extractor: The network.
+            of: The set, as in :meth:`images`.
+            n: How many images.
+            prepare: Applied to the images first.
+        """
         images = self.steps(self.images(of, n), self.size(of, n))
         return (extractor.features(prepare(x)).cpu() for x in images)
 
     def rows(
-        self, extractor: Extractor, of: str, n: int, prepare: Callable[[Tensor], Tensor] = as_files
+        self,
+        extractor: Extractor,
+        of: str,
+        n: int,
+        prepare: Preparation = as_files,
     ) -> Tensor:
-        """The same as one tensor ``(n, d)``, which is kept."""
-        key = ("rows", extractor.key, of, n, prepare)
-        with torch.no_grad():
-            return self.memo(key, lambda: torch.cat([*self.features(extractor, of, n, prepare)]))
+        """The features of :meth:`features` as one tensor ``(n, d)``, which is kept."""
+
+        def compute() -> Tensor:
+            with torch.no_grad():
+                return torch.cat([*self.features(extractor, of, n, prepare)])
+
+        return self.memo(("rows", extractor.key, of, n, prepare), compute)
 
     def statistics(
-        self, extractor: Extractor, of: str, n: int, prepare: Callable[[Tensor], Tensor] = as_files
+        self,
+        extractor: Extractor,
+        of: str,
+        n: int,
+        prepare: Preparation = as_files,
     ) -> FeatureStatistics:
-        """Mean and covariance of these features; those of real images are cached on disk."""
-        return self.memo(
-            ("statistics", extractor.key, of, n, prepare), lambda: self._statistics(extractor, of, n, prepare)
-        )
+        """Mean and covariance of the features of :meth:`features`; those of real images are cached on disk."""
 
-    def _statistics(
-        self, extractor: Extractor, of: str, n: int, prepare: Callable[[Tensor], Tensor]
-    ) -> FeatureStatistics:
-        path = self._reference(extractor, of, n, prepare) if of in ("test", "training") else None
-        if path is not None and path.is_file():
-            try:
-                return FeatureStatistics.from_state(checkpoint.load(path))
-            except UserError:  # damaged: then it is made again
-                pass
-        kept = self._memo.get(("rows", extractor.key, of, n, prepare))
-        parts = self.features(extractor, of, n, prepare) if kept is None else kept.split(CHUNK)
-        with torch.no_grad():
-            statistics = FeatureStatistics.of(parts)
-        if path is not None:
+        def compute() -> FeatureStatistics:
+            if of not in ("test", "training"):
+                return self._statistics(extractor, of, n, prepare)
+            path = self._reference(extractor, of, n, prepare)
+            if path.is_file():
+                try:
+                    return FeatureStatistics.from_state(checkpoint.load(path))
+                except UserError:  # damaged: computed again
+                    pass
+            statistics = self._statistics(extractor, of, n, prepare)
             checkpoint.save(path, statistics.state())
-        return statistics
+            return statistics
 
-    def _reference(
-        self, extractor: Extractor, of: str, n: int, prepare: Callable[[Tensor], Tensor]
-    ) -> Path | None:
-        """The file of a reference; its name carries the images and the protocol."""
-        split = self.data.test if of == "test" else self.train
-        chosen = f"{of}_{min(n, len(split))}" + (f"_seed_{self.seed}" if n < len(split) else "")
-        print_ = self.memo(("fingerprint", of), split.fingerprint)
-        name = f"{self.data.name}_{print_}_{chosen}_{extractor.key}_{prepare.__name__}.safetensors"
-        return cache_dir("statistics") / name
+        return self.memo(("statistics", extractor.key, of, n, prepare), compute)
+
+    @torch.no_grad()
+    def _statistics(self, extractor: Extractor, of: str, n: int, prepare: Preparation) -> FeatureStatistics:
+        """The statistics from features that are kept, or else computed."""
+        rows = self._memo.get(("rows", extractor.key, of, n, prepare))
+        if rows is not None:
+            return FeatureStatistics.of(rows.split(CHUNK))
+        return FeatureStatistics.of(self.features(extractor, of, n, prepare))
+
+    def _reference(self, extractor: Extractor, of: str, n: int, prepare: Preparation) -> Path:
+        """The file of the statistics of real images; its name depends on the images and the protocol."""
+        split = self.train
+        if of == "test":
+            split = self.data.test
+        chosen = f"{of}_{min(n, len(split))}"
+        if n < len(split):
+            chosen += f"_seed_{self.seed}"
+        images = self.memo(("fingerprint", of), split.fingerprint)
+        parts = (self.data.name, images, chosen, extractor.key, prepare.__name__)
+        return cache_dir("statistics") / f"{'_'.join(parts)}.safetensors"

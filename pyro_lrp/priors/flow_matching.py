@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchdiffeq import odeint
 
 from pyro_lrp import networks
 from pyro_lrp.core.errors import UserError
@@ -81,6 +80,8 @@ class Solver:
         Raises:
             UserError: If the solver does not converge.
         """
+        from torchdiffeq import odeint  # here, because it imports SciPy
+
         times = state[0].new_tensor([start, end])
         options = {"norm": _worst, "max_num_steps": self.max_steps, "dtype": times.dtype}
         if self.steps is not None:

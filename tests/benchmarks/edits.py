@@ -18,7 +18,7 @@ from pyro_lrp.figures.requests import Request, real_densities
 from pyro_lrp.latents import typicality
 from pyro_lrp.latents.views import decode, means
 from pyro_lrp.metrics import Subject
-from pyro_lrp.metrics.attribute_classifier import attribute_classifier, attribute_names
+from pyro_lrp.metrics.classifiers import attribute_classifier, attribute_names
 from pyro_lrp.metrics.subject import as_files
 
 LENGTHS = (1.0, 2.0, 5.0)

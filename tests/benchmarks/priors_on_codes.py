@@ -32,7 +32,7 @@ from pyro_lrp.core.files import plain
 from pyro_lrp.core.randomness import seeded
 from pyro_lrp.data import chunks
 from pyro_lrp.metrics import FeatureStatistics
-from pyro_lrp.metrics.classifier import classifier_for
+from pyro_lrp.metrics.classifiers import classifier_for
 from pyro_lrp.metrics.subject import as_files
 from pyro_lrp.objectives import BilevelELBO, LatentGame
 from pyro_lrp.trainer import Phase, PriorPhase, Trainer

@@ -1,7 +1,7 @@
-"""A classifier of binary attributes, trained here on the data set itself.
+"""A classifier of binary attributes, trained on the data set itself.
 
-The paper's is "a deep neural network trained on the training images"; StyleGAN's are 40 networks for faces at
-256x256. This one is a ResNet-18 for small images, with a logit for each attribute.
+The paper uses "a deep neural network trained on the training images", StyleGAN 40 networks for faces at 256x256
+pixels. This one is a ResNet-18 for small images, with a logit for each attribute.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.resnet import BasicBlock
 
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.randomness import seeded
 from pyro_lrp.data import ImageData, Split
-from pyro_lrp.metrics.own_network import (
-    OwnNetwork,
+from pyro_lrp.metrics.classifiers.dataset_classifier import (
+    DatasetClassifier,
     Plan,
+    accuracy,
     fingerprint,
     fit,
-    share_right,
     trained_once,
     weights_sha256,
 )
@@ -34,22 +33,22 @@ __all__ = [
 ]  # fmt: skip
 
 _VERSION = 1  # raise it when the architecture or its training changes: cached networks are then not used
-_HELD_OUT = 0.05  # share of the training images that the epoch is selected on, without validation images
+_HELD_OUT = 0.05  # share of training images that select the epoch if there are no validation images
 
 
-class AttributeClassifier(OwnNetwork):
-    """ResNet-18 for small images: its stem is a 3x3 convolution without a pooling after it.
+class AttributeClassifier(DatasetClassifier):
+    """ResNet-18 for small images: its stem is a 3x3 convolution without pooling.
 
     Args:
         image_shape: ``(C, H, W)``.
-        attributes: Number of attributes, each of which gets a logit.
-        width: Channels of the first of four stages, each of which has twice those of the one before; 64 is
-            ResNet-18.
-        stride: Of the stem. 2 makes it four times as fast, and blinder.
+        attributes: Number of attributes, with a logit each.
+        width: Channels of the first of four stages; each stage has twice those of the one before. ResNet-18
+            has 64.
+        stride: Stride of the stem. 2 makes it four times as fast, and less accurate.
 
     Attributes:
-        accuracy: On the test images, shape ``(attributes,)``.
-        majority: What one would be right on with each attribute's commoner value in training, likewise.
+        accuracy: The share of correct predictions for the test images, shape ``(attributes,)``.
+        majority: The same for the prediction of each attribute's commoner value in training.
 
     References:
         He et al. (2016), Deep Residual Learning for Image Recognition.
@@ -65,7 +64,8 @@ class AttributeClassifier(OwnNetwork):
         self, image_shape: tuple[int, int, int], attributes: int, width: int = 64, stride: int = 1
     ) -> None:
         super().__init__()
-        self.width, self.stride = width, stride
+        self.width = width
+        self.stride = stride
         stem = nn.Conv2d(image_shape[0], width, 3, stride=stride, padding=1, bias=False)
         stages = [*_stage(width, width, 1)]
         for planes in (2 * width, 4 * width, 8 * width):
@@ -89,12 +89,15 @@ class AttributeClassifier(OwnNetwork):
         """Binary cross-entropy, the mean over images and attributes."""
         return F.binary_cross_entropy_with_logits(logits, target.float())
 
-    def right(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Whether the sign of each logit is right."""
+    def correct(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Whether the sign of each logit is that of the attribute."""
         return (logits > 0) == target
 
 
 def _stage(before: int, planes: int, stride: int) -> list[nn.Module]:
+    """Two residual blocks from ``before`` to ``planes`` channels."""
+    from torchvision.models.resnet import BasicBlock
+
     shortcut = None
     if before != planes:
         projection = nn.Conv2d(before, planes, 1, stride=stride, bias=False)
@@ -103,21 +106,28 @@ def _stage(before: int, planes: int, stride: int) -> list[nn.Module]:
 
 
 def train_attribute_classifier(
-    data: ImageData, *, width: int | None = None, stride: int | None = None, epochs: int | None = None,
-    seed: int = 0, device: torch.device | str = "cpu", on_step: Callable[[int, int], None] = no_progress,
-) -> AttributeClassifier:  # fmt: skip
-    """Train an :class:`AttributeClassifier` on the training images; its accuracy is that on the test images.
+    data: ImageData,
+    *,
+    width: int | None = None,
+    stride: int | None = None,
+    epochs: int | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    on_step: Callable[[int, int], None] = no_progress,
+) -> AttributeClassifier:
+    """Train an :class:`AttributeClassifier` on the training images and record its accuracy on the test images.
 
     The best epoch is selected on the data set's own validation images, or on a fixed 5 % of the training
     images, which are then not trained on. Images are mirrored at random.
 
     Args:
-        data: With attributes.
-        width: As of the class; 64 on a GPU and 16 on a CPU if None.
-        stride: As of the class; if None 2 on a CPU for images of 64 pixels or more, else 1.
-        epochs: If None so many that 70,000 images are seen, but at most 40, and at least 8 on a GPU.
-        seed: Of its initialisation, data order and flips.
-        device: Where to train.
+        data: A data set with attributes.
+        width: Channels of the first stage; None for 64 on a GPU and 16 on a CPU.
+        stride: Stride of the stem; None for 2 on a CPU with images of 64 pixels or more, else 1.
+        epochs: Passes over the training images; None for about 70,000 images in all, but at most 40 epochs, and
+            at least 8 on a GPU.
+        seed: Seed of initialisation, data order and flips.
+        device: The device to train on.
         on_step: Called with the number of steps done and of all steps.
 
     Raises:
@@ -129,10 +139,18 @@ def train_attribute_classifier(
 
 
 def attribute_classifier_for(
-    data: ImageData, *, width: int | None = None, stride: int | None = None, seed: int = 0,
-    device: torch.device | str = "cpu", on_step: Callable[[int, int], None] = no_progress,
-) -> AttributeClassifier:  # fmt: skip
-    """The attribute classifier of a data set, trained once and then read from the user's cache."""
+    data: ImageData,
+    *,
+    width: int | None = None,
+    stride: int | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    on_step: Callable[[int, int], None] = no_progress,
+) -> AttributeClassifier:
+    """The attribute classifier of a data set, trained once and then read from the user's cache.
+
+    Arguments are those of :func:`train_attribute_classifier`.
+    """
     network = _initial(data, width, stride, seed, device)
     epochs = _epochs(data, device)
     how = f"width_{network.width}_stride_{network.stride}_epochs_{epochs}_seed_{seed}"
@@ -145,18 +163,20 @@ def attribute_classifier_for(
 
 
 def attribute_classifier(subject: Subject) -> AttributeClassifier:
-    """The same for a subject, once."""
-    return subject.memo(
-        ("attribute_classifier",),
-        lambda: attribute_classifier_for(subject.data, device=subject.device, on_step=subject.on_step),
-    )
+    """The attribute classifier of a subject's data set, loaded once."""
+
+    def load() -> AttributeClassifier:
+        return attribute_classifier_for(subject.data, device=subject.device, on_step=subject.on_step)
+
+    return subject.memo(("attribute_classifier",), load)
 
 
 def attribute_record(network: AttributeClassifier, data: ImageData) -> dict[str, Any]:
-    """Its part of a protocol."""
-    words = f"ResNet-18 of width {network.width}, stem of stride {network.stride}"
+    """The entries of a protocol."""
+    architecture = f"ResNet-18 of width {network.width}, stem of stride {network.stride}"
+    training = f"trained on the attributes of {data.name}"
     return {
-        "network": f"{words}, trained on the attributes of {data.name}, {8 * network.width} features, seed 0",
+        "network": f"{architecture}, {training}, {8 * network.width} features, seed 0",
         "weights_sha256": weights_sha256(network),
         "classifier_accuracy": round(network.accuracy.mean().item(), 4),
         "majority_accuracy": round(network.majority.mean().item(), 4),
@@ -164,7 +184,7 @@ def attribute_record(network: AttributeClassifier, data: ImageData) -> dict[str,
 
 
 def attribute_names(data: ImageData) -> tuple[str, ...]:
-    """Names of a data set's attributes; their numbers if it has none.
+    """Names of the attributes of a data set, or their numbers if they have no names.
 
     >>> images = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
     >>> split = Split(images, attributes=torch.zeros(2, 3, dtype=torch.bool))
@@ -172,42 +192,62 @@ def attribute_names(data: ImageData) -> tuple[str, ...]:
     ('0', '1', '2')
     """
     assert data.train.attributes is not None, "checked before"
-    return data.attributes or tuple(str(number) for number in range(data.train.attributes.shape[1]))
+    if data.attributes:
+        return data.attributes
+    count = data.train.attributes.shape[1]
+    return tuple(str(number) for number in range(count))
 
 
 def _initial(
-    data: ImageData, width: int | None, stride: int | None, seed: int, device: torch.device | str
+    data: ImageData,
+    width: int | None,
+    stride: int | None,
+    seed: int,
+    device: torch.device | str,
 ) -> AttributeClassifier:
     if data.train.attributes is None or data.test.attributes is None:
         raise UserError(f"an attribute classifier needs binary attributes, and data={data.name} has none")
     on_cpu = torch.device(device).type == "cpu"
+    large = min(data.image_shape[1:]) >= 64
     if width is None:
-        width = 16 if on_cpu else 64
+        width = 64
+        if on_cpu:
+            width = 16
     if stride is None:
-        stride = 2 if on_cpu and min(data.image_shape[1:]) >= 64 else 1
+        stride = 1
+        if on_cpu and large:
+            stride = 2
+    count = data.train.attributes.shape[1]
     with seeded(seed, AttributeClassifier.kind):
-        return AttributeClassifier(data.image_shape, data.train.attributes.shape[1], width, stride).to(device)
+        return AttributeClassifier(data.image_shape, count, width, stride).to(device)
 
 
 def _epochs(data: ImageData, device: torch.device | str) -> int:
-    """Minutes on a core at 64x64, whatever the number of images; on a GPU all are seen several times."""
-    least = 1 if torch.device(device).type == "cpu" else 8
+    """Passes over the images: minutes on a CPU core at 64x64, whatever their number; at least 8 on a GPU."""
+    least = 8
+    if torch.device(device).type == "cpu":
+        least = 1
     return min(40, max(least, round(70_000 / len(data.train))))
 
 
 def _train(
-    network: AttributeClassifier, data: ImageData, epochs: int, *, seed: int, device: torch.device | str,
+    network: AttributeClassifier,
+    data: ImageData,
+    epochs: int,
+    *,
+    seed: int,
+    device: torch.device | str,
     on_step: Callable[[int, int], None],
-) -> AttributeClassifier:  # fmt: skip
-    train, validation = data.train, data.validation
+) -> AttributeClassifier:
+    train = data.train
+    validation = data.validation
     if validation is None:
         train, validation = data.hold_out(_HELD_OUT)
+    if not len(validation):  # a data set too small to hold images out
+        validation = None
     plan = Plan(epochs, batch_size=64, lr=4e-3, flip=True)
-    fit(
-        network, train, plan, validation=validation if len(validation) else None,
-        seed=seed, device=device, on_step=on_step,
-    )  # fmt: skip
-    network.accuracy.copy_(share_right(network, data.test, device))
+    fit(network, train, plan, validation=validation, seed=seed, device=device, on_step=on_step)
+    network.accuracy.copy_(accuracy(network, data.test, device))
     assert train.attributes is not None, "checked before"
     assert data.test.attributes is not None, "checked before"
     common = train.attributes.double().mean(0) > 0.5
