@@ -182,7 +182,10 @@ def test_the_penalty_enters_the_loss_as_written():
         losses.append(BilevelELBO(0.0).losses(ae.model, ae.guide, x))
     z = losses[0].latents["z"]
     assert torch.equal(z, losses[1].latents["z"])
-    torch.testing.assert_close(losses[1].loss - losses[0].loss, 1.5 * z.square().sum())
+    penalty = 1.5 * z.square().sum()
+    torch.testing.assert_close(losses[1].loss - losses[0].loss, penalty)
+    torch.testing.assert_close(losses[1].terms["code_norm"], -penalty / 5)
+    assert torch.equal(losses[1].terms["log_likelihood"], losses[0].terms["log_likelihood"])
     with pytest.raises(ValueError, match="expected weight to be a finite number of at least 0"):
         models.RegularizedAutoencoder(plain.encoder, plain.decoder, plain.prior, plain.likelihood, -1.0)
 

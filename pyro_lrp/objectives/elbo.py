@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pyro.infer
 import torch
 from pyro import poutine
+from pyro.distributions import Unit
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match
@@ -146,15 +147,20 @@ class BilevelELBO(pyro.infer.ELBO):
         """
         p, q = self._get_trace(model, guide, args, kwargs)
         sites = [*_samples(p)]
-        observed = [s for s in sites if s["is_observed"]]
+        factors = [s for s in sites if isinstance(s["fn"], Unit)]
+        observed = [s for s in sites if s["is_observed"] and not isinstance(s["fn"], Unit)]
         latent = [s for s in sites if not s["is_observed"]]
         images = _number_of_images(observed)
 
         log_likelihood = _sum(s["log_prob_sum"] for s in observed)
         parts = [self._part(s, q.nodes[s["name"]], images) for s in latent]
         loss = self._objectives(log_likelihood, parts)
-
         terms = {"log_likelihood": log_likelihood.detach()}
+        for factor in factors:  # pyro.factor: a term of the model's own, such as a penalty
+            score = factor["log_prob_sum"]
+            loss = loss - score
+            terms[factor["name"]] = score.detach()
+
         terms |= _terms(parts)
         means = {name: term / images for name, term in terms.items()}
         values = {s["name"]: s["value"] for s in _samples(q)}
