@@ -14,6 +14,7 @@ from PIL import Image
 
 from pyro_lrp import config, figures
 from pyro_lrp.config import rundir
+from pyro_lrp.config.build import build_data, places
 from pyro_lrp.core.randomness import seeded
 
 COLUMNS, SAMPLE_ROWS = 16, 2
@@ -35,7 +36,7 @@ def rows(run: Path, test: torch.Tensor):
 def picture(runs, data_root=None):
     """The figure."""
     identity = rundir.read_identity(runs[0])
-    data = config.build_data(identity, config.places(identity, {"root": data_root}))
+    data = build_data(identity, places(identity, {"root": data_root}))
     test = data.test.batch(slice(0, COLUMNS)).x
     found = [rows(run, test) for run in runs]
     images, labels = [test[None]], ["test images"]
