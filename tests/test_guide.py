@@ -1,70 +1,177 @@
-"""The README's "Compose your own prior", run as it stands."""
+"""The READMEs: their examples run as they stand, their commands compose, their links lead somewhere."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import pyro
 import pytest
+import torch
+from builders import small_autoencoder
 from commands import ROOT, in_process
+from test_config import composed
 
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-SECTION = TEXT[TEXT.index("## Compose your own prior") : TEXT.index("### What can serve")]
-PARTS = {part.partition("\n")[0].strip(): part for part in SECTION.split("### ")[1:]}
+from pyro_lrp import data, metrics
+
 SHORT = ("epochs=1", "prior_epochs=1", "device=cpu", "progress=false")
+READMES = [ROOT / "README.md", ROOT / "conf/README.md", ROOT / "tests/README.md"]
+READMES += sorted((ROOT / "pyro_lrp").rglob("README.md"))
+RECORDED = sorted((ROOT / "runs" / "recorded").rglob("README.md"))
+OTHERS = [ROOT / "CHANGELOG.md", *(ROOT / ".github").glob("*.md")]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
+FILE = re.compile(r"`([\w/]+\.(?:py|yaml))`")  # the name of the file that the block after it is
+EXAMPLES = [  # sections with blocks of Python or YAML
+    "README.md#Your own prior",
+    "README.md#From Python",
+    "conf/README.md#A model preset",
+    "conf/README.md#A data set",
+    "pyro_lrp/metrics/README.md#Add a metric",
+    "pyro_lrp/objectives/README.md#With Pyro",
+    "pyro_lrp/priors/README.md#In YAML",
+    "pyro_lrp/priors/README.md#In Python",
+    "pyro_lrp/priors/README.md#A new transform, and its law test",
+]
 
 
-def blocks(part, language):
-    fenced = re.findall(r"```(\w*)\n(.*?)```", PARTS[part], flags=re.DOTALL)
-    return [text for named, text in fenced if named == language]
+def sections(path):
+    """The text under each heading, up to the next one, by heading."""
+    text = path.read_text(encoding="utf-8")
+    prose = FENCE.sub(lambda m: re.sub(r"^#", "\0", m[0], flags=re.MULTILINE), text)  # no comment is a heading
+    parts = re.split(r"^#+ (.*)$", prose, flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], (body.replace("\0", "#") for body in parts[1::2]), strict=True))
+
+
+def blocks(text):
+    """``(language, file or None, content)`` of each block; the file is the last one named in front of it."""
+    end = 0
+    for fence in FENCE.finditer(text):
+        named = FILE.findall(text[end : fence.start()].strip().rpartition("\n\n")[2])
+        yield fence[1], named[-1] if named else None, fence[2]
+        end = fence.end()
+
+
+def commands(text):
+    """The commands of this library in the blocks of a text, as ``(name, arguments)``."""
+    for language, _, content in blocks(text):
+        for line in content.replace("\\\n", " ").splitlines() if not language else ():
+            words = shlex.split(line, comments=True)
+            if words[:2] == ["python", "-m"] and words[2].startswith("pyro_lrp."):
+                yield words[2].removeprefix("pyro_lrp."), words[3:]
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def run(tmp_path, monkeypatch, capsys):
+    """Runs an example in an empty folder: what its Python defines, and what each command printed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    Path("my_conf/prior").mkdir(parents=True)
-    return tmp_path
+
+    def example(name):
+        path, _, heading = name.partition("#")
+        text, names, outputs = sections(ROOT / path)[heading], {}, {}
+        for language, file, content in blocks(text):
+            if file is not None and language:
+                Path(file).parent.mkdir(parents=True, exist_ok=True)
+                Path(file).write_text(content)
+            elif language == "python":
+                exec(compile(content, path, "exec"), names)
+        for command, arguments in commands(text):
+            short = SHORT if command == "train" else ()
+            code, out, err = in_process(command, *arguments, *short, capsys=capsys, monkeypatch=monkeypatch)
+            assert code == 0, err
+            outputs[command] = out
+        return names, outputs
+
+    return example
 
 
-def commands(part):
-    """The lines of its command blocks, as (command, arguments)."""
-    for line in "".join(blocks(part, "")).strip().splitlines():
-        words = line.split()
-        assert words[:2] == ["python", "-m"]
-        yield words[2].removeprefix("pyro_lrp."), words[3:]
-
-
-def run_all(part, capsys, monkeypatch):
-    for name, arguments in commands(part):
-        short = SHORT if name == "train" else ()
-        code, out, err = in_process(name, *arguments, *short, capsys=capsys, monkeypatch=monkeypatch)
-        assert code == 0, err
-        yield name, out
-
-
-def test_yaml_alone(here, capsys, monkeypatch):
-    (text,) = blocks("In YAML", "yaml")
-    Path("my_conf/prior/mine.yaml").write_text(text)
-    outputs = dict(run_all("In YAML", capsys, monkeypatch))
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name.endswith(("In YAML", "own prior"))])
+def test_a_prior_in_yaml(run, name):
+    _, outputs = run(name)
     assert "all laws hold" in outputs["check"]
     assert "samples of the prior" in outputs["train"]
 
 
-def test_python(here):
-    (program,) = blocks("In Python", "python")
-    names = {}
-    exec(compile(program, "README.md", "exec"), names)
-    assert names["images"].shape == (16, 1, 8, 8)
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name.endswith("Python")])
+def test_in_python(run, name):
+    names, _ = run(name)
+    assert names["images"].shape[1:] == (1, 8, 8)
+    assert torch.isfinite(names["images"]).all()
 
 
-def test_a_new_transform(here, capsys, monkeypatch):
-    part = "A new transform, and its law test"
-    (program,) = blocks(part, "python")
-    (text,) = blocks(part, "yaml")
-    Path("my_transforms.py").write_text(program)
-    Path("my_conf/prior/skewed.yaml").write_text(text)
+def test_a_new_transform(run):
+    _, outputs = run("pyro_lrp/priors/README.md#A new transform, and its law test")
+    assert list(outputs) == ["train"]
     tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "my_transforms.py"]
     result = subprocess.run(tests, capture_output=True, text=True, check=False)
     assert "2 passed" in result.stdout, result.stdout + result.stderr
-    assert [name for name, _ in run_all(part, capsys, monkeypatch)] == ["train"]
+
+
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name.startswith("conf/")])
+def test_files_of_ones_own(run, name):
+    _, outputs = run(name)
+    assert "samples of the prior" in outputs["train"]
+
+
+def test_svi(run):
+    names, _ = run("pyro_lrp/objectives/README.md#With Pyro")
+    assert torch.isfinite(torch.tensor(names["losses"])).all()
+    trained = {id(parameter) for parameter in pyro.get_param_store().values()}
+    assert {id(parameter) for parameter in names["ae"].parameters()} <= trained
+
+
+def test_a_metric(run):
+    names, _ = run("pyro_lrp/metrics/README.md#Add a metric")
+    (metric,) = names["METRICS"].values()
+    found = metric.compute(metrics.Subject(small_autoencoder(), data.digits(), n=50))
+    assert {name: result["n"] for name, result in found.items()} == {"brightness": 50, "brightness_test": 50}
+
+
+def test_every_example_is_run():
+    found = [
+        f"{path.relative_to(ROOT).as_posix()}#{heading}"
+        for path in READMES
+        for heading, text in sections(path).items()
+        if any(language in ("python", "yaml") for language, _, _ in blocks(text))
+    ]
+    assert sorted(found) == sorted(EXAMPLES)
+
+
+@pytest.mark.parametrize("path", [*READMES, *RECORDED], ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_compose(path):
+    """Every group, file and key that a command of a README names is there."""
+    from hydra import compose, initialize_config_dir
+
+    from pyro_lrp.config.command import conf_dir
+
+    for command, arguments in commands(path.read_text(encoding="utf-8")):
+        if "--config-dir" in arguments:  # an example, which is run
+            continue
+        if command == "train":
+            composed(*arguments)
+            continue
+        with initialize_config_dir(conf_dir(), version_base="1.3"):
+            compose(command, arguments)
+
+
+def anchors(path):
+    """What GitHub makes of the headings of a file."""
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in sections(path)}
+
+
+def test_links_lead_somewhere():
+    if not RECORDED:
+        pytest.skip("recorded runs are not part of a source distribution")
+    for path in (*READMES, *RECORDED, *OTHERS):
+        for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+            if "://" in target:
+                continue
+            file, _, anchor = target.partition("#")
+            aim = path.parent / file if file else path
+            assert aim.exists(), f"{path.relative_to(ROOT)}: {target}"
+            assert not anchor or anchor in anchors(aim), f"{path.relative_to(ROOT)}: {target}"
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
