@@ -66,8 +66,7 @@ def _draw(request: Request, out: Path) -> Write:
     n = options["n"]
     if n is None:  # allowed by the rule for n, which other commands share
         raise UserError("n must be a whole number of at least 1, got None")
-    if options["pose"] is not None:
-        posed.refuse_without_poses(run)
+    posed.refuse_without_effect(run, options)
     by_example = run.condition.by_example and options["context"] is None
     if by_example and out.suffix == ".png":
         strip = posed.samples(request)

@@ -88,6 +88,32 @@ def test_files_stay_below_400_lines():
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
 
 
+def test_the_root_is_small():
+    entries = [entry for entry in PACKAGE.iterdir() if entry.name != "__pycache__"]
+    assert len(entries) <= 24
+
+
+def test_poses_stay_behind_their_door():
+    """Elsewhere a pose is a condition like any other; the option of ``sample`` has a rule of its name."""
+    doors = ("people/", "networks/vunet/", "figures/", "data/pose", "metrics/conditional")
+    for path in sources():
+        place = path.relative_to(PACKAGE).as_posix()
+        text = path.read_text(encoding="utf-8").replace('"pose"', "").replace("data.pose import", "")
+        assert place.startswith(doors) or not re.search(r"\bposes?\b", text), place
+
+
+def test_no_context_is_an_empty_one():
+    """Few places ask whether there is a context: those where users may leave it out."""
+    pattern = re.compile(r"\bcontexts? is (not )?None|context_dim is (not )?None")
+    lines = [line for path in sources() for line in path.read_text(encoding="utf-8").splitlines()]
+    assert len([line for line in lines if pattern.search(line)]) <= 15
+    assert len([line for line in lines if 'identity["' in line]) <= 10
+
+
+def test_the_readme_is_one_tour():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
 def test_nothing_is_unpickled():
     for path in sources():
         text = path.read_text(encoding="utf-8")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from pyro_lrp.latents.views import Strip, decode, means
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Poses", "diversity", "in_turn", "poses", "refuse_without_poses", "samples", "transfer"]
+__all__ = ["Poses", "diversity", "in_turn", "poses", "refuse_without_effect", "samples", "transfer"]
 
 
 class Poses(NamedTuple):
@@ -37,8 +37,14 @@ class Poses(NamedTuple):
         return [f"pose of test {index}" for index in self.indices]
 
 
-def refuse_without_poses(run: Run) -> None:
+def refuse_without_effect(run: Run, options: Mapping[str, Any]) -> None:
     """Refuse the option ``pose`` for a run that is not conditional on poses."""
+    if options["pose"] is not None:
+        refuse_without_poses(run)
+
+
+def refuse_without_poses(run: Run) -> None:
+    """Refuse a run that is not conditional on poses."""
     if not run.condition.by_example:
         raise UserError(f"pose has no effect: {run.directory} is not conditional on poses")
 
