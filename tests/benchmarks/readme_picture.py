@@ -12,9 +12,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from pyro_lrp import config, figures
-from pyro_lrp.config import rundir
-from pyro_lrp.config.build import build_data, places
+from pyro_lrp import figures
+from pyro_lrp.config import Run
 from pyro_lrp.core.randomness import seeded
 
 COLUMNS, SAMPLE_ROWS = 16, 2
@@ -23,21 +22,20 @@ COLOURS = 32  # greys are enough for digits, and a third of the bytes
 
 
 @torch.no_grad()
-def rows(run: Path, test: torch.Tensor):
+def rows(run: Run, test: torch.Tensor):
     """Reconstructions, rows of prior samples, and the beta of a run."""
-    autoencoder = config.load(run)
+    autoencoder = run.autoencoder
     with seeded(0, "readme_picture"):
         samples = autoencoder.draw(COLUMNS * SAMPLE_ROWS).images
         made = autoencoder.reconstruct(test)
     assert len(samples) == COLUMNS * SAMPLE_ROWS, "a sample was not finite"
-    return made, samples.reshape(SAMPLE_ROWS, COLUMNS, *samples.shape[1:]), rundir.read_identity(run)["beta"]
+    return made, samples.reshape(SAMPLE_ROWS, COLUMNS, *samples.shape[1:]), run.identity["beta"]
 
 
 def picture(runs, data_root=None):
     """The figure."""
-    identity = rundir.read_identity(runs[0])
-    data = build_data(identity, places(identity, {"root": data_root}))
-    test = data.test.batch(slice(0, COLUMNS)).x
+    runs = [Run(run, data_root=data_root) for run in runs]
+    test = runs[0].data.test.batch(slice(0, COLUMNS)).x
     found = [rows(run, test) for run in runs]
     images, labels = [test[None]], ["test images"]
     for made, _, beta in found:
