@@ -121,10 +121,10 @@ def _check_size(image_size: int) -> None:
 # ---------------------------------------------------------------------
 
 
-def _place(base: Path, key: str, given: str | Path | None, usual: Sequence[Sequence[str]]) -> Path:
-    """The given path, or the first of the usual files and folders that exists."""
-    if given is not None:
-        path = base / Path(given).expanduser()
+def _place(base: Path, key: str, name: str | Path | None, usual: Sequence[Sequence[str]]) -> Path:
+    """The path of this name, or the first of the usual files and folders that exists."""
+    if name is not None:
+        path = base / Path(name).expanduser()
         if not path.exists():
             raise UserError(f"data.{key}: there is no {path}")
         return path

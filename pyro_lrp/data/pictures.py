@@ -66,7 +66,7 @@ def _open(path: Path, channels: int) -> Image.Image:
 
 
 def image_files(paths: Sequence[str | Path]) -> list[Path]:
-    """The given files, and the files in the given folders, in order.
+    """The files among ``paths``, and the files in the folders among them, in order.
 
     Hidden files and ``.json`` files in folders are ignored.
 
@@ -74,8 +74,8 @@ def image_files(paths: Sequence[str | Path]) -> list[Path]:
         UserError: If there is none.
     """
     files: list[Path] = []
-    for given in paths:
-        path = Path(given).expanduser()
+    for file_or_folder in paths:
+        path = Path(file_or_folder).expanduser()
         if not path.exists():
             raise UserError(f"images: there is no file or folder {path}")
         if path.is_dir():
