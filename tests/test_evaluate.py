@@ -6,7 +6,7 @@ import pytest
 from builders import small_autoencoder
 from commands import only_run
 
-from pyro_lrp import data, evaluate, metrics
+from pyro_lrp import config, data, metrics
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.metrics import METRICS, Metric, Subject
 
@@ -100,22 +100,17 @@ def test_auto_takes_small_numbers_and_a_name_the_full_ones(run, train, monkeypat
     assert asked == [(10, 2), (1000, 7)]
 
 
-def test_an_unfinished_run_is_judged_and_it_is_said(run, train):
+def test_an_unfinished_run_is_evaluated_with_a_note(run, train):
     (run / "summary.json").unlink()
     code, _, err = train(f"run={run}", "metrics=[reconstruction_mse]", *NOW, command="evaluate")
     assert code == 0
-    assert "is not finished: judged is last.safetensors, of step " in err
+    assert "is not finished; evaluating last.safetensors (step " in err
     assert results(run)["reconstruction_mse"]["request"]["finished"] is False
 
 
 def test_training_images_are_those_that_were_seen(train):
     train("data=fake", "data.limit=150", "data.validation=0.2", "batch_size=10", *QUICK)
-    run = only_run()
-    subject, _ = evaluate._subject(
-        run,
-        {"allow_targets": [], "device": "cpu", "data": {"root": None, "path": None}, "weights": {}, "seed": 0,
-         "n": None, "k": None, "metrics": "auto"},
-    )  # fmt: skip
+    subject = config.Run(only_run()).subject()
     assert len(subject.train) == 120
     assert len(subject.data.train) > 150
 
@@ -164,7 +159,7 @@ def test_every_metric_is_in_the_help(train):
 
 def test_the_table_names_surrogates_warnings_and_verdicts():
     subject = Subject(small_autoencoder(), data.fake(10, (1, 8, 8)))
-    shown = evaluate._table(
+    shown = metrics.evaluation.table(
         {
             "a": metrics.result(subject, 1.25, 5, {"surrogate": "why"}, standard_error=0.5, warning="few"),
             "bcd": metrics.result(subject, float("nan"), 5, {}, verdict="guilty") | {"value": None},

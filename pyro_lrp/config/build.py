@@ -197,7 +197,7 @@ def _refuse_wrong_context(run: Identity, prior: Prior) -> None:
     if not length:
         raise UserError(
             f"prior: it is conditional on contexts of length {prior.context_dim}, "
-            "and this run has none: say on what, with context="
+            "and this run has none: say on what, such as context=pose or context=label"
         )
     if not prior.context_dim:
         name = run.preset("prior")
