@@ -115,11 +115,11 @@ class Trainer:
         train, held_out = data.hold_out(validation)
         sizes = {"prior_only": prior_batch_size or batch_size}
         self._check_data(train, held_out, data.test)
-        self._check_batches(batch_size, sizes["prior_only"], len(train))
         splits = {"train": train, "validation": held_out, "test": data.test}
         target = self.fabric.device
         self.splits = {name: s.to(target) for name, s in splits.items() if len(s)}
         self.images = Batches(self.splits["train"], batch_size, seed=seed, fetch=Split.batch, device=target)
+        self._check_batches(batch_size, sizes["prior_only"], len(train))
         self.spans, self._notes = lay_out(game, phases, lambda name: sizes.get(name, batch_size), len(train))
 
         # reports and checkpoints
