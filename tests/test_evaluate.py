@@ -8,7 +8,7 @@ from commands import only_run
 
 from pyro_lrp import config, data, metrics
 from pyro_lrp.core.errors import UserError
-from pyro_lrp.metrics import METRICS, Metric, Subject
+from pyro_lrp.metrics import METRICS, Metric, Subject, evaluation
 
 QUICK = ("epochs=1", "prior_epochs=1", "device=cpu", "progress=false")
 NOW = ("device=cpu", "progress=false", "n=60", "k=3")
@@ -19,6 +19,12 @@ def run(train):
     """A trained run of digits."""
     train(*QUICK)
     return only_run()
+
+
+def known(monkeypatch, metrics):
+    """Let these be the metrics that there are."""
+    for module in (evaluate, evaluation):
+        monkeypatch.setattr(module, "METRICS", metrics)
 
 
 def results(run):
@@ -68,7 +74,7 @@ def test_each_metric_is_written_before_the_next_begins(run, train, monkeypatch):
 
 def test_auto_computes_what_it_can_and_says_what_the_rest_needs(run, train, monkeypatch):
     few = {"reconstruction_mse", "likelihood", "scores", "fid", "separability", "class_accuracy"}
-    monkeypatch.setattr(evaluate, "METRICS", {name: m for name, m in METRICS.items() if name in few})
+    known(monkeypatch, {name: m for name, m in METRICS.items() if name in few})
     code, out, err = train(f"run={run}", *NOW, command="evaluate")
     assert code == 0, err
     assert {"reconstruction_mse", "log_likelihood_bound", "elbo", "scores"} <= results(run).keys()
@@ -81,20 +87,22 @@ def test_auto_computes_what_it_can_and_says_what_the_rest_needs(run, train, monk
 
 def test_auto_goes_on_when_a_metric_cannot_be_computed(run, train, monkeypatch):
     def impossible(subject):
-        raise UserError("has nothing to judge")
+        raise UserError("has nothing to evaluate")
 
-    both = {"broken": Metric(impossible), "reconstruction_mse": METRICS["reconstruction_mse"]}
-    monkeypatch.setattr(evaluate, "METRICS", both)
+    known(
+        monkeypatch,
+        {"broken": Metric(impossible), "reconstruction_mse": METRICS["reconstruction_mse"]},
+    )
     code, out, _ = train(f"run={run}", *NOW, command="evaluate")
     assert code == 0
-    assert "not computed: broken has nothing to judge" in out
+    assert "not computed: broken has nothing to evaluate" in out
     assert results(run).keys() == {"reconstruction_mse", "constant_image_mse"}
 
 
 def test_auto_takes_small_numbers_and_a_name_the_full_ones(run, train, monkeypatch):
     asked = []
     counting = Metric(lambda subject: asked.append((subject.count(1000, 10), subject.repeats(7, 2))) or {})
-    monkeypatch.setattr(evaluate, "METRICS", {"counting": counting})
+    known(monkeypatch, {"counting": counting})
     for names in ("auto", "[counting]"):
         train(f"run={run}", f"metrics={names}", "device=cpu", "progress=false", command="evaluate")
     assert asked == [(10, 2), (1000, 7)]
@@ -159,7 +167,7 @@ def test_every_metric_is_in_the_help(train):
 
 def test_the_table_names_surrogates_warnings_and_verdicts():
     subject = Subject(small_autoencoder(), data.fake(10, (1, 8, 8)))
-    shown = metrics.evaluation.table(
+    shown = evaluation.table(
         {
             "a": metrics.result(subject, 1.25, 5, {"surrogate": "why"}, standard_error=0.5, warning="few"),
             "bcd": metrics.result(subject, float("nan"), 5, {}, verdict="guilty") | {"value": None},

@@ -27,6 +27,7 @@ EXAMPLES = [  # sections with blocks of Python or YAML
     "README.md#From Python",
     "conf/README.md#A model preset",
     "conf/README.md#A data set",
+    "pyro_lrp/data/README.md#A new kind of condition",
     "pyro_lrp/metrics/README.md#Add a metric",
     "pyro_lrp/objectives/README.md#With Pyro",
     "pyro_lrp/priors/README.md#In YAML",
@@ -112,6 +113,13 @@ def test_a_new_transform(run):
 def test_files_of_ones_own(run, name):
     _, outputs = run(name)
     assert "samples of the prior" in outputs["train"]
+
+
+def test_a_new_kind_of_condition(run):
+    names, _ = run("pyro_lrp/data/README.md#A new kind of condition")
+    context = names["digits"].test.context
+    assert context.shape == (len(names["digits"].test), 1)
+    assert 0 < context.mean() < 1
 
 
 def test_svi(run):
