@@ -86,7 +86,7 @@ class Autoencoder(nn.Module):
         self.prior.initialize(x)
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
-        """p(x|z) p(z|context), with ``x``, shape ``(B, ...)``, observed unless it is None. Returns the image."""
+        """p(x|z) p(z|context), with ``x``, ``(B, ...)``, observed unless it is None. Returns the image."""
         rows = torch.zeros(1, 0)
         if x is not None:
             rows = x

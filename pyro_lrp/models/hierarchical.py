@@ -163,7 +163,7 @@ def _rows(vectors: Tensor, batch: Sequence[int]) -> Tensor:
 
 
 class HierarchicalPosterior(TorchDistribution):
-    """q(z | x, c): normals of unit variance, where the mean of each latent depends on the coarser ones.
+    """q(z | x, c): normals of unit variance; the mean of each latent depends on the coarser ones.
 
     ``mean`` is the code in which every latent is the mean given the coarser ones, ``variance`` the variance of a
     latent given the coarser ones.
