@@ -10,7 +10,7 @@ from torch import nn
 from pyro_lrp import networks, testing
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.gradients import frozen
-from pyro_lrp.priors import FlowMatching, flow_matching
+from pyro_lrp.priors import FlowMatching, ode
 from pyro_lrp.priors.flow_matching import divergence
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
@@ -138,7 +138,7 @@ def test_large_batches_are_solved_in_parts(monkeypatch):
     prior = random_prior(3, rtol=1e-7, atol=1e-7)
     z = torch.randn(2, 5, 3, dtype=torch.float64)
     whole = prior().log_prob(z)
-    monkeypatch.setattr(flow_matching, "_ROWS", 9)
+    monkeypatch.setattr(ode, "_ROWS", 9)
     torch.testing.assert_close(prior().log_prob(z), whole, rtol=0, atol=1e-5)
 
 

@@ -6,5 +6,10 @@ from pyro_lrp.models.hierarchical import HierarchicalAutoencoder
 from pyro_lrp.models.regularized import RegularizedAutoencoder
 
 __all__ = [
-    "Autoencoder", "Codes", "Draw", "HierarchicalAutoencoder", "ImageCodes", "RegularizedAutoencoder",
-]  # fmt: skip
+    "Autoencoder",
+    "Codes",
+    "Draw",
+    "HierarchicalAutoencoder",
+    "ImageCodes",
+    "RegularizedAutoencoder",
+]

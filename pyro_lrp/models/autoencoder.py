@@ -24,7 +24,7 @@ __all__ = ["Autoencoder", "Draw"]
 
 
 class Draw(NamedTuple):
-    """Samples of the prior, decoded; rows whose code or image was not finite are left out and counted."""
+    """Samples of the prior and their decoded images; rows that are not finite are left out and counted."""
 
     images: Tensor
     latents: Tensor
@@ -34,18 +34,18 @@ class Draw(NamedTuple):
 class Autoencoder(nn.Module):
     """A generative autoencoder: q(z|x), p(x|z) and a prior p(z) that may be learned.
 
-    β-VAE, FactorVAE, AAE and the flow-prior VAE are this one class; they differ in prior, likelihood and
-    objective. Parameters are ordinary module parameters, never entries of Pyro's global store.
+    β-VAE, FactorVAE, AAE and the flow-prior VAE are instances of this class with different priors, likelihoods
+    and objectives. Parameters are ordinary module parameters, never entries of Pyro's global store.
 
     Attributes:
-        at_once: How many images are decoded at once while sampling: bounds memory, whatever n is.
+        at_once: Batch size of decoding while sampling, which bounds memory.
 
     Args:
         encoder: Maps ``x`` to ``(loc, scale)``, each ``(B, *prior.event_shape)``; a ``scale`` of None makes
             the code deterministic.
         decoder: Maps codes to mean images.
-        prior: Called with a context or with none, returns p(z).
-        likelihood: Called with a mean image, returns p(x|z).
+        prior: Returns p(z) when called, with or without a context.
+        likelihood: Maps a mean image to p(x|z).
 
     >>> from pyro_lrp import likelihoods, networks, priors
     >>> encoder, decoder = networks.mlp((1, 8, 8), latent_dim=2, hidden_dims=(16,))
@@ -56,10 +56,18 @@ class Autoencoder(nn.Module):
 
     at_once: int = 500
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, prior: Prior, likelihood: Likelihood) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        prior: Prior,
+        likelihood: Likelihood,
+    ) -> None:
         super().__init__()
-        self.encoder, self.decoder = encoder, decoder
-        self.prior, self.likelihood = prior, likelihood
+        self.encoder = encoder
+        self.decoder = decoder
+        self.prior = prior
+        self.likelihood = likelihood
         prior.bind(self)
 
     @property
@@ -68,26 +76,35 @@ class Autoencoder(nn.Module):
         return ["z"]
 
     def contexts(self, context: Tensor | None, like: Tensor) -> Tensor:
-        """The context, or where there is none one of length 0 for each row of ``like``."""
-        return no_context(like) if context is None else context
+        """The context; if it is None, a context of length 0 for each row of ``like``."""
+        if context is None:
+            return no_context(like)
+        return context
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
-        """Data-dependent initialisation, called once with a batch of training images and their contexts."""
+        """Data-dependent initialization, called once with a batch of training images and their contexts."""
         self.prior.initialize(x)
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
-        """p(x|z) p(z|context), with ``x`` observed when it is given, shape ``(B, ...)``. Returns the image."""
-        given = next((tensor for tensor in (x, context) if tensor is not None), torch.zeros(1, 0))
-        context = self.contexts(context, given)
-        with pyro.plate("batch", len(given)):
-            z = pyro.sample("z", self.prior(boundary(context)))
+        """p(x|z) p(z|context), with ``x``, ``(B, ...)``, observed unless it is None. Returns the image."""
+        rows = torch.zeros(1, 0)
+        if x is not None:
+            rows = x
+        elif context is not None:
+            rows = context
+        context = self.contexts(context, rows)
+        with pyro.plate("batch", len(rows)):
+            p = self.prior(boundary(context))
+            z = pyro.sample("z", p)
             return self.observe(z, context, x)
 
     def observe(self, z: Tensor, context: Tensor, x: Tensor | None) -> Tensor:
-        """p(x|z) as the site ``"x"``; a subclass may add terms of its own, such as ``pyro.factor``."""
+        """p(x|z) as the site ``"x"``; a subclass may add terms, such as ``pyro.factor``."""
         mean = self.decode(z, context)
-        event_dim = mean.dim() - (z.dim() - len(self.prior.event_shape))
-        return pyro.sample("x", self.likelihood(mean, event_dim), obs=x)
+        batch_dim = z.dim() - len(self.prior.event_shape)
+        event_dim = mean.dim() - batch_dim
+        p = self.likelihood(mean, event_dim)
+        return pyro.sample("x", p, obs=x)
 
     def guide(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """q(z|x). Returns the code, ``(B, *event_shape)``."""
@@ -99,26 +116,28 @@ class Autoencoder(nn.Module):
 
         Args:
             x: Images, shape ``(B, ...)``.
-            context: Of these images. This autoencoder's networks see none; those of
-                :class:`~pyro_lrp.models.HierarchicalAutoencoder` do.
+            context: Contexts of these images. The networks of this class ignore them; those of
+                :class:`~pyro_lrp.models.HierarchicalAutoencoder` do not.
         """
         loc, scale = self.encoder(x)
         event_dim = len(self.prior.event_shape)
+        loc = full_precision(loc)
         if scale is None:
-            return dist.Delta(full_precision(loc), event_dim=event_dim)
-        return dist.Normal(full_precision(loc), full_precision(scale)).to_event(event_dim)
+            return dist.Delta(loc, event_dim=event_dim)
+        scale = full_precision(scale)
+        return dist.Normal(loc, scale).to_event(event_dim)
 
     def codes(self, images: Split | Batch) -> Codes | ImageCodes:
-        """The codes of a minibatch, or of a whole split, which is encoded in parts."""
+        """The codes of a minibatch, or of a whole split, which is encoded in batches."""
         if isinstance(images, Split):
             return Codes.joined([self.codes(batch) for batch in chunks(images)])  # type: ignore[misc]
         q = self.encode(images.x, images.context)
         return Codes(q.mean, q.stddev, images.context)
 
     def with_prior(self, prior: Prior) -> Autoencoder:
-        """This autoencoder, its networks shared, with another prior."""
+        """An autoencoder with the same networks and another prior."""
         other = copy.copy(self)
-        other._modules = dict(self._modules)  # a copy of a module shares the dict
+        other._modules = dict(self._modules)  # a shallow copy shares the dict
         other.prior = prior
         prior.bind(other)
         return other
@@ -128,7 +147,7 @@ class Autoencoder(nn.Module):
 
         Args:
             z: Codes.
-            context: As for :meth:`encode`; it broadcasts against the codes' batch.
+            context: See :meth:`encode`; it broadcasts against the batch of the codes.
         """
         event = self.prior.event_shape
         batch = z.shape[: z.dim() - len(event)]
@@ -139,55 +158,74 @@ class Autoencoder(nn.Module):
     def reconstruct(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The mean image of a code drawn from q(z|x), with the networks in eval mode."""
         with eval_mode(self):
-            return self.decode(self.encode(x, context).sample(), context)
+            z = self.encode(x, context).sample()
+            return self.decode(z, context)
 
     @torch.no_grad()
-    def draw(self, n: int, temperature: float = 1.0, context: Tensor | None = None) -> Draw:
-        """``n`` samples of the prior and their mean images, less those that are not finite.
+    def draw(
+        self,
+        n: int,
+        temperature: float = 1.0,
+        context: Tensor | None = None,
+    ) -> Draw:
+        """``n`` samples of the prior and their mean images, without those that are not finite.
 
         Args:
-            n: Number of samples asked for.
+            n: Number of samples, including those that are not finite.
             temperature: Multiplies the standard deviation of the prior's base.
             context: The context of each sample, shape ``(n, context_dim)``, or one for all of them,
                 ``(context_dim,)`` or ``(1, context_dim)``. An unconditional prior ignores it.
 
         Raises:
-            ValueError: If there are neither one nor ``n`` contexts.
+            ValueError: If the number of contexts is neither 1 nor ``n``.
         """
         context = self.contexts(context, torch.zeros(n, 0))
-        if context.dim() == 1 or (len(context) == 1 and n != 1):
+        is_shared = context.dim() == 1 or len(context) == 1
+        if is_shared:
             context = context.expand(n, -1)
         if len(context) != n:
             raise ValueError(f"expected a context for each of {n} samples, got {len(context)}")
         with eval_mode(self):
             z = self._codes(temperature, context)
             images = self._decode_in_parts(z, context)
-        finite = torch.isfinite(images.flatten(1)).all(1) & torch.isfinite(z.flatten(1)).all(1)
-        return Draw(images[finite], z[finite], int((~finite).sum()))
+        finite = _finite_rows(images) & _finite_rows(z)
+        non_finite = int((~finite).sum())
+        return Draw(images[finite], z[finite], non_finite)
 
     def _codes(self, temperature: float, context: Tensor) -> Tensor:
-        return self.prior(context, temperature=temperature).sample()
+        p = self.prior(context, temperature=temperature)
+        return p.sample()
 
     def _decode_in_parts(self, z: Tensor, context: Tensor) -> Tensor:
-        parts = zip(z.split(self.at_once), context.split(self.at_once), strict=True)
-        return torch.cat([self.decode(*part) for part in parts])
+        codes = z.split(self.at_once)
+        contexts = context.split(self.at_once)
+        images = []
+        for some_codes, some_contexts in zip(codes, contexts, strict=True):
+            images.append(self.decode(some_codes, some_contexts))
+        return torch.cat(images)
 
-    def sample(self, n: int, temperature: float = 1.0, context: Tensor | None = None) -> Tensor:
+    def sample(
+        self,
+        n: int,
+        temperature: float = 1.0,
+        context: Tensor | None = None,
+    ) -> Tensor:
         """Mean images of ``n`` samples of the prior, shape ``(n, ...)``.
 
-        A flow may send a rare draw to infinity. Such rows are left out, with a warning that counts them;
-        :meth:`draw` gives the count.
+        A rare sample of a flow may be infinite. Such rows are left out, with a warning that counts them;
+        :meth:`draw` returns the count.
         """
         images, _, non_finite = self.draw(n, temperature, context)
         if non_finite:
-            warnings.warn(f"{non_finite} of {n} samples were not finite and are left out", stacklevel=2)
+            message = f"{non_finite} of {n} samples were not finite and are left out"
+            warnings.warn(message, stacklevel=2)
         return images
 
     def as_pyro(self, name: str = "autoencoder") -> tuple[Callable[..., Any], Callable[..., Any]]:
         """``(model, guide)`` for ``pyro.infer.SVI``: functions that register the parameters with Pyro.
 
         Without the registration ``SVI`` silently trains nothing. ``name`` is the prefix in Pyro's global
-        parameter store; give two autoencoders of one process two names.
+        parameter store; two autoencoders of one process need two names.
         """
 
         def model(*args: Any, **kwargs: Any) -> Tensor:
@@ -199,3 +237,7 @@ class Autoencoder(nn.Module):
             return self.guide(*args, **kwargs)
 
         return model, guide
+
+
+def _finite_rows(tensor: Tensor) -> Tensor:
+    return torch.isfinite(tensor.flatten(1)).all(1)

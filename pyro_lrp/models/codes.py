@@ -1,4 +1,4 @@
-"""The codes of images: what the encoder says of them, to be drawn from as often as needed."""
+"""The posteriors q(z|x) of a set of images, from which codes can be drawn repeatedly."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ class Codes(NamedTuple):
     context: Tensor
 
     def sample(self) -> Tensor:
-        """Codes drawn anew from q(z|x)."""
-        return self.loc + self.scale * torch.randn_like(self.scale)
+        """A new draw from q(z|x)."""
+        noise = torch.randn_like(self.scale)
+        return self.loc + self.scale * noise
 
     def rows(self, index: Tensor) -> Codes:
         """The codes of the images at ``index``."""
@@ -37,13 +38,16 @@ class Codes(NamedTuple):
 
     @classmethod
     def joined(cls, parts: Sequence[Codes]) -> Codes:
-        """The codes of several batches as one."""
-        return cls(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        """The concatenation of the codes of several batches."""
+        loc = torch.cat([part.loc for part in parts])
+        scale = torch.cat([part.scale for part in parts])
+        context = torch.cat([part.context for part in parts])
+        return cls(loc, scale, context)
 
     def noised(self, noise: float) -> Codes:
-        """The codes with normal noise of ``noise`` times each dimension's standard deviation over all of them.
+        """The codes plus normal noise of ``noise`` times each dimension's standard deviation over all codes.
 
-        The sum of two independent normals is normal, so q(z|x) is only made wider.
+        The sum of two independent normals is normal, so only the scale of q(z|x) changes.
 
         >>> codes = Codes(torch.tensor([[0.0], [2.0]]), torch.zeros(2, 1), torch.zeros(2, 0))
         >>> codes.noised(0.5).scale.flatten().tolist()
@@ -51,19 +55,21 @@ class Codes(NamedTuple):
         """
         if noise == 0:
             return self
-        variance = self.loc.var(0, correction=0) + self.scale.square().mean(0)
-        return self._replace(scale=(self.scale.square() + noise**2 * variance).sqrt())
+        squares = self.scale.square()
+        variance = self.loc.var(0, correction=0) + squares.mean(0)
+        widened = (squares + noise**2 * variance).sqrt()
+        return self._replace(scale=widened)
 
 
 class ImageCodes:
-    """The codes of images whose encoder has to be run for each draw: those of several latents.
+    """The codes of images whose encoder must run for each draw, as for several latents.
 
-    The mean of a finer latent is not known before the coarser one is drawn, so q(z|x) cannot be stored.
+    The mean of a finer latent depends on the draw of the coarser one, so q(z|x) cannot be stored.
 
     Args:
         images: A split, or a minibatch of it.
         encode: Maps images and contexts to q(z|x).
-        noise: Standard deviation of the noise that is added to each dimension, shape ``(d,)``; None for none.
+        noise: Standard deviation of noise added to each dimension, shape ``(d,)``; None for no noise.
     """
 
     def __init__(
@@ -81,28 +87,37 @@ class ImageCodes:
         return self.images.context
 
     def sample(self) -> Tensor:
-        """Codes drawn anew from q(z|x), shape ``(N, d)``."""
-        parts = [self.encode(batch.x, batch.context).sample() for batch in self._batches()]
+        """A new draw from q(z|x), shape ``(N, d)``."""
+        parts = list(self._draws())
         return self._noisy(torch.cat(parts))
 
     def rows(self, index: Tensor) -> ImageCodes:
         """The codes of the images of a split at ``index``."""
-        assert isinstance(self.images, Split), "rows are taken of a split"
+        assert isinstance(self.images, Split), "rows can only be taken from a split"
         return ImageCodes(self.images.batch(index), self.encode, self.noise)
 
     def noised(self, noise: float) -> ImageCodes:
-        """As :meth:`Codes.noised`; the deviations are those of one draw of all codes."""
+        """See :meth:`Codes.noised`; the standard deviations are those of one draw of all codes."""
         if noise == 0:
             return self
         count = 0
-        total = square = torch.zeros((), dtype=torch.float64)
-        for batch in self._batches():
-            z = self.encode(batch.x, batch.context).sample().double()
+        total = torch.zeros((), dtype=torch.float64)
+        squares = torch.zeros((), dtype=torch.float64)
+        for draw in self._draws():
+            z = draw.double()
             count += len(z)
             total = total + z.sum(0)
-            square = square + z.square().sum(0)
-        variance = square / count - (total / count).square()
-        return ImageCodes(self.images, self.encode, noise * variance.clamp_min(0).sqrt().float())
+            squares = squares + z.square().sum(0)
+        mean = total / count
+        variance = squares / count - mean.square()
+        deviation = variance.clamp_min(0).sqrt().float()
+        return ImageCodes(self.images, self.encode, noise * deviation)
+
+    def _draws(self) -> Iterator[Tensor]:
+        """One draw of the codes, batch by batch."""
+        for batch in self._batches():
+            q = self.encode(batch.x, batch.context)
+            yield q.sample()
 
     def _batches(self) -> Iterator[Batch]:
         if isinstance(self.images, Batch):
@@ -111,4 +126,6 @@ class ImageCodes:
             yield from chunks(self.images)
 
     def _noisy(self, z: Tensor) -> Tensor:
-        return z if self.noise is None else z + self.noise * torch.randn_like(z)
+        if self.noise is None:
+            return z
+        return z + self.noise * torch.randn_like(z)

@@ -1,4 +1,4 @@
-"""A deterministic autoencoder whose codes are kept small by a penalty."""
+"""A deterministic autoencoder with a penalty on the norm of its codes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["RegularizedAutoencoder"]
 class RegularizedAutoencoder(Autoencoder):
     r"""An autoencoder with a penalty on the norm of its codes, :math:`\frac{w}{2} |z|^2`.
 
-    With a deterministic encoder, β = 0 and a prior that is fitted to the codes afterwards it is the regularized
-    autoencoder (RAE-L2) without the decay of the decoder's weights.
+    With a deterministic encoder, β = 0 and a prior that is fitted to the codes afterwards, this is the
+    regularized autoencoder (RAE-L2) without weight decay of the decoder.
 
     Args:
-        encoder: As for :class:`Autoencoder`; deterministic in the paper.
-        decoder: As for :class:`Autoencoder`.
-        prior: As for :class:`Autoencoder`.
-        likelihood: As for :class:`Autoencoder`.
+        encoder: See :class:`Autoencoder`; deterministic in the paper.
+        decoder: See :class:`Autoencoder`.
+        prior: See :class:`Autoencoder`.
+        likelihood: See :class:`Autoencoder`.
         weight: Weight w of the penalty, in nats, at least 0.
 
     Raises:

@@ -1,6 +1,6 @@
-"""Priors: modules which, called with a context or with none, return a Pyro distribution over codes z.
+"""Priors: modules that return a Pyro distribution over codes z when called, with or without a context.
 
-The two ends of a flow are its base, z_0, and its latent space, z_T; ``to_base`` and ``to_latent`` go between.
+A flow maps its base, z_0, to the latent space, z_T, by ``to_latent``, and back by ``to_base``.
 """
 
 from pyro_lrp.priors.core import Prior, StandardNormal
@@ -25,9 +25,26 @@ from pyro_lrp.priors.spatial import (
 from pyro_lrp.priors.zuko import Zuko
 
 __all__ = [
-    "ConditionalFlow", "ConditionalFlowDistribution", "Flow", "FlowDistribution", "FlowMatching",
-    "FlowMatchingDistribution", "Hierarchy", "HierarchyDistribution", "Mixture", "MixtureDistribution",
-    "NeuralSampler", "Prior", "SamplerDistribution", "StandardNormal", "VampPrior", "Zuko",
-    "autoregressive_maps", "conditional_paper_flow", "conditional_spatial_flow", "paper_flow",
-    "unet_autoregressive", "unet_flow",
-]  # fmt: skip
+    "ConditionalFlow",
+    "ConditionalFlowDistribution",
+    "Flow",
+    "FlowDistribution",
+    "FlowMatching",
+    "FlowMatchingDistribution",
+    "Hierarchy",
+    "HierarchyDistribution",
+    "Mixture",
+    "MixtureDistribution",
+    "NeuralSampler",
+    "Prior",
+    "SamplerDistribution",
+    "StandardNormal",
+    "VampPrior",
+    "Zuko",
+    "autoregressive_maps",
+    "conditional_paper_flow",
+    "conditional_spatial_flow",
+    "paper_flow",
+    "unet_autoregressive",
+    "unet_flow",
+]

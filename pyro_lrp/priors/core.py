@@ -1,4 +1,4 @@
-"""What every prior is, and the fixed one."""
+"""The interface of priors, and the fixed prior N(0, I)."""
 
 from __future__ import annotations
 
@@ -13,46 +13,52 @@ __all__ = ["NormalBase", "Prior", "StandardNormal", "checked", "over"]
 
 
 def over(distribution: TorchDistribution, context: Tensor | None) -> TorchDistribution:
-    """The distribution of a code for each context of a batch, independent of one another.
+    """Expand a distribution to the batch of a context: one independent code for each context.
 
     Args:
-        distribution: Of the context's batch already, or of one code.
+        distribution: Its batch shape is empty or that of the context already.
         context: Shape ``(*batch, context_dim)``; None leaves the distribution as it is.
     """
-    if context is None or distribution.batch_shape == context.shape[:-1]:
+    if context is None:
         return distribution
-    return distribution.expand(context.shape[:-1])
+    batch_shape = context.shape[:-1]
+    if distribution.batch_shape == batch_shape:
+        return distribution
+    return distribution.expand(batch_shape)
 
 
 def checked(context: Tensor | None, context_dim: int) -> Tensor:
-    """The context, if a conditional prior can be called with it.
+    """Return the context if a conditional prior can be called with it.
 
     Raises:
-        ValueError: If there is none, or its length is not ``context_dim``.
+        ValueError: If there is no context, or its length is not ``context_dim``.
     """
     if context is None or context.shape[-1:] == (0,):
         raise ValueError("a conditional prior needs a context, and was called without")
     if context.shape[-1:] != (context_dim,):
-        raise ValueError(f"expected a context of length {context_dim}, got {tuple(context.shape)}")
+        shape = tuple(context.shape)
+        raise ValueError(f"expected a context of length {context_dim}, got {shape}")
     return context
 
 
 class Prior(nn.Module):
     """A learnable density over codes.
 
-    A distribution that a prior returns may bring a loss of its own, ``fit_loss(z) -> (B,)`` (flow matching),
-    and then says in ``fitted`` which module that trains: the lower objective descends it, not -log p(z).
+    The distribution that a prior returns may define a training loss ``fit_loss(z) -> (B,)`` (flow matching).
+    It then also has an attribute ``fitted``, the module that this loss trains. The lower objective minimizes
+    ``fit_loss`` instead of -log p(z).
 
     Attributes:
         event_shape: Shape of one code; ``(d,)`` for a vector.
-        context_dim: Length of the context that it must be called with; 0 for an unconditional prior, which is
-            called with a context of any length and ignores what is in it.
-        has_log_prob: Whether its distributions have a density. Objectives that need one refuse it otherwise.
-        has_rsample: Whether samples pass gradients to its parameters.
-        has_base: Whether ``to_base`` and ``to_latent`` are a bijection from and to the space of :meth:`base`.
-        tolerance: Error that its density and maps may have, in nats and relative to a code; 0 where they are
-            exact but for rounding.
-        bound: The module that it was bound to and does not own, if it computes with one.
+        context_dim: Length of the context that the prior requires. It is 0 for an unconditional prior, which
+            accepts a context of any length and ignores its values.
+        has_log_prob: Whether the distributions have a density. Objectives that need one refuse the prior
+            otherwise.
+        has_rsample: Whether samples pass gradients to the parameters.
+        has_base: Whether ``to_base`` and ``to_latent`` are a bijection to and from the space of :meth:`base`.
+        tolerance: Numerical error of the density, in nats, and of the maps, relative to a code. It is 0 where
+            both are exact up to rounding.
+        bound: The module that the prior computes with but does not own, if there is one.
     """
 
     event_shape: torch.Size
@@ -63,8 +69,9 @@ class Prior(nn.Module):
     tolerance: float = 0.0
 
     def __call__(self, context: Tensor | None = None, **options: Any) -> TorchDistribution:
-        """What :meth:`forward` returns, over the context's batch: also where a prior ignores contexts."""
-        return over(super().__call__(context, **options), context)
+        """Call :meth:`forward` and expand the result to the batch of the context."""
+        distribution = super().__call__(context, **options)
+        return over(distribution, context)
 
     @property
     def bound(self) -> nn.Module | None:
@@ -72,7 +79,7 @@ class Prior(nn.Module):
 
     @property
     def estimates(self) -> bool:
-        """Whether :meth:`fit` does anything."""
+        """Whether :meth:`fit` is implemented."""
         return type(self).fit is not Prior.fit
 
     def bind(self, autoencoder: nn.Module) -> None:
@@ -82,41 +89,52 @@ class Prior(nn.Module):
         """Called once with a batch of training images, before optimizers exist."""
 
     def fit(self, codes: Tensor, context: Tensor | None = None) -> dict[str, Any] | None:
-        """An estimator of its own, which a prior-only phase calls first.
+        """Estimate parameters from codes directly; a prior-only phase calls this first.
 
         Args:
             codes: All training codes, drawn once from q(z|x), shape ``(N, *event_shape)``.
-            context: Their contexts, shape ``(N, context_dim)``.
+            context: Contexts of the codes, shape ``(N, context_dim)``.
 
         Returns:
-            What is worth a line in the log; None if it did nothing.
+            Entries for the log; None if nothing was estimated.
         """
         return None
 
     def stand_in(self) -> Prior:
-        """The fixed prior over the same codes, in whose place this one comes in training of two stages."""
+        """The fixed prior that replaces this one in the first of two training stages."""
         return StandardNormal(self.event_shape.numel())
 
     def record(self) -> dict[str, Any]:
-        """How its figures come about, for the summary of a run: what is approximate, what was fitted."""
+        """Entries for the summary of a run: approximations of the density, results of :meth:`fit`."""
         return {}
 
-    def base(self, context: Tensor | None = None, *, temperature: float = 1.0) -> TorchDistribution:
+    def base(
+        self,
+        context: Tensor | None = None,
+        *,
+        temperature: float = 1.0,
+    ) -> TorchDistribution:
         """The distribution of z_0."""
         raise NotImplementedError(f"{type(self).__name__} has no base")
 
-    def forward(self, context: Tensor | None = None, *, temperature: float = 1.0) -> TorchDistribution:
-        """The distribution of one code, or of a code for each context of a batch.
+    def forward(
+        self,
+        context: Tensor | None = None,
+        *,
+        temperature: float = 1.0,
+    ) -> TorchDistribution:
+        """The distribution of one code, or of one code for each context of a batch.
 
         Args:
             context: Shape ``(*batch, context_dim)``; None for one code of an unconditional prior. A prior that
-                ignores it may return the distribution of one code: the call expands it to ``batch``.
-            temperature: Factor of the standard deviation of the base.
+                ignores the context may return the distribution of one code: ``__call__`` expands it to
+                ``batch``.
+            temperature: Multiplies the standard deviation of the base.
         """
         raise NotImplementedError
 
     def to_base(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """Latent to base, ``z_T -> z_0``; the identity where a prior has no base of its own."""
+        """Latent to base, ``z_T -> z_0``; the identity for a prior without a base."""
         return z
 
     def to_latent(self, z: Tensor, context: Tensor | None = None) -> Tensor:
@@ -135,12 +153,20 @@ class NormalBase(Prior):
         if dim < 1:
             raise ValueError(f"expected a latent_dim of at least 1, got {dim}")
         self.event_shape = torch.Size([dim])
-        self.register_buffer("zero", torch.zeros(dim), persistent=False)  # follows device and dtype
+        # the buffer follows the device and dtype of the module
+        self.register_buffer("zero", torch.zeros(dim), persistent=False)
 
-    def base(self, context: Tensor | None = None, *, temperature: float = 1.0) -> TorchDistribution:
+    def base(
+        self,
+        context: Tensor | None = None,
+        *,
+        temperature: float = 1.0,
+    ) -> TorchDistribution:
         """N(0, temperature^2 I)."""
-        # filled on the device: a Python number would be copied there, which waits for it
-        return over(dist.Normal(self.zero, torch.full_like(self.zero, temperature)).to_event(1), context)
+        # filled on the device: copying a Python number there would wait for the device
+        scale = torch.full_like(self.zero, temperature)
+        normal = dist.Normal(self.zero, scale).to_event(1)
+        return over(normal, context)
 
 
 class StandardNormal(NormalBase):
@@ -150,5 +176,10 @@ class StandardNormal(NormalBase):
     -1.83788
     """
 
-    def forward(self, context: Tensor | None = None, *, temperature: float = 1.0) -> TorchDistribution:
+    def forward(
+        self,
+        context: Tensor | None = None,
+        *,
+        temperature: float = 1.0,
+    ) -> TorchDistribution:
         return self.base(temperature=temperature)

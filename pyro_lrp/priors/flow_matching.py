@@ -1,30 +1,33 @@
-"""A prior made of an ordinary differential equation, whose velocity is learned by regression."""
+"""A continuous normalizing flow as a prior, whose velocity is learned by regression."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+<<<<<<< HEAD
+=======
+from torch.distributions import Transform
+>>>>>>> lang1
 
 from pyro_lrp import networks
-from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.gradients import full_precision
 from pyro_lrp.priors.core import NormalBase
 from pyro_lrp.priors.flow import FlowDistribution
+from pyro_lrp.priors.ode import NeuralODE, Solver, divergence
 from pyro_lrp.transforms import Whitening, inverse_and_ladj
-from pyro_lrp.transforms.core import VectorTransform
 
-__all__ = ["FlowMatching", "FlowMatchingDistribution", "NeuralODE", "Solver", "divergence"]
+__all__ = [
+    "FlowMatching",
+    "FlowMatchingDistribution",
+    "NeuralODE",
+    "Solver",
+    "divergence",
+]
 
-Velocity = Callable[[Tensor, Tensor], Tensor]
-
-_ADAPTIVE = ("dopri5", "dopri8")
-_FIXED = {"euler": 1, "midpoint": 2, "heun3": 3, "rk4": 4}  # and their orders
 _EXACT_DIM = 16  # up to this length of a code an exact trace costs little more than a probe
+<<<<<<< HEAD
 _ROWS = 2**16  # codes times directions that are differentiated at a time: bounds memory
 
 
@@ -194,14 +197,16 @@ class NeuralODE(VectorTransform):
             return torch.eye(x.shape[-1], dtype=x.dtype, device=x.device).unsqueeze(1)
         signs = torch.randint(0, 2, (self.probes, *x.shape), device=x.device) * 2 - 1
         return signs.to(x.dtype) / math.sqrt(self.probes)
+=======
+>>>>>>> lang1
 
 
 class FlowMatchingDistribution(FlowDistribution):
-    """A base pushed along a :class:`NeuralODE` and, where there is one, a whitening after it."""
+    """A base pushed along a :class:`NeuralODE` and then, if there is one, through a whitening."""
 
     @property
     def fitted(self) -> nn.Module:
-        """The velocity, which is what :meth:`fit_loss` trains."""
+        """The velocity, which :meth:`fit_loss` trains."""
         return self.transforms[0].velocity
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
@@ -209,13 +214,14 @@ class FlowMatchingDistribution(FlowDistribution):
             return self.rsample(sample_shape)
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
-        with torch.autocast(self.base_dist.mean.device.type, enabled=False):
+        device_type = self.base_dist.mean.device.type
+        with torch.autocast(device_type, enabled=False):
             return super().rsample(sample_shape)
 
     def fit_loss(self, z: Tensor) -> Tensor:
         r"""The conditional flow matching loss of each code, :math:`|v(t, (1-t) x_0 + t x_1) - (x_1 - x_0)|^2`.
 
-        Per code one :math:`x_0 \sim N(0, I)`, then one t, uniform on [0, 1], are drawn; :math:`x_1` is the
+        For each code one :math:`x_0 \sim N(0, I)`, then one t, uniform on [0, 1], are drawn; :math:`x_1` is the
         code, whitened.
 
         Args:
@@ -231,23 +237,26 @@ class FlowMatchingDistribution(FlowDistribution):
             x_1 = full_precision(z)
             for transform in reversed(self.transforms[1:]):
                 x_1, _ = inverse_and_ladj(transform, x_1)
-            x_0, t = torch.randn_like(x_1), torch.rand_like(x_1[..., :1])
-            return (self.fitted(t, (1 - t) * x_0 + t * x_1) - (x_1 - x_0)).square().sum(-1)
+            x_0 = torch.randn_like(x_1)
+            t = torch.rand_like(x_1[..., :1])
+            x_t = (1 - t) * x_0 + t * x_1
+            error = self.fitted(t, x_t) - (x_1 - x_0)
+            return error.square().sum(-1)
 
 
 class FlowMatching(NormalBase):
     r"""A continuous normalizing flow whose velocity is learned by conditional flow matching.
 
-    Training is a regression (:meth:`FlowMatchingDistribution.fit_loss`) and solves nothing. A sample is a solve
-    of the equation; a score is a solve with the trace of the velocity's Jacobian along the path, so scores in
-    training (beta > 0) cost far more than the regression does.
+    Training is a regression (:meth:`FlowMatchingDistribution.fit_loss`) and solves no equation. A sample costs
+    one solve of the equation; a score one solve with the trace of the velocity's Jacobian along the path, so
+    scores in training (beta > 0) cost far more than the regression does.
 
     Args:
         dim: Length of a code.
-        width: Of the default velocity, :func:`pyro_lrp.networks.velocity`.
-        layers: Of the default velocity.
-        velocity: A module v(t, x) in place of it: the time, 0-dim or ``(N, 1)``, and points ``(N, dim)`` to
-            ``(N, dim)``.
+        width: Width of the default velocity, :func:`pyro_lrp.networks.velocity`.
+        layers: Number of layers of the default velocity.
+        velocity: A module v(t, x) that replaces the default: the time, 0-dim or ``(N, 1)``, and points
+            ``(N, dim)`` to ``(N, dim)``.
         whiten: ``"standardize"``, ``"pca"`` or None: a fixed :class:`pyro_lrp.transforms.Whitening` nearest the
             data, which :meth:`fit` sets from the codes.
         trace: ``"exact"``; ``"hutchinson"`` for an unbiased estimate of log p(z) from random probes; ``"auto"``
@@ -257,7 +266,7 @@ class FlowMatching(NormalBase):
             in float32 do not reach tolerances below 1e-6.
 
     Raises:
-        ValueError: If an argument is none of these, or the velocity does not map codes to codes.
+        ValueError: If an argument is out of its range, or the velocity does not map codes to codes.
         UserError: In a sample or score, if the solver does not converge.
 
     References:
@@ -273,72 +282,111 @@ class FlowMatching(NormalBase):
     """
 
     def __init__(
-        self, dim: int, width: int = 512, layers: int = 4, *, velocity: nn.Module | None = None,
-        whiten: str | None = "standardize", trace: str = "auto", probes: int = 1, **solver: Any,
-    ) -> None:  # fmt: skip
+        self,
+        dim: int,
+        width: int = 512,
+        layers: int = 4,
+        *,
+        velocity: nn.Module | None = None,
+        whiten: str | None = "standardize",
+        trace: str = "auto",
+        probes: int = 1,
+        **solver: Any,
+    ) -> None:
         super().__init__(dim)
         if trace not in ("auto", "exact", "hutchinson"):
             raise ValueError(f"expected trace to be auto, exact or hutchinson, got {trace!r}")
         if probes < 1:
             raise ValueError(f"expected probes to be at least 1, got {probes}")
-        exact = trace == "exact" or (trace == "auto" and dim <= _EXACT_DIM)
         if velocity is None:
             velocity = networks.velocity(dim, width, layers)
         _check_velocity(velocity, dim)
-        self.ode = NeuralODE(velocity, Solver(**solver), None if exact else probes)
-        self.whitening = None if whiten is None else Whitening(dim, whiten)
-        # an estimate, since errors grow with the velocity: up to 50 in trained networks of 16 and 64 dimensions
+        exact = trace == "exact"
+        if trace == "auto":
+            exact = dim <= _EXACT_DIM
+        self.ode = NeuralODE(velocity, Solver(**solver))
+        if not exact:
+            self.ode.probes = probes
+        self.whitening: Whitening | None = None
+        if whiten is not None:
+            self.whitening = Whitening(dim, whiten)
+        # an estimate, since errors grow with the velocity: up to 50 times the solver's
+        # tolerance was seen in trained networks of 16 and 64 dimensions
         self.tolerance = 100 * self.ode.solver.error
 
-    def forward(self, context: Tensor | None = None, *, temperature: float = 1.0) -> FlowMatchingDistribution:
-        transforms = [self.ode] if self.whitening is None else [self.ode, self.whitening]
-        return FlowMatchingDistribution(self.base(temperature=temperature), transforms)
+    def forward(
+        self,
+        context: Tensor | None = None,
+        *,
+        temperature: float = 1.0,
+    ) -> FlowMatchingDistribution:
+        base = self.base(temperature=temperature)
+        transforms: list[Transform] = [self.ode]
+        if self.whitening is not None:
+            transforms.append(self.whitening)
+        return FlowMatchingDistribution(base, transforms)
 
     def fit(self, codes: Tensor, context: Tensor | None = None) -> dict[str, Any] | None:
-        """Set the whitening from all codes, if there is one; the velocity is trained by ``fit_loss``."""
+        """Set the whitening from all codes, if there is one; ``fit_loss`` trains the velocity."""
         if self.whitening is None:
             return None
         self.whitening.fit(codes)
         return {"whitening": self.whitening.kind}
 
     def record(self) -> dict[str, Any]:
-        """How log p(z) comes about."""
-        solver, probes = self.ode.solver, self.ode.probes
-        plural = "" if probes == 1 else "s"
+        """How log p(z) is computed."""
+        solver = self.ode.solver
         record: dict[str, Any] = {
-            "log_prob": "exact trace" if probes is None else f"Hutchinson, {probes} probe{plural}",
+            "log_prob": self._trace_method(),
             "solver": solver.method,
         }
-        if solver.steps is not None:
-            return record | {"steps": solver.steps}
-        return record | {"rtol": solver.rtol, "atol": solver.atol}
+        if solver.steps is None:
+            record["rtol"] = solver.rtol
+            record["atol"] = solver.atol
+        else:
+            record["steps"] = solver.steps
+        return record
+
+    def _trace_method(self) -> str:
+        probes = self.ode.probes
+        if probes is None:
+            return "exact trace"
+        if probes == 1:
+            return "Hutchinson, 1 probe"
+        return f"Hutchinson, {probes} probes"
 
     def to_base(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Latent to base, ``z_T -> z_0``, shape ``(*, dim)``."""
         with torch.autocast(z.device.type, enabled=False):
-            z = full_precision(z)
-            return self.ode.inv(z if self.whitening is None else self.whitening.inv(z))
+            x = full_precision(z)
+            if self.whitening is not None:
+                x = self.whitening.inv(x)
+            return self.ode.inv(x)
 
     def to_latent(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Base to latent, ``z_0 -> z_T``, shape ``(*, dim)``."""
         with torch.autocast(z.device.type, enabled=False):
-            z = self.ode(full_precision(z))
-            return z if self.whitening is None else self.whitening(z)
+            x = self.ode(full_precision(z))
+            if self.whitening is not None:
+                x = self.whitening(x)
+            return x
 
 
 @torch.no_grad()
 def _check_velocity(velocity: nn.Module, dim: int) -> None:
-    """Refuse what is no velocity, at a time for all points and at one for each."""
+    """Check the shapes of a velocity, with one time for all points and with a time for each."""
     like = next((p for p in velocity.parameters()), torch.zeros(()))
     x = like.new_zeros(2, dim)
-    for t in (like.new_tensor(0.5), like.new_full((2, 1), 0.5)):
+    one_time = like.new_tensor(0.5)
+    time_for_each = like.new_full((2, 1), 0.5)
+    for t in (one_time, time_for_each):
         try:
             shape = tuple(velocity(t, x).shape)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            times = tuple(t.shape)
             line = " ".join(str(error).split())[:200]
             raise ValueError(
-                f"expected velocity to take times of shape {tuple(t.shape)} and points of shape (2, {dim}), "
-                f"got: {line}"
+                f"expected velocity to take times of shape {times} and points of shape (2, {dim}), got: {line}"
             ) from error
         if shape != (2, dim):
             raise ValueError(f"expected velocity to return shape (2, {dim}), got {shape}")

@@ -1,8 +1,8 @@
-"""Priors of several latents, each given what the decoder makes of a context and of the coarser latents."""
+"""Priors of several latents, each conditional on decoder features of a context and of the coarser latents."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -14,24 +14,26 @@ from pyro_lrp.priors.core import Prior, StandardNormal, checked
 
 __all__ = ["Hierarchy", "HierarchyDistribution"]
 
-_ROWS = 100  # contexts whose features are computed at once
-Step = Callable[[int, Tensor], Tensor]  # the latent of a scale, ``(B, d_k)``, given that scale's features
+_ROWS = 100  # contexts whose features are computed in one batch
+
+Map = Callable[[Tensor], Tensor]
+Step = Callable[[int, Tensor], Tensor]  # scale number and features to its latent, ``(B, d_k)``
 
 
 class Hierarchy(Prior):
     r"""The prior of a decoder with several latents: :math:`p(z|c) = \prod_k p_k(z_k | h_k(c, z_{<k}))`.
 
-    :math:`h_k` are the features of the decoder where :math:`z_k` enters it. The decoder is not the prior's: it
-    is bound, and its features pass :func:`pyro_lrp.gradients.boundary`, so that the lower objective never moves
-    it. A code is a vector, the latents one after another from coarse to fine; in the base it is
-    :math:`z_0` of each.
+    :math:`h_k` are the features of the decoder where :math:`z_k` enters it. The prior is bound to the decoder
+    and does not own it: the features pass :func:`pyro_lrp.gradients.boundary`, so that the lower objective
+    never changes the decoder. A code is a vector, the concatenation of the latents from coarse to fine; a code
+    of the base is the concatenation of the :math:`z_0` of each.
 
     Args:
-        scales: Priors of the single latents, from coarse to fine: conditional ones, whose ``context_dim`` is
-            the length of the features, or ones without a context.
+        scales: Priors of the latents, from coarse to fine: conditional priors, whose ``context_dim`` is the
+            length of the features, or unconditional ones.
 
     Raises:
-        ValueError: If it is bound to a decoder whose latents these priors do not fit.
+        ValueError: From :meth:`bind`, if the latents of the decoder do not fit these priors.
 
     References:
         Esser et al. (2018), A Variational U-Net; Morrow and Chiu, section 7.
@@ -39,7 +41,8 @@ class Hierarchy(Prior):
 
     def __init__(self, scales: Sequence[Prior]) -> None:
         super().__init__()
-        if not scales or not all(isinstance(prior, Prior) for prior in scales):
+        are_priors = all(isinstance(prior, Prior) for prior in scales)
+        if not scales or not are_priors:
             raise ValueError("expected priors of the latents, from coarse to fine")
         self.scales = nn.ModuleList(scales)
         self.lengths = [prior.event_shape.numel() for prior in scales]
@@ -48,14 +51,17 @@ class Hierarchy(Prior):
         self.has_rsample = all(prior.has_rsample for prior in scales)
         self.has_base = all(prior.has_base for prior in scales)
         self.tolerance = max(prior.tolerance for prior in scales)
-        self._decoder: list[nn.Module] = []  # in a list, so that it stays another player's
+        # a list, so that the decoder is not registered as a submodule
+        self._decoder: list[nn.Module] = []
 
     @property
     def bound(self) -> nn.Module | None:
-        return self._decoder[0] if self._decoder else None
+        if not self._decoder:
+            return None
+        return self._decoder[0]
 
     def bind(self, autoencoder: nn.Module) -> None:
-        """Take the autoencoder's decoder to compute features with."""
+        """Bind the prior to the autoencoder's decoder, which computes the features."""
         decoder: Any = autoencoder.decoder
         shapes = getattr(decoder, "latent_shapes", None)
         if shapes is None:
@@ -63,25 +69,46 @@ class Hierarchy(Prior):
         lengths = [torch.Size(shape).numel() for shape in shapes]
         if lengths != self.lengths:
             raise ValueError(f"its latents have lengths {self.lengths}, and those of the decoder {lengths}")
-        for number, (prior, length) in enumerate(zip(self.scales, lengths, strict=True), start=1):
-            if prior.context_dim not in (0, length):
+        for index, prior in enumerate(self.scales):
+            length = lengths[index]
+            context_dim = prior.context_dim
+            if context_dim not in (0, length):
                 raise ValueError(
-                    f"latent {number} has features of length {length}, and its prior a context_dim of "
-                    f"{prior.context_dim}"
+                    f"latent {index + 1} has features of length {length}, "
+                    f"and its prior a context_dim of {context_dim}"
                 )
-        self._decoder, self.context_dim = [decoder], decoder.context_dim
+        self._decoder = [decoder]
+        self.context_dim = decoder.context_dim
 
-    def given(self, number: int, features: Tensor, temperature: float = 1.0) -> TorchDistribution:
-        """p(z_k) of latent ``number``, from 0, given the decoder's features there, ``(B, C, h, w)``."""
+    def given(
+        self,
+        number: int,
+        features: Tensor,
+        temperature: float = 1.0,
+    ) -> TorchDistribution:
+        """p(z_k) of latent ``number``, counted from 0, for the decoder's features there, ``(B, C, h, w)``."""
         prior: Any = self.scales[number]
-        return prior(boundary(full_precision(features.flatten(1))), temperature=temperature)
+        context = boundary(_flattened(features))
+        return prior(context, temperature=temperature)
 
-    def forward(self, context: Tensor | None = None, *, temperature: float = 1.0) -> TorchDistribution:
-        return HierarchyDistribution(self, self._checked(context), temperature)
+    def forward(
+        self,
+        context: Tensor | None = None,
+        *,
+        temperature: float = 1.0,
+    ) -> TorchDistribution:
+        context = self._checked(context)
+        return HierarchyDistribution(self, context, temperature)
 
-    def base(self, context: Tensor | None = None, *, temperature: float = 1.0) -> TorchDistribution:
-        """The distribution of all z_0: each base knows the context and the coarser latents."""
-        return HierarchyDistribution(self, self._checked(context), temperature, of_base=True)
+    def base(
+        self,
+        context: Tensor | None = None,
+        *,
+        temperature: float = 1.0,
+    ) -> TorchDistribution:
+        """The distribution of all z_0: each base is conditional on the context and the coarser latents."""
+        context = self._checked(context)
+        return HierarchyDistribution(self, context, temperature, of_base=True)
 
     def to_base(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Latent to base, ``(*, d) -> (*, d)``; the context broadcasts against it."""
@@ -102,106 +129,149 @@ class Hierarchy(Prior):
 
     @torch.no_grad()
     def fit(self, codes: Tensor, context: Tensor | None = None) -> dict[str, Any] | None:
-        """Let the prior of each latent estimate itself from its codes, given the decoder's features."""
+        """Fit the prior of each latent to its codes, conditional on the decoder's features."""
         context = self._checked(context)
         parts = codes.split(self.lengths, -1)
-        done: dict[str, Any] = {}
+        record: dict[str, Any] = {}
         for number, prior in enumerate(self.scales):
             if not prior.estimates:
                 continue
-            features = torch.cat([self._features(number, *some) for some in _in_parts(parts, context)])
-            found = prior.fit(parts[number], features) or {}  # type: ignore[operator]
-            done |= {f"latent {number + 1}, {key}": value for key, value in found.items()}
-        return done or None
+            features = self._features(number, parts, context)
+            fitted = prior.fit(parts[number], features)  # type: ignore[operator]
+            for key, value in (fitted or {}).items():
+                record[f"latent {number + 1}, {key}"] = value
+        return record or None
 
     def _features(self, number: int, parts: Sequence[Tensor], context: Tensor) -> Tensor:
-        """The decoder's features at one latent, given contexts and the coarser latents, ``(B, d_k)``."""
-        found: list[Tensor] = []
+        """The decoder's features at one latent, from contexts and the coarser latents, ``(B, d_k)``."""
+        batches = []
+        for start in range(0, len(context), _ROWS):
+            rows = slice(start, start + _ROWS)
+            some_parts = [part[rows] for part in parts]
+            batches.append(self._features_of_batch(number, some_parts, context[rows]))
+        return torch.cat(batches)
 
-        def step(at: int, features: Tensor) -> Tensor:
-            if at == number:
-                found.append(full_precision(features.flatten(1)))
-            return parts[at]
+    def _features_of_batch(self, number: int, parts: Sequence[Tensor], context: Tensor) -> Tensor:
+        at_latent: list[Tensor] = []
+
+        def step(current: int, features: Tensor) -> Tensor:
+            if current == number:
+                at_latent.append(_flattened(features))
+            return parts[current]
 
         self.walk(context, step)
-        return found[0]
+        return at_latent[0]
 
     def record(self) -> dict[str, Any]:
         scales: Any = self.scales
-        return {key: value for prior in scales for key, value in prior.record().items()}
+        record: dict[str, Any] = {}
+        for prior in scales:
+            record |= prior.record()
+        return record
 
     def log_probs(self, z: Tensor, context: Tensor) -> list[Tensor]:
-        """The density of each latent given the coarser ones, of codes ``(B, d)``: ``(B,)`` for each scale."""
-        scores = []
+        """Log densities of the latents, each given the coarser ones: ``(B, d)`` to ``(B,)`` for each scale."""
+        parts = z.split(self.lengths, -1)
+        scores: list[Tensor] = []
 
         def step(number: int, features: Tensor) -> Tensor:
-            scores.append(self.given(number, features).log_prob(parts[number]))
+            distribution = self.given(number, features)
+            scores.append(distribution.log_prob(parts[number]))
             return parts[number]
 
-        parts = z.split(self.lengths, -1)
         self.walk(context, step)
         return scores
 
     def walk(self, context: Tensor, step: Step) -> None:
-        """Let ``step(number, features)`` make one latent after another, given contexts ``(B, context_dim)``."""
+        """Run the decoder on contexts ``(B, context_dim)``; ``step(number, features)`` returns each latent."""
         decoder: Any = self.bound
         if decoder is None:
             raise ValueError("a prior of several latents needs a decoder: make an autoencoder of both first")
 
         def draw(number: int, features: Tensor) -> Tensor:
-            return step(number, features).reshape(-1, *decoder.latent_shapes[number])
+            z = step(number, features)
+            return z.reshape(-1, *decoder.latent_shapes[number])
 
         decoder(context, draw, to_image=False)
 
-    def _map(self, z: Tensor, context: Tensor | None, *, to_base: bool) -> Tensor:
+    def _map(
+        self,
+        z: Tensor,
+        context: Tensor | None,
+        *,
+        to_base: bool,
+    ) -> Tensor:
         context = self._checked(context)
         batch = torch.broadcast_shapes(z.shape[:-1], context.shape[:-1])
-        parts = z.expand(*batch, -1).reshape(-1, z.shape[-1]).split(self.lengths, -1)
-        found: list[Tensor] = []
+        parts = _rows(z, batch).split(self.lengths, -1)
+        mapped: list[Tensor] = []
 
         def step(number: int, features: Tensor) -> Tensor:
             prior: Any = self.scales[number]
-            own = full_precision(features.flatten(1))
-            move = prior.to_base if to_base else prior.to_latent
-            found.append(move(parts[number], own))
-            return parts[number] if to_base else found[-1]
+            prior_context = _flattened(features)
+            if to_base:
+                mapped.append(prior.to_base(parts[number], prior_context))
+                return parts[number]
+            mapped.append(prior.to_latent(parts[number], prior_context))
+            return mapped[-1]
 
-        self.walk(context.expand(*batch, -1).reshape(-1, context.shape[-1]), step)
-        return torch.cat(found, -1).reshape(*batch, -1)
+        self.walk(_rows(context, batch), step)
+        return torch.cat(mapped, -1).reshape(*batch, -1)
 
     def _checked(self, context: Tensor | None) -> Tensor:
         return checked(context, self.context_dim)
 
 
-def _in_parts(parts: Sequence[Tensor], context: Tensor) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """Latents and contexts, some rows at a time."""
-    for start in range(0, len(context), _ROWS):
-        rows = slice(start, start + _ROWS)
-        yield [part[rows] for part in parts], context[rows]
+def _flattened(features: Tensor) -> Tensor:
+    """Feature maps as contexts of a prior, ``(B, C, h, w)`` to ``(B, C h w)``."""
+    return full_precision(features.flatten(1))
+
+
+def _rows(vectors: Tensor, batch: Sequence[int]) -> Tensor:
+    """Vectors expanded to a batch, as the rows of a matrix."""
+    return vectors.expand(*batch, -1).reshape(-1, vectors.shape[-1])
 
 
 class HierarchyDistribution(TorchDistribution):
-    """What :class:`Hierarchy` returns: codes ``(*batch, d)`` given contexts ``(*batch, context_dim)``.
+    """Distribution of codes ``(*batch, d)`` of a :class:`Hierarchy` given contexts ``(*batch, context_dim)``.
 
     Args:
-        prior: Whose latents.
+        prior: The hierarchy.
         context: Shape ``(*batch, context_dim)``.
-        temperature: Of every base.
-        of_base: Whether it is the distribution of all z_0.
+        temperature: Temperature of every base.
+        of_base: Whether this is the distribution of all z_0 instead.
     """
 
     arg_constraints: ClassVar = {}
 
     def __init__(
-        self, prior: Hierarchy, context: Tensor, temperature: float = 1.0, *, of_base: bool = False
+        self,
+        prior: Hierarchy,
+        context: Tensor,
+        temperature: float = 1.0,
+        *,
+        of_base: bool = False,
     ) -> None:
-        self.prior, self.context, self.temperature, self.of_base = prior, context, temperature, of_base
+        self.prior = prior
+        self.context = context
+        self.temperature = temperature
+        self.of_base = of_base
         self.has_rsample = prior.has_rsample
-        super().__init__(context.shape[:-1], prior.event_shape, validate_args=False)
+        batch = context.shape[:-1]
+        super().__init__(batch, prior.event_shape, validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: object = None) -> HierarchyDistribution:
-        context = self.context.expand(torch.Size(batch_shape) + self.context.shape[-1:])
-        return HierarchyDistribution(self.prior, context, self.temperature, of_base=self.of_base)
+    def expand(
+        self,
+        batch_shape: Any,
+        _instance: object = None,
+    ) -> HierarchyDistribution:
+        shape = torch.Size(batch_shape) + self.context.shape[-1:]
+        return HierarchyDistribution(
+            self.prior,
+            self.context.expand(shape),
+            self.temperature,
+            of_base=self.of_base,
+        )
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Codes, ``(*sample_shape, *batch, d)``."""
@@ -209,46 +279,49 @@ class HierarchyDistribution(TorchDistribution):
             return self._draw(sample_shape, "sample")
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """The same, with gradients to the priors' parameters."""
+        """Codes with gradients to the parameters of the priors."""
         return self._draw(sample_shape, "rsample")
 
-    def _draw(self, sample_shape: Sequence[int], how: str) -> Tensor:
+    def _draw(self, sample_shape: Sequence[int], method: str) -> Tensor:
+        """Draw with ``sample`` or ``rsample``, latent by latent."""
         shape = torch.Size(sample_shape) + self.batch_shape
-        found: list[Tensor] = []
+        draws: list[Tensor] = []
 
         def step(number: int, features: Tensor) -> Tensor:
-            if not self.of_base:
-                found.append(getattr(self.prior.given(number, features, self.temperature), how)())
-                return found[-1]
-            base, move = self._base(number, features)
-            found.append(getattr(base, how)())
-            return move(found[-1])
+            distribution, to_latent = self._at(number, features)
+            draws.append(getattr(distribution, method)())
+            return to_latent(draws[-1])
 
-        self.prior.walk(self._contexts(shape), step)
-        return torch.cat(found, -1).reshape(*shape, -1)
+        self.prior.walk(_rows(self.context, shape), step)
+        return torch.cat(draws, -1).reshape(*shape, -1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Of codes that broadcast against the contexts: ``(*, d) -> (*)``."""
+        """Log density of codes that broadcast against the contexts: ``(*, d) -> (*)``."""
         batch = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
-        parts = value.expand(*batch, -1).reshape(-1, value.shape[-1]).split(self.prior.lengths, -1)
+        parts = _rows(value, batch).split(self.prior.lengths, -1)
         scores: list[Tensor] = []
 
         def step(number: int, features: Tensor) -> Tensor:
-            if not self.of_base:
-                scores.append(self.prior.given(number, features, self.temperature).log_prob(parts[number]))
-                return parts[number]
-            base, move = self._base(number, features)
-            scores.append(base.log_prob(parts[number]))
-            return move(parts[number])
+            distribution, to_latent = self._at(number, features)
+            scores.append(distribution.log_prob(parts[number]))
+            return to_latent(parts[number])
 
-        self.prior.walk(self._contexts(batch), step)
+        self.prior.walk(_rows(self.context, batch), step)
         return torch.stack(scores).sum(0).reshape(batch)
 
-    def _base(self, number: int, features: Tensor) -> tuple[TorchDistribution, Callable[[Tensor], Tensor]]:
-        """The base of a latent, and the way from it to the latent."""
+    def _at(self, number: int, features: Tensor) -> tuple[TorchDistribution, Map]:
+        """The distribution of a part of the code, and the map from that part to the latent."""
+        if not self.of_base:
+            return self.prior.given(number, features, self.temperature), _identity
         prior: Any = self.prior.scales[number]
-        own = boundary(full_precision(features.flatten(1)))
-        return prior.base(own, temperature=self.temperature), lambda z: prior.to_latent(z, own)
+        context = boundary(_flattened(features))
+        base = prior.base(context, temperature=self.temperature)
 
-    def _contexts(self, batch: Sequence[int]) -> Tensor:
-        return self.context.expand(*batch, -1).reshape(-1, self.context.shape[-1])
+        def to_latent(z_0: Tensor) -> Tensor:
+            return prior.to_latent(z_0, context)
+
+        return base, to_latent
+
+
+def _identity(z: Tensor) -> Tensor:
+    return z

@@ -18,13 +18,13 @@ __all__ = ["NeuralSampler", "SamplerDistribution"]
 
 
 class SamplerDistribution(TorchDistribution):
-    """What a network makes of noise: samples, which pass gradients on, and no density.
+    """The push-forward of noise through a network: reparametrized samples, no density.
 
     Args:
         network: Maps noise ``(N, noise_dim)`` to codes ``(N, dim)``.
         base: Distribution of one noise vector.
         dim: Length of a code.
-        batch_shape: Of independent samples.
+        batch_shape: Shape of a batch of independent samples.
     """
 
     arg_constraints: ClassVar = {}
@@ -32,21 +32,35 @@ class SamplerDistribution(TorchDistribution):
     has_rsample = True
 
     def __init__(
-        self, network: nn.Module, base: TorchDistribution, dim: int, batch_shape: Sequence[int] = ()
+        self,
+        network: nn.Module,
+        base: TorchDistribution,
+        dim: int,
+        batch_shape: Sequence[int] = (),
     ) -> None:
-        self.network, self.base, self.dim = network, base, dim
-        super().__init__(torch.Size(batch_shape), torch.Size([dim]), validate_args=False)
+        self.network = network
+        self.base = base
+        self.dim = dim
+        batch = torch.Size(batch_shape)
+        event = torch.Size([dim])
+        super().__init__(batch, event, validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: object = None) -> SamplerDistribution:
-        return SamplerDistribution(self.network, self.base, self.dim, torch.Size(batch_shape))
+    def expand(
+        self,
+        batch_shape: Any,
+        _instance: object = None,
+    ) -> SamplerDistribution:
+        batch = torch.Size(batch_shape)
+        return SamplerDistribution(self.network, self.base, self.dim, batch)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shape = torch.Size(sample_shape) + self.batch_shape
         noise = self.base.sample(torch.Size([shape.numel()]))
-        return full_precision(self.network(noise)).reshape(*shape, self.dim)
+        codes = full_precision(self.network(noise))
+        return codes.reshape(*shape, self.dim)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Refused: a push-forward of noise through a network has no density in closed form."""
+        """Not available: a push-forward of noise through a network has no density in closed form."""
         raise NotImplementedError(
             "a neural sampler has no log_prob: it can only be sampled (objective=adversarial)"
         )
@@ -55,13 +69,13 @@ class SamplerDistribution(TorchDistribution):
 class NeuralSampler(NormalBase):
     """A prior that can only be sampled: N(0, I) noise through a network (appendix A.2).
 
-    Each layer is linear, batch normalization, ReLU; a linear layer ends it. Its batch statistics are those of
-    the batch in training and running ones in eval mode, in which samples are drawn.
+    A hidden layer is linear, batch normalization, ReLU; the last layer is linear. Batch normalization uses the
+    statistics of the batch in training and running statistics in eval mode, in which samples are drawn.
 
     Args:
         dim: Length of a code.
-        layers: Hidden layers.
-        width: Of a hidden layer.
+        layers: Number of hidden layers.
+        width: Units of a hidden layer.
         noise_dim: Length of a noise vector; ``dim`` if None.
 
     >>> sum(p.numel() for p in NeuralSampler(64).parameters())
@@ -71,24 +85,43 @@ class NeuralSampler(NormalBase):
     """
 
     has_log_prob = False
-    has_base = False  # there is no way back
+    has_base = False  # the network has no inverse
 
-    def __init__(self, dim: int, layers: int = 3, width: int = 1024, noise_dim: int | None = None) -> None:
+    def __init__(
+        self,
+        dim: int,
+        layers: int = 3,
+        width: int = 1024,
+        noise_dim: int | None = None,
+    ) -> None:
         super().__init__(noise_dim or dim)  # the base is the noise
         if min(dim, layers, width) < 1:
             raise ValueError(f"expected dim, layers and width of at least 1, got {dim}, {layers} and {width}")
         self.event_shape = torch.Size([dim])
-        linear = perceptron(noise_dim or dim, [width] * layers, dim)
-        parts = [[part, nn.BatchNorm1d(width)] if i % 2 == 0 else [part] for i, part in enumerate(linear[:-1])]
-        self.network = nn.Sequential(*(module for part in parts for module in part), linear[-1])
+        plain = perceptron(noise_dim or dim, [width] * layers, dim)
+        parts: list[nn.Module] = []
+        for part in plain:
+            parts.append(part)
+            hidden = part is not plain[-1]
+            if hidden and isinstance(part, nn.Linear):
+                parts.append(nn.BatchNorm1d(width))
+        self.network = nn.Sequential(*parts)
 
-    def forward(self, context: Tensor | None = None, *, temperature: float = 1.0) -> TorchDistribution:
-        return SamplerDistribution(self.network, self.base(temperature=temperature), self.event_shape[0])
+    def forward(
+        self,
+        context: Tensor | None = None,
+        *,
+        temperature: float = 1.0,
+    ) -> TorchDistribution:
+        noise = self.base(temperature=temperature)
+        dim = self.event_shape[0]
+        return SamplerDistribution(self.network, noise, dim)
 
     def to_base(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """Refused: the network has no inverse."""
+        """Not available: the network has no inverse."""
         raise NotImplementedError("a neural sampler has no inverse, so codes cannot be taken to its base")
 
     def to_latent(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Noise to code, shape ``(*, noise_dim)`` to ``(*, dim)``."""
-        return self.network(z.flatten(0, -2)).reshape(*z.shape[:-1], -1)
+        codes = self.network(z.flatten(0, -2))
+        return codes.reshape(*z.shape[:-1], -1)

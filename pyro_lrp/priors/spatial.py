@@ -1,4 +1,4 @@
-"""Conditional priors of codes that are maps, given maps of the same shape: those of the U-Net's latents."""
+"""Conditional priors of codes that are maps, for contexts of the same shape: priors of the U-Net's latents."""
 
 from __future__ import annotations
 
@@ -10,16 +10,25 @@ from pyro_lrp.networks.spatial import SpatialPerceptron
 from pyro_lrp.priors.flow import ConditionalFlow
 from pyro_lrp.priors.hierarchy import Hierarchy
 
-__all__ = ["autoregressive_maps", "conditional_spatial_flow", "unet_autoregressive", "unet_flow"]
+__all__ = [
+    "autoregressive_maps",
+    "conditional_spatial_flow",
+    "unet_autoregressive",
+    "unet_flow",
+]
 
-_SIDES = (4, 8)  # of the U-Net's latents
+_SIDES = (4, 8)  # heights and widths of the U-Net's latents
 
 
-def conditional_spatial_flow(shape: Sequence[int], layers: int = 16, width: int = 256) -> ConditionalFlow:
-    """The paper's prior of a latent: a conditional flow whose base has a mean that sees the features too.
+def conditional_spatial_flow(
+    shape: Sequence[int],
+    layers: int = 16,
+    width: int = 256,
+) -> ConditionalFlow:
+    """The paper's prior of a latent: a conditional flow, with a base whose mean also depends on the features.
 
     Args:
-        shape: ``(C, h, w)`` of code and features, C even; both come as vectors of length C h w.
+        shape: ``(C, h, w)`` of code and features, C even; both are vectors of length C h w.
         layers: Number of couplings.
         width: Channels between the convolutions of a conditioner.
 
@@ -35,15 +44,20 @@ def conditional_spatial_flow(shape: Sequence[int], layers: int = 16, width: int 
     stack = transforms.conditional_spatial_flow(shape, channels, layers, width)
     mean = SpatialPerceptron(channels, None, channels, sides)
     length = math.prod(shape)
-    return ConditionalFlow(length, stack, context_dim=length, conditional_base=mean)
+    return ConditionalFlow(
+        length,
+        stack,
+        context_dim=length,
+        conditional_base=mean,
+    )
 
 
 def autoregressive_maps(shape: Sequence[int], dropout: float = 0.1) -> ConditionalFlow:
-    """The U-Net's own prior of a latent: unit normals, each of four phases given those before it.
+    """The original U-Net prior of a latent: unit normals, each of four phases conditional on the previous ones.
 
     Args:
         shape: ``(C, s, s)`` of code and features, s even.
-        dropout: Share of activations.
+        dropout: Share of activations that is dropped.
 
     References:
         Esser et al. (2018), A Variational U-Net, and their code.
@@ -57,25 +71,42 @@ def autoregressive_maps(shape: Sequence[int], dropout: float = 0.1) -> Condition
         raise ValueError(f"expected codes (C, s, s) with an even s, got {tuple(shape)}")
     shift = transforms.ConditionalPhaseShift(channels, side, dropout)
     length = math.prod(shape)
-    return ConditionalFlow(length, [shift], context_dim=length, conditional_base=False)
+    return ConditionalFlow(
+        length,
+        [shift],
+        context_dim=length,
+        conditional_base=False,
+    )
 
 
-def unet_flow(channels: int = 128, layers: int = 16, width: int = 256) -> Hierarchy:
+def unet_flow(
+    channels: int = 128,
+    layers: int = 16,
+    width: int = 256,
+) -> Hierarchy:
     """:func:`conditional_spatial_flow` for both latents of the U-Net.
 
     Args:
-        channels: Of the latents.
-        layers: Number of couplings, of each.
+        channels: Channels of the latents.
+        layers: Number of couplings of each prior.
         width: Channels between the convolutions of a conditioner.
     """
-    return Hierarchy([conditional_spatial_flow((channels, side, side), layers, width) for side in _SIDES])
+    scales = []
+    for side in _SIDES:
+        shape = (channels, side, side)
+        scales.append(conditional_spatial_flow(shape, layers, width))
+    return Hierarchy(scales)
 
 
 def unet_autoregressive(channels: int = 128, dropout: float = 0.1) -> Hierarchy:
     """:func:`autoregressive_maps` for both latents of the U-Net.
 
     Args:
-        channels: Of the latents.
-        dropout: Share of activations.
+        channels: Channels of the latents.
+        dropout: Share of activations that is dropped.
     """
-    return Hierarchy([autoregressive_maps((channels, side, side), dropout) for side in _SIDES])
+    scales = []
+    for side in _SIDES:
+        shape = (channels, side, side)
+        scales.append(autoregressive_maps(shape, dropout))
+    return Hierarchy(scales)

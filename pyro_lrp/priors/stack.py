@@ -1,4 +1,4 @@
-"""A stack of transforms that a prior owns: what they hold is registered, saved, moved and never stale."""
+"""A prior that owns transforms: it registers, saves and moves their tensors and switches caches off."""
 
 from __future__ import annotations
 
@@ -20,40 +20,60 @@ __all__ = ["Stack", "uncached"]
 
 
 class Stack(NormalBase):
-    """Owns a list of transforms, of a kind that a subclass names.
+    """A prior that owns a list of transforms; subclasses restrict their types.
 
     Args:
         dim: Length of a code.
         transforms: From base to latent; nested lists are flattened, factories called.
-        layers: How many times over the list is taken.
+        layers: Number of repetitions of the list.
         whiten: ``"standardize"``, ``"pca"`` or None: a fixed whitening nearest the data.
-        kinds: Types that an item may have.
+        kinds: Accepted types of transforms.
     """
 
     def __init__(
-        self, dim: int, transforms: Sequence[Any], *, layers: int, whiten: str | None, kinds: tuple[type, ...]
+        self,
+        dim: int,
+        transforms: Sequence[Any],
+        *,
+        layers: int,
+        whiten: str | None,
+        kinds: tuple[type, ...],
     ) -> None:
         super().__init__(dim)
         self.transforms: list[Any] = list(_unrolled(transforms, layers, kinds))
         if whiten is not None:
             self.transforms.append(Whitening(dim, whiten))
         self.parts = nn.ModuleList()
+        # object, name of its attribute, name of the parameter or buffer of this module
         self._held: list[tuple[object, str, str]] = []
-        for leaf in {id(leaf): leaf for t in self.transforms for leaf in _leaves(t)}.values():
+        leaves: dict[int, Any] = {}
+        for transform in self.transforms:
+            for leaf in _leaves(transform):
+                leaves[id(leaf)] = leaf
+        for leaf in leaves.values():
             self._own(leaf)
         self.register_load_state_dict_post_hook(lambda stack, _: stack._hand_back())
 
     @property
+    def _whitening(self) -> Whitening | None:
+        if not self.transforms:
+            return None
+        last = self.transforms[-1]
+        if not isinstance(last, Whitening):
+            return None
+        return last
+
+    @property
     def estimates(self) -> bool:
-        return bool(self.transforms) and isinstance(self.transforms[-1], Whitening)
+        return self._whitening is not None
 
     def whiten(self, codes: Tensor) -> dict[str, Any]:
-        """Set the whitening from all codes; says what it did."""
-        last = self.transforms[-1] if self.transforms else None
-        if not isinstance(last, Whitening):
+        """Set the whitening from all codes; returns an entry for the log."""
+        whitening = self._whitening
+        if whitening is None:
             return {}
-        last.fit(codes)
-        return {"whitening": last.kind}
+        whitening.fit(codes)
+        return {"whitening": whitening.kind}
 
     def to_base(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Latent to base, ``z_T -> z_0``, shape ``(*, dim)``."""
@@ -76,6 +96,7 @@ class Stack(NormalBase):
         return z
 
     def _own(self, leaf: Any) -> None:
+        """Register the module or the tensors of a transform, and switch its cache off."""
         if isinstance(leaf, Transform):
             leaf._cache_size = 0
         holders: list[object] = [leaf]
@@ -85,13 +106,21 @@ class Stack(NormalBase):
             holders = list(leaf.modules())
         for holder in holders:
             for name, value in list(vars(holder).items()):
-                held = (
-                    isinstance(value, Tensor) and not name.startswith("_cache") and not _is_lazy(holder, name)
-                )
-                if held and not any(holder is h and name == n for h, n, _ in self._held):
+                if self._should_hold(holder, name, value):
                     self._hold(holder, name, value)
 
+    def _should_hold(self, holder: object, name: str, value: object) -> bool:
+        if not isinstance(value, Tensor):
+            return False
+        if name.startswith("_cache") or _is_lazy(holder, name):
+            return False
+        for known_holder, known_name, _ in self._held:
+            if holder is known_holder and name == known_name:
+                return False
+        return True
+
     def _hold(self, holder: object, name: str, value: Tensor) -> None:
+        """Register a tensor attribute of an object that is not registered as a module."""
         key = f"held_{len(self._held)}_{name}"
         if isinstance(value, nn.Parameter):
             self.register_parameter(key, value)
@@ -100,10 +129,11 @@ class Stack(NormalBase):
         self._held.append((holder, name, key))
 
     def _hand_back(self) -> None:
-        """Give moved or loaded tensors back to the transforms that hold them, and drop what they derived."""
+        """Assign moved or loaded tensors to the transforms again, and drop values derived from the old ones."""
         for holder, name, key in self._held:
-            for derived in [n for n in vars(holder) if _is_lazy(holder, n)]:
-                delattr(holder, derived)
+            for attribute in list(vars(holder)):
+                if _is_lazy(holder, attribute):
+                    delattr(holder, attribute)
             setattr(holder, name, getattr(self, key))
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, FBT002
@@ -112,19 +142,27 @@ class Stack(NormalBase):
         return self
 
     @torch.no_grad()
-    def refuse_unless_invertible(self, transforms: Sequence[Any], context: Tensor | None = None) -> None:
-        """Raise a ``ValueError`` that names the first transform which cannot serve, at ``context``."""
+    def refuse_unless_invertible(
+        self,
+        transforms: Sequence[Any],
+        context: Tensor | None = None,
+    ) -> None:
+        """Raise a ``ValueError`` that names the first transform without an inverse, at ``context``."""
         with _without_dropout(self):
-            conditioned = [_condition(t, context, i) for i, t in enumerate(transforms)]
+            conditioned = []
+            for index, transform in enumerate(transforms):
+                conditioned.append(_condition(transform, context, index))
             dim = self.event_shape[0]
             points = torch.linspace(-1.0, 1.0, 2 * dim).reshape(2, dim)
             x = points
             for index, transform in enumerate(conditioned):
-                x = _round_trip(transform, x, f"transform {index} ({_name(transforms[index])})")
+                name = f"transform {index} ({_name(transforms[index])})"
+                x = _round_trip(transform, x, name)
             far = 3.0 * points
             base = self._backward(conditioned, far)
             back = self._forward(conditioned, base)
-            if not (torch.isfinite(base).all() and torch.allclose(back, far, atol=1e-2)):
+            finite = torch.isfinite(base).all()
+            if not finite or not torch.allclose(back, far, atol=1e-2):
                 last = _name(transforms[-1])
                 raise ValueError(
                     f"the transforms do not reach all codes (the last is {last}), so some have no density"
@@ -132,7 +170,7 @@ class Stack(NormalBase):
 
 
 def uncached(transform: Transform) -> Transform:
-    """The transform, with its cache and those inside it switched off."""
+    """Switch the caches of a transform and of its parts off; returns the transform."""
     for leaf in _leaves(transform):
         if isinstance(leaf, Transform):
             leaf._cache_size = 0
@@ -145,93 +183,112 @@ def _condition(transform: Any, context: Tensor | None, index: int) -> Transform:
     try:
         return uncached(transform.condition(context))
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        length = None if context is None else context.shape[-1]
+        length = None
+        if context is not None:
+            length = context.shape[-1]
         name = f"transform {index} ({_name(transform)})"
-        raise ValueError(f"{name} does not accept contexts of length {length}: {_line(error)}") from error
+        line = _line(error)
+        raise ValueError(f"{name} does not accept contexts of length {length}: {line}") from error
 
 
 def _round_trip(transform: Transform, x: Tensor, name: str) -> Tensor:
-    """What the transform makes of ``x``, if it gives it back."""
+    """The output of a transform at ``x``, after a check that its inverse returns ``x``."""
     dim = x.shape[-1]
-    if max(transform.domain.event_dim, transform.codomain.event_dim) > 1:
-        event = max(transform.domain.event_dim, transform.codomain.event_dim)
-        raise ValueError(f"{name} maps events of {event} dimensions; expected vectors of length {dim}")
+    event_dim = max(transform.domain.event_dim, transform.codomain.event_dim)
+    if event_dim > 1:
+        raise ValueError(f"{name} maps events of {event_dim} dimensions; expected vectors of length {dim}")
     try:
         y = transform(x)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        raise ValueError(f"{name} does not accept vectors of length {dim}: {_line(error)}") from error
+        line = _line(error)
+        raise ValueError(f"{name} does not accept vectors of length {dim}: {line}") from error
     if y.shape != x.shape:
-        raise ValueError(f"{name} maps shape {tuple(x.shape)} to {tuple(y.shape)}; expected no change")
+        before = tuple(x.shape)
+        after = tuple(y.shape)
+        raise ValueError(f"{name} maps shape {before} to {after}; expected no change")
     try:
         back, _ = inverse_and_ladj(transform, y.clone())
     except (NotImplementedError, KeyError) as error:
         raise ValueError(f"{name} has no inverse, so it cannot score an encoder's codes") from error
     if not torch.allclose(back, x, atol=1e-3):
-        raise ValueError(
-            f"{name} has no accurate inverse: a round trip is off by {(back - x).abs().max().item():.2g}"
-        )
+        error_size = (back - x).abs().max().item()
+        raise ValueError(f"{name} has no accurate inverse: a round trip is off by {error_size:.2g}")
     return y
 
 
 @contextmanager
 def _without_dropout(module: nn.Module) -> Iterator[None]:
-    dropping = [m for m in module.modules() if isinstance(m, nn.Dropout) and m.training]
-    for part in dropping:
+    active = []
+    for part in module.modules():
+        if isinstance(part, nn.Dropout) and part.training:
+            active.append(part)
+    for part in active:
         part.eval()
     try:
         yield
     finally:
-        for part in dropping:
+        for part in active:
             part.train()
 
 
 def _unrolled(items: Sequence[Any], layers: int, kinds: tuple[type, ...]) -> Iterator[Any]:
-    """The items of a nested list, ``layers`` times over; what is no transform is called to make one."""
+    """The transforms of a nested list, repeated ``layers`` times; factories are called."""
     if layers < 1:
         raise ValueError(f"expected layers of at least 1, got {layers}")
     for _ in range(layers):
         for item in items:
-            if isinstance(item, kinds):
-                if layers > 1:
-                    raise ValueError(
-                        f"layers={layers} needs factories, so that each layer has parameters of its own, got "
-                        f"{_name(item)} (in YAML: _partial_: true)"
-                    )
-                yield item
-            elif isinstance(item, (list, tuple)):
-                yield from _unrolled(item, 1, kinds)
-            elif callable(item) and not isinstance(item, ConditionalTransform):
-                yield from _unrolled([item()], 1, kinds)
-            elif isinstance(item, ConditionalTransform):
-                raise ValueError(f"{_name(item)} is a conditional transform, which needs a ConditionalFlow")
-            else:
-                raise ValueError(f"expected Pyro transforms, got {_name(item)}: {item!r}")
+            if isinstance(item, kinds) and layers > 1:
+                raise ValueError(
+                    f"layers={layers} needs factories, so that each layer has parameters of its own, "
+                    f"got {_name(item)} (in YAML: _partial_: true)"
+                )
+            yield from _transforms_of(item, kinds)
+
+
+def _transforms_of(item: Any, kinds: tuple[type, ...]) -> Iterator[Any]:
+    """The transforms of one item of a list: a transform, a list, or a factory."""
+    if isinstance(item, kinds):
+        yield item
+    elif isinstance(item, (list, tuple)):
+        yield from _unrolled(item, 1, kinds)
+    elif isinstance(item, ConditionalTransform):
+        name = _name(item)
+        raise ValueError(f"{name} is a conditional transform, which needs a ConditionalFlow")
+    elif callable(item):
+        yield from _unrolled([item()], 1, kinds)
+    else:
+        raise ValueError(f"expected Pyro transforms, got {_name(item)}: {item!r}")
 
 
 def _leaves(transform: Any) -> Iterator[Any]:
-    """The transform, and every one inside it: inverses, compositions and independents are seen through."""
+    """The transform and all transforms inside it: parts of compositions, inverses and independents."""
     yield transform
     inner = [*getattr(transform, "parts", ()), *getattr(transform, "transforms", ())]
-    names = ("base_transform", "transform", "_transform")
-    inner += [_inverted(transform), *(getattr(transform, name, None) for name in names)]
+    inner.append(_inverted(transform))
+    for name in ("base_transform", "transform", "_transform"):
+        inner.append(getattr(transform, name, None))
     for part in inner:
         if isinstance(part, (Transform, ConditionalTransform)):
             yield from _leaves(part)
 
 
 def _inverted(transform: object) -> Transform | None:
-    """What ``transform.inv`` wraps, if it is such a wrapper."""
-    return transform._inv if isinstance(transform, _InverseTransform) else None
+    """The transform inside the wrapper that ``transform.inv`` returns; None if it is no such wrapper."""
+    if not isinstance(transform, _InverseTransform):
+        return None
+    return transform._inv
 
 
 def _is_lazy(holder: object, name: str) -> bool:
-    """Whether the attribute is a value that the object derived from what it holds, and kept."""
+    """Whether the attribute is a cached value that the object derived from its tensors."""
     return isinstance(getattr(type(holder), name, None), lazy_property)
 
 
 def _name(item: object) -> str:
     inner = _inverted(item)
-    return type(item).__name__ if inner is None else f"inverse of {_name(inner)}"
+    if inner is None:
+        return type(item).__name__
+    return f"inverse of {_name(inner)}"
 
 
 def _line(error: Exception) -> str:

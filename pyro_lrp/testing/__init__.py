@@ -1,7 +1,8 @@
-"""The law kit: is this a bijection, is this a density? For our own tests, and for anybody's transform or prior.
+"""The law kit: checks that a transform is a bijection and that a prior is a density.
 
-Each law measures one figure and has a limit. All run in eval mode on the CPU, in float64 but where they say
-otherwise, and leave their subject, and the module that it is bound to, as they were.
+Each law measures one figure and has a limit. Laws run in eval mode on the CPU, in float64 unless they say
+otherwise. They restore the checked prior or transform, and the module that a prior is bound to. Their random
+numbers are seeded and the numbers of draws are fixed, so a check is reproducible.
 """
 
 from pyro_lrp.testing.core import Law

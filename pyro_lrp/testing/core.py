@@ -1,4 +1,4 @@
-"""What the laws are made of: a row, a prior at a context, and the state in which it is measured."""
+"""Parts that all laws share: the result of a law, a prior at a context, and the state in which laws run."""
 
 from __future__ import annotations
 
@@ -17,20 +17,33 @@ from pyro_lrp.core.randomness import seeded, untouched_generators
 from pyro_lrp.priors import Prior
 
 __all__ = [
-    "BATCHES", "EXACT", "At", "Law", "as_it_was", "assert_all", "contained", "default_dtype", "gap", "jiggle",
-    "modules_of", "relative_gap", "slogdet",
-]  # fmt: skip
+    "BATCHES",
+    "EXACT",
+    "At",
+    "Law",
+    "assert_all",
+    "contained",
+    "copied_state",
+    "default_dtype",
+    "gap",
+    "jiggle",
+    "modules_of",
+    "relative_gap",
+    "restored",
+    "slogdet",
+]
 
 BATCHES: tuple[tuple[int, ...], ...] = ((), (7,), (6, 5))
-EXACT = 1e-5  # most agree to 1e-14; the matrix exponential of Pyro inverts to 1e-6
-_ROWS = 128
-_REPEATS = 16  # of a density that is itself an estimate
+EXACT = 1e-5  # most transforms agree to 1e-14; Pyro's matrix exponential inverts to 1e-6
+State = dict[str, Tensor]
+_ROWS = 128  # rows of Jacobians that are computed in one pass
+_REPEATS = 16  # evaluations of a density that is an estimate
 
 
 class Law(NamedTuple):
-    """What was measured: the law holds if ``figure`` is a number of at most ``limit``.
+    """Result of a law, which holds if ``figure`` is a number of at most ``limit``.
 
-    A law that could not be decided says so in its ``note`` ("no power: ...") and has no limit.
+    A law that could not be decided has an infinite limit and a ``note`` that starts with "no power:".
 
     >>> Law("mass is 1", 0.2, limit=0.01).holds, Law("mass is 1", 0.2, math.inf, "no power: one sample").holds
     (False, True)
@@ -51,9 +64,9 @@ class At:
     """A prior at one context.
 
     Attributes:
-        prior: Over vectors.
+        prior: A prior over vectors.
         context: Shape ``(context_dim,)``; of length 0 for an unconditional prior.
-        noise: Standard deviation of its log_prob, where that is an unbiased estimate (Hutchinson's of a trace).
+        noise: Standard deviation of ``log_prob``, if that is an unbiased estimate (Hutchinson's trace).
     """
 
     prior: Prior
@@ -66,13 +79,14 @@ class At:
 
     @property
     def exact(self) -> float:
-        """The limit of what should agree; of two numerical answers each may be wrong by its tolerance."""
+        """Limit of differences; each of two numerical results may be wrong by the tolerance."""
         return max(EXACT, 2.0 * self.prior.tolerance)
 
     @property
     def exact_score(self) -> float:
-        """The limit of densities that should agree, where one of them may be a mean of estimates."""
-        return self.exact + 8.0 * self.noise / math.sqrt(_REPEATS)
+        """Limit of differences of log densities, one of which may be a mean of estimates."""
+        standard_error = self.noise / math.sqrt(_REPEATS)
+        return self.exact + 8.0 * standard_error
 
     def __call__(self) -> Any:
         return self.prior(self.context)
@@ -88,46 +102,61 @@ class At:
 
     def score(self, z: Tensor) -> Tensor:
         """Log density of codes ``(n, d)``, or the mean of many estimates of it."""
-        return self._estimates(z).mean(0) if self.noise else self().log_prob(z)
+        if self.noise == 0.0:
+            return self().log_prob(z)
+        return self._estimates(z).mean(0)
 
     def like(self, tensor: Tensor) -> At:
-        """With its context in the dtype of a tensor, and on its device."""
+        """The same prior with the context in the dtype and on the device of a tensor."""
         return replace(self, context=self.context.to(tensor))
 
-    def noticed(self, z: Tensor) -> At:
-        """With its noise, if it gives the same codes another density when asked again."""
-        if torch.equal(self().log_prob(z), self().log_prob(z)):
+    def with_noise(self, z: Tensor) -> At:
+        """The same prior with its noise measured, if repeated densities of the codes ``z`` differ."""
+        first = self().log_prob(z)
+        second = self().log_prob(z)
+        if torch.equal(first, second):
             return self
-        return replace(self, noise=self._estimates(z).std(0).max().item())
+        deviations = self._estimates(z).std(0)
+        return replace(self, noise=deviations.max().item())
 
     @torch.no_grad()
     def _estimates(self, z: Tensor) -> Tensor:
-        return self().log_prob(z.expand(_REPEATS, *z.shape))
+        repeated = z.expand(_REPEATS, *z.shape)
+        return self().log_prob(repeated)
 
 
 def modules_of(prior: Prior) -> list[nn.Module]:
-    """The prior, and the module that it computes with and does not own, if there is one."""
-    return [prior] if prior.bound is None else [prior, prior.bound]
+    """The prior and, if there is one, the module that it is bound to."""
+    modules: list[nn.Module] = [prior]
+    if prior.bound is not None:
+        modules.append(prior.bound)
+    return modules
 
 
 def assert_all(laws: Iterator[Law]) -> None:
-    """Raise an ``AssertionError`` that names the first law that broke, and by how much."""
+    """Raise an ``AssertionError`` with the first law that does not hold, its figure and its limit."""
     with closing(laws):  # type: ignore[type-var]
         for law in laws:
-            remark = f" ({law.note})" if law.note else ""
-            assert law.holds, f"law broken: {law.name}: {law.figure:.3g}, the limit is {law.limit:.3g}{remark}"
+            message = f"law broken: {law.name}: {law.figure:.3g}, the limit is {law.limit:.3g}"
+            if law.note:
+                message += f" ({law.note})"
+            assert law.holds, message
 
 
 def contained(laws: Iterator[Law]) -> Iterator[Law]:
-    """The same laws, each measured with float64 as the default, without gradients and with seeded generators.
+    """Measure each law with float64 as the default, without gradients and with seeded generators.
 
-    Distributions do not validate meanwhile: a NaN should break the law under which it arises. Between the rows
-    the caller's settings are the caller's.
+    Distributions do not validate meanwhile: a NaN should break the law in which it occurs. Between two laws the
+    caller's settings and generators are restored.
     """
     with seeded(0, "laws"):
         state = torch.get_rng_state()
     while True:
-        with untouched_generators(), default_dtype(torch.float64), torch.no_grad(), _unvalidated():
+        with ExitStack() as settings:
+            settings.enter_context(untouched_generators())
+            settings.enter_context(default_dtype(torch.float64))
+            settings.enter_context(torch.no_grad())
+            settings.enter_context(_unvalidated())
             torch.set_rng_state(state)
             law = next(laws, None)
             state = torch.get_rng_state()
@@ -137,9 +166,9 @@ def contained(laws: Iterator[Law]) -> Iterator[Law]:
 
 
 @contextmanager
-def as_it_was(*modules: nn.Module) -> Iterator[None]:
-    """Eval mode within the block; afterwards states, dtypes, devices and modes are what they were."""
-    states = [{k: v.detach().clone() for k, v in module.state_dict().items()} for module in modules]
+def restored(*modules: nn.Module) -> Iterator[None]:
+    """Eval mode within the block; states, dtypes, devices and modes are restored afterwards."""
+    states = [copied_state(module) for module in modules]
     with ExitStack() as modes:
         for module in modules:
             modes.enter_context(eval_mode(module))
@@ -147,16 +176,34 @@ def as_it_was(*modules: nn.Module) -> Iterator[None]:
             yield
         finally:
             for module, state in zip(modules, states, strict=True):
-                dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
-                devices = [tensor.device for tensor in state.values()]
-                module.to(dtypes.pop() if len(dtypes) == 1 else torch.float32)
-                module.to(devices[0] if devices else "cpu")
-                module.load_state_dict(state)
+                _restore(module, state)
+
+
+def copied_state(module: nn.Module) -> State:
+    """A copy of the state of a module."""
+    state = {}
+    for name, tensor in module.state_dict().items():
+        state[name] = tensor.detach().clone()
+    return state
+
+
+def _restore(module: nn.Module, state: State) -> None:
+    dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+    dtype = torch.float32
+    if len(dtypes) == 1:
+        dtype = dtypes.pop()
+    device = torch.device("cpu")
+    for tensor in state.values():
+        device = tensor.device
+        break
+    module.to(dtype)
+    module.to(device)
+    module.load_state_dict(state)
 
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Some stock transforms (the autoregressive inverse) make tensors of the default dtype."""
+    """Set the default dtype: some stock transforms (the autoregressive inverse) create tensors of it."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -177,38 +224,49 @@ def _unvalidated() -> Iterator[None]:
 
 @torch.no_grad()
 def jiggle(*modules: nn.Module, size: float = 0.1) -> None:
-    """Move parameters off their initial values, at which a wrong law may hold by symmetry.
+    """Add noise to parameters, since a wrong law may hold by symmetry at their initial values.
 
-    Each output of a layer moves by about ``size`` times its input, however wide the layer: a weight gets noise
-    of standard deviation ``size / sqrt(fan_in)``, a vector of ``size``. At 0.3 a flow of 24 couplings
+    The output of a layer changes by about ``size`` times its input, whatever its width: noise has standard
+    deviation ``size / sqrt(fan_in)`` for a weight and ``size`` for a vector. At 0.3 a flow of 24 couplings
     overflows.
     """
     for module in modules:
         for parameter in module.parameters():
-            fan_in = math.prod(parameter.shape[1:]) if parameter.dim() > 1 else 1
-            parameter.add_(torch.randn_like(parameter), alpha=size / math.sqrt(fan_in))
+            fan_in = math.prod(parameter.shape[1:])  # 1 for a vector
+            noise = torch.randn_like(parameter)
+            parameter.add_(noise, alpha=size / math.sqrt(fan_in))
 
 
 def slogdet(function: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
     """The logarithm of |det J| of a map of vectors at each point, ``(n, d) -> (n,)``.
 
-    Each point goes in d times over, so that one backward pass gives all rows of its Jacobian: a pass may be
-    hundreds of steps of a solver. At most ``_ROWS`` go in at a time.
+    Each point is repeated d times, so that one backward pass computes all rows of its Jacobian: a pass may be
+    hundreds of steps of a solver. A pass has at most ``_ROWS`` rows.
     """
     count, dim = points.shape
     units = torch.eye(dim, dtype=points.dtype, device=points.device)
     blocks = units.split(max(1, _ROWS // count))
     rows = torch.cat([_products(function, points, block) for block in blocks])
-    # one by one: of a batch of large ones on several threads, MKL's LU has been seen to go wrong (DLASWP)
-    return torch.stack([torch.linalg.slogdet(jacobian).logabsdet for jacobian in rows.unbind(1)])
+    # one matrix at a time: for a batch of large matrices MKL's LU failed on several threads (DLASWP)
+    values = []
+    for jacobian in rows.unbind(1):
+        values.append(torch.linalg.slogdet(jacobian).logabsdet)
+    return torch.stack(values)
 
 
-def _products(function: Callable[[Tensor], Tensor], points: Tensor, directions: Tensor) -> Tensor:
+def _products(
+    function: Callable[[Tensor], Tensor],
+    points: Tensor,
+    directions: Tensor,
+) -> Tensor:
     """Directions times the Jacobian at each point, ``(k, n, d)``."""
     with torch.enable_grad():
-        many = points.detach().repeat(len(directions), 1).requires_grad_()
+        repeated = points.detach().repeat(len(directions), 1)
+        repeated.requires_grad_()
         cotangents = directions.repeat_interleave(len(points), dim=0)
-        return torch.autograd.grad(function(many), many, cotangents)[0].reshape(-1, *points.shape)
+        outputs = function(repeated)
+        (products,) = torch.autograd.grad(outputs, repeated, cotangents)
+    return products.reshape(-1, *points.shape)
 
 
 def gap(a: Tensor, b: Tensor) -> float:
@@ -217,5 +275,7 @@ def gap(a: Tensor, b: Tensor) -> float:
 
 
 def relative_gap(a: Tensor, b: Tensor) -> float:
-    """The largest difference between two lists of vectors, as a share of one and the vector's largest entry."""
-    return ((a - b).abs().amax(-1) / (1.0 + b.abs().amax(-1))).max().item()
+    """The largest difference between two lists of vectors, divided by 1 plus the vector's largest entry."""
+    differences = (a - b).abs().amax(-1)
+    sizes = 1.0 + b.abs().amax(-1)
+    return (differences / sizes).max().item()

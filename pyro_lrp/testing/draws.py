@@ -1,44 +1,59 @@
-"""Codes in bulk: as many as time allows, in pieces that bound memory."""
+"""Draws and scores of many codes, in batches that bound memory."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from time import perf_counter
 
 import torch
 from torch import Tensor
 
+from pyro_lrp.priors import Prior
 from pyro_lrp.testing.core import At
 
-__all__ = ["SECONDS", "affordable", "draw", "scores"]
+__all__ = ["bases", "draw", "number_of_draws", "number_of_scores", "scores"]
 
-SECONDS = 3.0  # for all codes of a law
-_PIECE = 4096
+_CODES = 20_000
+# a sample of a numerical prior solves an equation, and a score also integrates a trace
+_NUMERICAL_DRAWS = 8_000
+_NUMERICAL_SCORES = 2_000
+_BATCH_SIZE = 4096
 
 
-def affordable(work: Callable[[int], object], at_most: int, seconds: float = SECONDS) -> int:
-    """How many codes ``work`` can be given in so many seconds, as far as some tries can tell.
+def number_of_draws(prior: Prior) -> int:
+    """Number of codes that the laws draw; it depends only on whether the prior is numerical.
 
-    >>> affordable(lambda n: None, at_most=20_000)
-    20000
+    >>> from pyro_lrp.priors import FlowMatching, StandardNormal
+    >>> number_of_draws(StandardNormal(2)), number_of_draws(FlowMatching(2, width=8))
+    (20000, 8000)
     """
-    size = 8
-    while True:
-        started = perf_counter()
-        work(size)
-        elapsed = max(perf_counter() - started, 1e-9)
-        if elapsed > seconds / 8 or size >= min(at_most, _PIECE):
-            return min(at_most, int(size * seconds / elapsed))
-        size *= 8
+    if prior.tolerance > 0.0:
+        return _NUMERICAL_DRAWS
+    return _CODES
+
+
+def number_of_scores(prior: Prior) -> int:
+    """Number of codes that importance sampling scores, likewise."""
+    if prior.tolerance > 0.0:
+        return _NUMERICAL_SCORES
+    return _CODES
 
 
 def draw(at: At, count: int) -> Tensor:
     """Samples, shape ``(count, d)``."""
-    prior = at()
-    return torch.cat([prior.sample((min(_PIECE, count - done),)) for done in range(0, count, _PIECE)])
+    distribution = at()
+    batches = []
+    for start in range(0, count, _BATCH_SIZE):
+        size = min(_BATCH_SIZE, count - start)
+        batches.append(distribution.sample((size,)))
+    return torch.cat(batches)
 
 
 def scores(at: At, z: Tensor) -> Tensor:
     """Log density of codes ``(n, d)``."""
-    prior = at()
-    return torch.cat([prior.log_prob(piece) for piece in z.split(_PIECE)])
+    distribution = at()
+    batches = [distribution.log_prob(batch) for batch in z.split(_BATCH_SIZE)]
+    return torch.cat(batches)
+
+
+def bases(at: At, z: Tensor) -> Tensor:
+    """Codes ``(n, d)`` mapped to the base."""
+    batches = [at.to_base(batch) for batch in z.split(_BATCH_SIZE)]
+    return torch.cat(batches)

@@ -1,49 +1,62 @@
-"""Above dim 2: mass by importance sampling, and what the samples and the weighted draws have in common."""
+"""Above dim 2: the mass by importance sampling, and a comparison of the samples with weighted draws."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from pyro_lrp.testing.core import At, Law
-from pyro_lrp.testing.draws import SECONDS, affordable, scores
+from pyro_lrp.testing.draws import number_of_scores, scores
 
 __all__ = ["Proposal", "by_importance"]
 
-_CODES = 20_000
 _FIT = 5_000  # samples that the proposal is fitted to
-_POWER = (200, 0.05)  # effective sample size, and its share of the draws, below which nothing is said
-_SLACK = 1e-2  # as of the quadrature: mass in tails that no draw reaches
-_TAILS = ((0.45, 30.0, 1.2), (0.45, 5.0, 1.2), (0.1, 1.0, 1.0))  # share, degrees of freedom, inflated variance
+_LEAST_SIZE = 200  # effective sample size below which a law has no power
+_LEAST_SHARE = 0.05  # the same as a share of the draws
+_SLACK = 1e-2  # for mass in tails that no draw reaches, as in the quadrature
+
+
+class _Tail(NamedTuple):
+    share: float
+    degrees: float  # of freedom, of Student's t
+    inflation: float  # factor of the variance
+
+
+_TAILS = (
+    _Tail(0.45, 30.0, 1.2),
+    _Tail(0.45, 5.0, 1.2),
+    _Tail(0.1, 1.0, 1.0),
+)
 
 
 class Proposal:
-    """A mixture of multivariate Student-t distributions, placed by EM on samples.
+    """A mixture of multivariate Student-t distributions, fitted to samples by EM.
 
-    Every component comes with thin, thick and Cauchy tails, so that few densities have tails beyond its own.
+    Every component has thin, thick and Cauchy tails, so that few densities have heavier tails.
 
     Args:
-        samples: Shape ``(n, d)``, of which those beyond ten deviations do not count.
-        components: At most so many, and one for every ``20 d`` samples.
+        samples: Shape ``(n, d)``; those beyond ten deviations are ignored.
+        components: Maximum number of components; there is at most one for every ``20 d`` samples.
     """
 
     def __init__(self, samples: Tensor, components: int = 10) -> None:
-        from sklearn.mixture import GaussianMixture
-
-        low, self.centre, high = samples.quantile(torch.tensor([0.16, 0.5, 0.84]), dim=0)
+        levels = torch.tensor([0.16, 0.5, 0.84])
+        low, self.centre, high = samples.quantile(levels, dim=0)
         self.scale = ((high - low) / 2).clamp(min=1e-12)
         white = (samples - self.centre) / self.scale
         white = white[(white.abs() < 10.0).all(-1)]
-        components = max(1, min(components, len(white) // (20 * white.shape[1])))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # where EM stops does not matter
-            em = GaussianMixture(components, max_iter=50, random_state=0).fit(white.numpy())
-        self.weights, self.loc = torch.from_numpy(em.weights_), torch.from_numpy(em.means_)
-        self.factor = torch.linalg.cholesky(torch.from_numpy(em.covariances_))
+        affordable = len(white) // (20 * white.shape[1])
+        em = _run_em(white, max(1, min(components, affordable)))
+        covariances = torch.from_numpy(em.covariances_)
+        self.weights = torch.from_numpy(em.weights_)
+        self.loc = torch.from_numpy(em.means_)
+        self.cholesky = torch.linalg.cholesky(covariances)
 
     def sample(self, count: int) -> Tensor:
         """Draws, shape ``(count, d)``."""
@@ -51,94 +64,133 @@ class Proposal:
         tail = torch.multinomial(shares, count, replacement=True)
         component = torch.multinomial(self.weights, count, replacement=True)
         chi_square = 2.0 * torch._standard_gamma(degrees[tail] / 2.0)
+        variance = inflation[tail] * degrees[tail] / chi_square
         draws = torch.randn(count, self.loc.shape[1])
-        draws *= (inflation[tail] * degrees[tail] / chi_square).sqrt()[:, None]
+        draws *= variance.sqrt()[:, None]
         for k in range(len(self.weights)):
-            draws[component == k] = self.loc[k] + draws[component == k] @ self.factor[k].T
+            rows = component == k
+            draws[rows] = self.loc[k] + draws[rows] @ self.cholesky[k].T
         return self.centre + self.scale * draws
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Its log density, ``(n, d) -> (n,)``."""
+        """Log density, ``(n, d) -> (n,)``."""
         squares, constant = self._distances(z)
-        dim, parts = z.shape[1], []
-        for share, nu, inflation in _TAILS:
-            width = nu * inflation
-            volume = math.lgamma(nu / 2) - math.lgamma((nu + dim) / 2) + dim / 2 * math.log(math.pi * width)
-            parts.append(math.log(share) - volume + constant - (nu + dim) / 2 * (squares / width).log1p())
+        dim = z.shape[1]
+        parts = []
+        for tail in _TAILS:
+            nu = tail.degrees
+            width = nu * tail.inflation
+            volume = math.lgamma(nu / 2) - math.lgamma((nu + dim) / 2)
+            volume += dim / 2 * math.log(math.pi * width)
+            kernel = -(nu + dim) / 2 * (squares / width).log1p()
+            parts.append(math.log(tail.share) - volume + constant + kernel)
         return torch.cat(parts).logsumexp(0) - self.scale.log().sum()
 
     def landmarks(self, z: Tensor) -> Tensor:
-        """Where codes are: their shares in the components, and the log density of the plain mixture."""
+        """Location of codes: their shares in the components, and the log density of the normal mixture."""
         squares, constant = self._distances(z)
         joint = constant - squares / 2.0
-        return torch.cat([joint.softmax(0), joint.logsumexp(0)[None]]).T
+        total = joint.logsumexp(0)[None]
+        return torch.cat([joint.softmax(0), total]).T
 
     def _distances(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Squared distances to components in their metric, ``(K, n)``; log weights over volumes, ``(K, 1)``."""
+        """Squared Mahalanobis distances to the components, ``(K, n)``; log weights over volumes, ``(K, 1)``."""
         white = (z - self.centre) / self.scale
-        white = torch.linalg.solve_triangular(self.factor, (white - self.loc[:, None]).mT, upper=False)
-        volumes = self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return white.square().sum(1), (self.weights.log() - volumes)[:, None]
+        centred = (white - self.loc[:, None]).mT
+        white = torch.linalg.solve_triangular(self.cholesky, centred, upper=False)
+        diagonal = self.cholesky.diagonal(dim1=-2, dim2=-1)
+        log_volumes = diagonal.log().sum(-1)
+        constant = (self.weights.log() - log_volumes)[:, None]
+        return white.square().sum(1), constant
+
+
+def _run_em(samples: Tensor, components: int) -> Any:
+    from sklearn.mixture import GaussianMixture
+
+    em = GaussianMixture(components, max_iter=50, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # EM need not converge
+        return em.fit(samples.numpy())
 
 
 def by_importance(at: At, samples: Tensor) -> Iterator[Law]:
-    """The weights p(z) / g(z) of draws from a proposal g have mean 1, and weigh the draws as the samples are.
+    """The weights p(z) / g(z) of draws from a proposal g have mean 1; weighted draws agree with the samples.
 
-    Limits are six standard errors and a hundredth, for the mass in tails that no draw reaches; the second law
-    compares some dozens of functions with values in [-1, 1], each with 6.5 errors and a hundredth. Normal means
-    exceed six errors with a probability of 2e-9 even without the hundredth. Those of skewed weights behave less
-    well, so nothing is said unless the effective sample size is large: by the draws and, as these may miss a
-    sharp peak altogether, by the weights of the samples, which do not. ``tests/test_laws.py`` repeats the check
-    on correct densities under many seeds.
+    The limit of the first law is six standard errors plus a hundredth, for the mass in tails that no draw
+    reaches. The second law compares some dozens of functions with values in [-1, 1], each within 6.5 standard
+    errors plus a hundredth. Normal means exceed six standard errors with a probability of 2e-9 even without the
+    hundredth. Means of skewed weights behave less well, so the laws are decided only if the effective sample
+    size is large: by the weights of the draws and, as draws may miss a sharp peak, by those of the samples.
+    ``tests/test_laws.py`` repeats the check on correct densities under many seeds.
     """
     mass = "mass is 1 by importance sampling"
-    same = "sampler against density by importance sampling (over its limit)"
+    agreement = "sampler against density by importance sampling (over its limit)"
+    count = number_of_scores(at.prior)
     half = min(_FIT, len(samples) // 2)
-    count = affordable(lambda n: scores(at, samples[:n]), _CODES)
-    note = f"no power: {count:,} codes are what {SECONDS:g} seconds allow"
-    size, slack = math.nan, _SLACK + at.prior.tolerance
-    enough = max(_POWER[0], _POWER[1] * count)
-    if count >= enough:
-        proposal = Proposal(samples[:half])
-        draws = proposal.sample(count)
-        weights = _weights(at, proposal, draws)
-        size = _effective_size(weights, _weights(at, proposal, samples[half:][: count // 10]))
+    held_out = samples[half:]
+    proposal = Proposal(samples[:half])
+    draws = proposal.sample(count)
+    weights = _weights(at, proposal, draws)
+    sample_weights = _weights(at, proposal, held_out[: count // 10])
+    size = _effective_size(weights, sample_weights)
+    enough = size >= max(_LEAST_SIZE, _LEAST_SHARE * count)
+    if not enough:
         note = f"no power: effective sample size {size:.0f} of {count:,}"
-    if not size >= enough:
-        yield from (Law(name, 0.0, math.inf, note) for name in (mass, same))
+        yield Law(mass, 0.0, math.inf, note)
+        yield Law(agreement, 0.0, math.inf, note)
         return
-    limit = slack + 6.0 * weights.std().item() / math.sqrt(count)
-    yield Law(mass, abs(weights.mean().item() - 1.0), limit)
-    yield Law(same, _disagreement(proposal, draws, weights, samples[half:], slack), 1.0)
+    slack = _SLACK + at.prior.tolerance
+    standard_error = weights.std().item() / math.sqrt(count)
+    error = abs(weights.mean().item() - 1.0)
+    yield Law(mass, error, slack + 6.0 * standard_error)
+    disagreement = _disagreement(proposal, draws, weights, held_out, slack)
+    yield Law(agreement, disagreement, 1.0)
 
 
 def _weights(at: At, proposal: Proposal, z: Tensor) -> Tensor:
-    """Of codes. Where the density is no number it counts as zero: if that matters, mass is missing."""
-    return (scores(at, z) - proposal.log_prob(z)).exp().nan_to_num(nan=0.0)
+    """Importance weights of codes; 0 where the density is NaN, so that mass is missing there."""
+    log_weights = scores(at, z) - proposal.log_prob(z)
+    return log_weights.exp().nan_to_num(nan=0.0)
 
 
-def _effective_size(weights: Tensor, seen: Tensor) -> float:
-    """Of so many draws: from their own weights or from those of samples, whichever is smaller.
+def _effective_size(weights: Tensor, sample_weights: Tensor) -> float:
+    """The effective sample size from the weights of draws or from those of samples, whichever is smaller.
 
-    The mean of the squared weights of draws, E_g[w^2], is that of the samples' weights, E_p[w]. The heaviest of
-    these do not count, up to a mass of half the slack.
+    The mean of the squared weights of draws, E_g[w^2], is the mean weight of samples, E_p[w]. The heaviest
+    samples are ignored, up to a mass of half the slack.
     """
-    own = weights.sum() ** 2 / weights.square().sum()
-    seen = seen[seen <= seen.quantile(1.0 - _SLACK / 2)]
-    return torch.minimum(own, len(weights) * weights.mean() / seen.mean()).item()
+    from_draws = weights.sum() ** 2 / weights.square().sum()
+    level = sample_weights.quantile(1.0 - _SLACK / 2)
+    light = sample_weights[sample_weights <= level]
+    from_samples = len(weights) * weights.mean() / light.mean()
+    return torch.minimum(from_draws, from_samples).item()
 
 
-def _disagreement(proposal: Proposal, draws: Tensor, weights: Tensor, samples: Tensor, slack: float) -> float:
+def _disagreement(
+    proposal: Proposal,
+    draws: Tensor,
+    weights: Tensor,
+    samples: Tensor,
+    slack: float,
+) -> float:
     """The largest difference between a weighted mean of draws and a mean of samples, over its limit."""
-    edges = proposal.landmarks(samples)[:, -1].quantile(torch.linspace(0.1, 0.9, 9))
-    ours, theirs = _functions(proposal, samples, edges), weights[:, None] * _functions(proposal, draws, edges)
-    error = (ours.var(0) / len(ours) + theirs.var(0) / len(theirs)).sqrt()
-    return ((ours.mean(0) - theirs.mean(0)).abs() / (slack + 6.5 * error)).max().item()
+    levels = torch.linspace(0.1, 0.9, 9)
+    edges = proposal.landmarks(samples)[:, -1].quantile(levels)
+    ours = _functions(proposal, samples, edges)
+    theirs = weights[:, None] * _functions(proposal, draws, edges)
+    variance = ours.var(0) / len(ours) + theirs.var(0) / len(theirs)
+    differences = (ours.mean(0) - theirs.mean(0)).abs()
+    limits = slack + 6.5 * variance.sqrt()
+    return (differences / limits).max().item()
 
 
 def _functions(proposal: Proposal, z: Tensor, edges: Tensor) -> Tensor:
-    """Functions with values in [-1, 1], shape ``(n, m)``: components, shells, and the place along each axis."""
+    """Functions with values in [-1, 1], shape ``(n, m)``: components, shells, positions along the axes."""
     landmarks = proposal.landmarks(z)
-    shells = torch.nn.functional.one_hot(torch.bucketize(landmarks[:, -1].contiguous(), edges), len(edges) + 1)
+    shares = landmarks[:, :-1]
+    log_density = landmarks[:, -1].contiguous()
+    shell = torch.bucketize(log_density, edges)
+    shells = one_hot(shell, len(edges) + 1).to(z.dtype)
     axes = (z - proposal.centre) / proposal.scale
-    return torch.cat([landmarks[:, :-1], shells.to(z.dtype), axes.tanh(), axes.abs().tanh()], dim=1)
+    functions = [shares, shells, axes.tanh(), axes.abs().tanh()]
+    return torch.cat(functions, dim=1)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_lrp.priors import Prior
 from pyro_lrp.testing.chance import statistical
@@ -15,16 +15,24 @@ from pyro_lrp.testing.core import (
     BATCHES,
     At,
     Law,
-    as_it_was,
     assert_all,
     contained,
     gap,
     jiggle,
     modules_of,
     relative_gap,
+    restored,
     slogdet,
 )
-from pyro_lrp.testing.parameters import answer, built, gradients, moves, registered, reloads, rescoring
+from pyro_lrp.testing.parameters import (
+    built,
+    gradients,
+    moves,
+    output,
+    registered,
+    reloads,
+    rescoring,
+)
 
 __all__ = ["check_prior", "prior_laws"]
 
@@ -32,20 +40,23 @@ __all__ = ["check_prior", "prior_laws"]
 def check_prior(prior: Prior | Callable[[], Prior]) -> None:
     """Check that a prior is a density whose sampler, score, parameters and saved state agree.
 
-    What is checked depends on what the prior says of itself: a bijection from its base only where there is one
-    (``has_base``), a density where it has one (``has_log_prob``), all at one random context where it needs one.
-    Answers that are exact must agree to 1e-5 and more; of a numerical prior to twice its ``tolerance``.
+    The attributes of the prior decide which laws apply: a bijection from the base only with ``has_base``, a
+    density only with ``has_log_prob``. A conditional prior is checked at one random context. Every prior is
+    also called with a batch of contexts and must return a batch of densities and of independent samples; for an
+    unconditional prior these contexts have length 0. Exact results must agree to 1e-5, those of a numerical
+    prior to twice its ``tolerance``.
 
-    Its mass, and its sampler against its density, are measured on a grid at dim 1 and 2 and by importance
-    sampling above; where these cannot tell, the law's note says "no power". A correct prior fails one of the
-    laws of chance with a probability of less than 1e-6. They draw 20,000 codes, or what some seconds allow.
+    The mass, and the sampler against the density, are measured on a grid at dim 1 and 2 and by importance
+    sampling above; where these cannot decide, the note of the law says "no power". A correct prior fails one of
+    the statistical laws with a probability of less than 1e-6. They draw 20,000 codes, and
+    fewer from a numerical prior.
 
     Args:
         prior: A prior over vectors, or a function that builds one. With a function, a second prior, built under
-            another seed, must have the same density once it loads the first one's state.
+            another seed, must have the same density after it loads the state of the first.
 
     Raises:
-        AssertionError: Names the law that broke, and by how much.
+        AssertionError: Names the first law that does not hold, with its figure and limit.
 
     >>> from pyro_lrp.priors import StandardNormal
     >>> check_prior(lambda: StandardNormal(2))
@@ -55,9 +66,13 @@ def check_prior(prior: Prior | Callable[[], Prior]) -> None:
 
 def prior_laws(prior: Prior | Callable[[], Prior]) -> Iterator[Law]:
     """The laws of :func:`check_prior`, one by one."""
-    build = None if isinstance(prior, nn.Module) else prior
-    subject = prior if isinstance(prior, Prior) else built(prior, seed=0)
-    with as_it_was(*modules_of(subject)):
+    build: Callable[[], Prior] | None = None
+    if isinstance(prior, Prior):
+        subject = prior
+    else:
+        build = prior
+        subject = built(build, seed=0)
+    with restored(*modules_of(subject)):
         yield from contained(_laws(subject, build))
 
 
@@ -70,41 +85,76 @@ def _laws(prior: Prior, build: Callable[[], Prior] | None) -> Iterator[Law]:
     yield from _shapes(at)
     z = at().sample((7,))
     if prior.has_log_prob:
-        at = at.noticed(z)
+        at = at.with_noise(z)
         yield from _base(at)
     else:
         yield from _refusal(at, z)
     yield from _contexts(at, z)
     yield from statistical(at)
-    yield from _learning(at, z)
+    yield from _gradients(at, z)
+    if prior.has_log_prob:
+        yield from _rescoring(at, z)
     yield from moves(at, z)
     yield from reloads(at, build, z)
 
 
-def _learning(at: At, z: Tensor) -> Iterator[Law]:
-    """Gradients reach every parameter, and an update every density."""
+def _gradients(at: At, z: Tensor) -> Iterator[Law]:
+    """Gradients reach every parameter."""
+    distribution = at()
+    if hasattr(distribution, "fit_loss"):
+        yield from gradients(
+            distribution.fitted,
+            lambda: at().fit_loss(z).sum(),
+            " from its own loss",
+        )
+    if at.prior.has_log_prob:
+        yield from gradients(at.prior, lambda: at().log_prob(z.clone()).sum())
+    else:
+        yield from gradients(at.prior, lambda: at().rsample((7,)).sum())
+
+
+def _rescoring(at: At, z: Tensor) -> Iterator[Law]:
+    """An update of the parameters changes the density."""
     prior = at.prior
-    if hasattr(at(), "fit_loss"):
-        yield from gradients(at().fitted, lambda: at().fit_loss(z).sum(), of=" from its own loss")
-    if not prior.has_log_prob:
-        yield from gradients(prior, lambda: at().rsample((7,)).sum())
-        return
-    yield from gradients(prior, lambda: at().log_prob(z.clone()).sum())
-    score, limit = (lambda: at.score(z)), at.exact_score
-    truth = (lambda: _pulled(at, z)) if prior.has_base else (lambda: at.score(z.clone()))
-    yield from rescoring(prior, score, truth, limit, must_move=not prior.has_base)
+
+    def score() -> Tensor:
+        return at.score(z)
+
+    def truth() -> Tensor:
+        if prior.has_base:
+            return _pulled(at, z)
+        return at.score(z.clone())
+
+    yield from rescoring(
+        prior,
+        score,
+        truth,
+        at.exact_score,
+        must_move=not prior.has_base,
+    )
     if prior.bound is not None:
-        yield from rescoring(prior.bound, score, truth, limit, must_move=True, of=" of what it is bound to")
+        yield from rescoring(
+            prior.bound,
+            score,
+            truth,
+            at.exact_score,
+            must_move=True,
+            suffix=" of what it is bound to",
+        )
 
 
 def _shapes(at: At) -> Iterator[Law]:
     for batch in BATCHES:
-        codes = torch.randn(*batch, at.dim)
-        wrong = at().sample(batch).shape != codes.shape or at().expand(batch).sample().shape != codes.shape
-        if at.prior.has_log_prob:
-            wrong |= at().log_prob(codes).shape != batch
+        z = torch.randn(*batch, at.dim)
+        shapes = [
+            at().sample(batch).shape,
+            at().expand(batch).sample().shape,
+        ]
         if at.prior.has_rsample:
-            wrong |= at().rsample(batch).shape != codes.shape
+            shapes.append(at().rsample(batch).shape)
+        wrong = any(shape != z.shape for shape in shapes)
+        if at.prior.has_log_prob:
+            wrong |= at().log_prob(z).shape != batch
         yield Law(f"shapes for a batch of {batch}", float(wrong), 0.0)
 
 
@@ -112,19 +162,23 @@ def _base(at: At) -> Iterator[Law]:
     """The bijection from the base, and the density that follows from it."""
     if not at.prior.has_base:
         return
-    z_0, codes = at.base().sample((7,)), torch.randn(7, at.dim)
-    z, there = at.to_latent(z_0), at.to_base(codes)
-    around = relative_gap(at.to_base(z.clone()), z_0)
-    yield Law("round trip, base to latent to base", around, at.exact)
-    around = relative_gap(at.to_latent(there.clone()), codes)
-    yield Law("round trip, latent to base to latent", around, at.exact)
+    z_0 = at.base().sample((7,))
+    codes = torch.randn(7, at.dim)
+    z = at.to_latent(z_0)
+    codes_0 = at.to_base(codes)
+    figure = relative_gap(at.to_base(z.clone()), z_0)
+    yield Law("round trip, base to latent to base", figure, at.exact)
+    figure = relative_gap(at.to_latent(codes_0.clone()), codes)
+    yield Law("round trip, latent to base to latent", figure, at.exact)
     pushed = at.base().log_prob(z_0) - slogdet(at.to_latent, z_0)
-    limit = at.exact_score
-    yield Law("density at samples, against autograd of the sampler", gap(at.score(z), pushed), limit)
-    yield Law("density at codes, against autograd of to_base", gap(at.score(codes), _pulled(at, codes)), limit)
+    figure = gap(at.score(z), pushed)
+    yield Law("density at samples, against autograd of the sampler", figure, at.exact_score)
+    figure = gap(at.score(codes), _pulled(at, codes))
+    yield Law("density at codes, against autograd of to_base", figure, at.exact_score)
 
 
 def _pulled(at: At, z: Tensor) -> Tensor:
+    """The density of codes by the change of variables, with autograd of ``to_base``."""
     return at.base().log_prob(at.to_base(z)) + slogdet(at.to_base, z)
 
 
@@ -134,26 +188,64 @@ def _refusal(at: At, z: Tensor) -> Iterator[Law]:
         refuses = False
     except NotImplementedError:
         refuses = True
-    yield Law("log_prob refuses, as the prior has no density", float(not refuses), 0.0)
+    name = "log_prob refuses, as the prior has no density"
+    yield Law(name, float(not refuses), 0.0)
 
 
 def _contexts(at: At, z: Tensor) -> Iterator[Law]:
-    """Another context is another density, and a batch of contexts a batch of densities, for every prior."""
-    prior = at.prior
-    others = torch.randn(5, len(at.context))
-    limit = at.exact + 12.0 * at.noise
-    if prior.context_dim:
-        here = answer(at, z)
-        ignored = sum(gap(answer(replace(at, context=other), z), here) <= limit for other in others)
-        what = "density depends" if prior.has_log_prob else "samples depend"
-        yield Law(f"the {what} on the context", float(ignored), 0.0)
-    if prior.has_log_prob:
-        codes = torch.randn(len(others), at.dim)
-        together = prior(others).log_prob(codes)
-        rows = torch.stack([prior(other).log_prob(code) for other, code in zip(others, codes, strict=True)])
-        figure = gap(together, rows) if together.shape == rows.shape else math.inf
-        yield Law("a batch of contexts gives a batch of densities", figure, limit)
-    alike = prior(others[:1].expand(len(others), -1))
-    drawn, wrong = alike.sample(), alike.sample((3,)).shape != (3, len(others), at.dim)
-    wrong |= drawn.shape != (len(others), at.dim) or len(drawn.unique(dim=0)) != len(others)
-    yield Law("a batch of contexts gives as many independent samples", float(wrong), 0.0)
+    """The density depends on the context of a conditional prior; every prior accepts a batch of contexts."""
+    contexts = torch.randn(5, len(at.context))
+    if at.prior.context_dim:
+        yield _depends(at, z, contexts)
+    if at.prior.has_log_prob:
+        yield _batch_of_densities(at, contexts)
+    yield _batch_of_samples(at, contexts)
+
+
+def _depends(at: At, z: Tensor, contexts: Tensor) -> Law:
+    """Figure: the number of contexts whose density is that of another context."""
+    expected = output(at, z)
+    ignored = 0
+    for context in contexts:
+        there = replace(at, context=context)
+        ignored += gap(output(there, z), expected) <= _noisy_limit(at)
+    name = "the samples depend on the context"
+    if at.prior.has_log_prob:
+        name = "the density depends on the context"
+    return Law(name, float(ignored), 0.0)
+
+
+def _batch_of_densities(at: At, contexts: Tensor) -> Law:
+    """A batch of contexts scores each code like its own context alone.
+
+    All codes are scored at each context, because an adaptive solver chooses its steps for a whole batch.
+    """
+    codes = torch.randn(len(contexts), at.dim)
+    together = at.prior(contexts).log_prob(codes)
+    rows = []
+    for index, context in enumerate(contexts):
+        alone = at.prior(context).log_prob(codes)
+        rows.append(alone[index])
+    expected = torch.stack(rows)
+    figure = math.inf
+    if together.shape == expected.shape:
+        figure = gap(together, expected)
+    name = "a batch of contexts gives a batch of densities"
+    return Law(name, figure, _noisy_limit(at))
+
+
+def _batch_of_samples(at: At, contexts: Tensor) -> Law:
+    count = len(contexts)
+    same_context = contexts[:1].expand(count, -1)
+    distribution = at.prior(same_context)
+    samples = distribution.sample()
+    wrong = samples.shape != (count, at.dim)
+    wrong |= len(samples.unique(dim=0)) != count
+    wrong |= distribution.sample((3,)).shape != (3, count, at.dim)
+    name = "a batch of contexts gives as many independent samples"
+    return Law(name, float(wrong), 0.0)
+
+
+def _noisy_limit(at: At) -> float:
+    """Limit of differences of single densities, which may be estimates."""
+    return at.exact + 12.0 * at.noise

@@ -1,7 +1,8 @@
-"""Bijections of vectors, as Pyro transforms: the paper's, and those that Pyro lacks.
+"""Bijections of vectors, as Pyro transforms: those of the paper, and some that Pyro lacks.
 
-Direction. A transform maps base to latent, as Pyro expects of a sampler: z_T = t(z_0). Scoring an encoder's
-code runs the other way, and every transform here does that in one pass, by ``inverse_and_ladj``. None caches.
+Direction. A transform maps base to latent, as Pyro samplers expect: z_T = t(z_0). The density of a code needs
+the inverse, which every transform here computes in one pass, with its log-determinant, by ``inverse_and_ladj``.
+Transforms do not cache.
 """
 
 from pyro_lrp.transforms.core import VectorTransform, inverse_and_ladj, inverse_of
@@ -30,10 +31,29 @@ from pyro_lrp.transforms.spatial import (
 from pyro_lrp.transforms.splines import SplineCoupling, spline_coupling
 
 __all__ = [
-    "ChannelAffine", "ConditionalElementwiseAffine", "ConditionalPhaseShift", "ConditionalSigmoidCoupling",
-    "ElementwiseAffine", "InvertibleLinear", "PhaseShift", "SigmoidCoupling", "SplineCoupling", "Swap",
-    "VectorTransform", "Whitening",
-    "conditional_elementwise_affine", "conditional_paper_flow", "conditional_sigmoid_coupling",
-    "conditional_spatial_flow", "elementwise_affine", "inverse_and_ladj", "inverse_of", "invertible_linear",
-    "paper_flow", "sigmoid_coupling", "spatial_flow", "spline_coupling", "swap",
-]  # fmt: skip
+    "ChannelAffine",
+    "ConditionalElementwiseAffine",
+    "ConditionalPhaseShift",
+    "ConditionalSigmoidCoupling",
+    "ElementwiseAffine",
+    "InvertibleLinear",
+    "PhaseShift",
+    "SigmoidCoupling",
+    "SplineCoupling",
+    "Swap",
+    "VectorTransform",
+    "Whitening",
+    "conditional_elementwise_affine",
+    "conditional_paper_flow",
+    "conditional_sigmoid_coupling",
+    "conditional_spatial_flow",
+    "elementwise_affine",
+    "inverse_and_ladj",
+    "inverse_of",
+    "invertible_linear",
+    "paper_flow",
+    "sigmoid_coupling",
+    "spatial_flow",
+    "spline_coupling",
+    "swap",
+]

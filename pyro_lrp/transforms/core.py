@@ -1,4 +1,4 @@
-"""What all transforms of this package share, and what makes them of other transforms."""
+"""The base class of the transforms, and helpers for any invertible transform."""
 
 from __future__ import annotations
 
@@ -16,27 +16,31 @@ def inverse_and_ladj(transform: Transform, y: Tensor, event_dim: int = 1) -> tup
     r"""Latent to base: :math:`x = t^{-1}(y)` and :math:`\log|\det dx/dy|`, for any invertible transform.
 
     Args:
-        transform: Ours are evaluated once; a stock transform is inverted, then asked for its log-determinant.
+        transform: A transform of this package is evaluated once; a stock transform is inverted first, then
+            its log-determinant is computed.
         y: Shape ``(*batch, *event)``.
         event_dim: Number of event dimensions of ``y``.
 
     Returns:
         ``x``, shaped as ``y`` unless the transform reshapes, and the log-determinant, shape ``batch``.
     """
-    own = getattr(transform, "inverse_and_ladj", None)
-    if own is not None:
-        return own(y)
+    in_one_pass = getattr(transform, "inverse_and_ladj", None)
+    if in_one_pass is not None:
+        return in_one_pass(y)
     x = transform.inv(y)
     ladj = transform.log_abs_det_jacobian(x, y)
     extra = event_dim - transform.codomain.event_dim
     if extra > 0:
-        ladj = ladj.reshape(ladj.shape[: ladj.dim() - extra] + (-1,)).sum(-1)
+        batch = ladj.shape[: ladj.dim() - extra]
+        ladj = ladj.reshape(*batch, -1).sum(-1)
     return x, -ladj
 
 
 class VectorTransform(TransformModule):
-    """A bijection of vectors without a cache; a subclass gives ``_call``, ``inverse_and_ladj`` and
-    ``log_abs_det_jacobian``, base to latent.
+    """A bijection of vectors without a cache.
+
+    Subclasses implement ``_call`` (base to latent), ``inverse_and_ladj`` (latent to base) and
+    ``log_abs_det_jacobian`` (base to latent).
     """
 
     domain = constraints.real_vector
@@ -47,7 +51,7 @@ class VectorTransform(TransformModule):
         super().__init__(cache_size=0)
 
     def with_cache(self, cache_size: int = 1) -> Transform:
-        """These transforms never cache, whatever is asked for."""
+        """Returns the transform unchanged: these transforms never cache."""
         return self
 
     def _inverse(self, y: Tensor) -> Tensor:
@@ -58,7 +62,7 @@ class VectorTransform(TransformModule):
 
 
 def inverse_of(factory: Callable[..., Transform], *args: Any, **kwargs: Any) -> Transform:
-    """The inverse of what ``factory`` makes: ``.inv``, for configurations that have no attributes.
+    """The inverse, ``.inv``, of the transform that ``factory`` builds, for use in configuration files.
 
     >>> import pyro.distributions.transforms as T
     >>> inverse_of(T.affine_autoregressive, 4).bijective
@@ -68,6 +72,6 @@ def inverse_of(factory: Callable[..., Transform], *args: Any, **kwargs: Any) -> 
 
 
 def check_dim(dim: int, minimum: int = 1) -> None:
-    """Refuse a length that codes cannot have."""
+    """Raise a ``ValueError`` if the length of a code is below ``minimum``."""
     if dim < minimum:
         raise ValueError(f"expected a latent_dim of at least {minimum}, got {dim}")

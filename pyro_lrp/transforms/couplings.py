@@ -1,10 +1,10 @@
 r"""The paper's coupling and elementwise affine, as Pyro transforms (appendix A.1 of Morrow and Chiu).
 
-Direction. A transform maps base to latent, as Pyro expects of a sampler: :math:`z_T = t(z_0)`. The paper lists
-the other way, latent to base, and that is the cheap and numerically safe side: it only multiplies by numbers in
-(0, 1) and by the affine's scale. ``inverse_and_ladj`` runs it with ONE evaluation of the conditioner.
+Direction. A transform maps base to latent, as Pyro samplers expect: :math:`z_T = t(z_0)`. The paper lists the
+steps latent to base, which is the cheap and numerically safe direction: it only multiplies by numbers in (0, 1)
+and by the scale of the affine. ``inverse_and_ladj`` computes it with ONE evaluation of the conditioner.
 
-Nothing here caches. The usual one-entry cache of Pyro's learnable transforms returns the density of the OLD
+Transforms do not cache. The usual one-entry cache of Pyro's learnable transforms returns the density of the OLD
 parameters after an update.
 """
 
@@ -24,10 +24,19 @@ from pyro_lrp.networks.mlp import perceptron
 from pyro_lrp.transforms.core import VectorTransform, check_dim
 
 __all__ = [
-    "ConditionalElementwiseAffine", "ConditionalSigmoidCoupling", "ElementwiseAffine", "SigmoidCoupling",
-    "Swap", "conditional_elementwise_affine", "conditional_paper_flow", "conditional_sigmoid_coupling",
-    "elementwise_affine", "paper_flow", "sigmoid_coupling", "swap",
-]  # fmt: skip
+    "ConditionalElementwiseAffine",
+    "ConditionalSigmoidCoupling",
+    "ElementwiseAffine",
+    "SigmoidCoupling",
+    "Swap",
+    "conditional_elementwise_affine",
+    "conditional_paper_flow",
+    "conditional_sigmoid_coupling",
+    "elementwise_affine",
+    "paper_flow",
+    "sigmoid_coupling",
+    "swap",
+]
 
 
 class SigmoidCoupling(VectorTransform):
@@ -69,26 +78,29 @@ class SigmoidCoupling(VectorTransform):
     def _call(self, x: Tensor) -> Tensor:
         kept, moved = self._split(x)
         shift, logit = self._shift_and_logit(kept)
-        return torch.cat([kept, moved / torch.sigmoid(logit) - shift], dim=-1)
+        moved = moved / torch.sigmoid(logit) - shift
+        return torch.cat([kept, moved], dim=-1)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Latent to base with its log-determinant: ``(*, dim) -> (*, dim), (*)``."""
         kept, moved = self._split(y)
         shift, logit = self._shift_and_logit(kept)
-        x = torch.cat([kept, torch.sigmoid(logit) * (moved + shift)], dim=-1)
+        moved = torch.sigmoid(logit) * (moved + shift)
+        x = torch.cat([kept, moved], dim=-1)
         return x, F.logsigmoid(logit).sum(-1)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """Base to latent; the kept half is the same on both sides, so either will do."""
-        _, logit = self._shift_and_logit(self._split(x)[0])
+        """Base to latent; the kept half is the same in ``x`` and ``y``."""
+        kept, _ = self._split(x)
+        _, logit = self._shift_and_logit(kept)
         return -F.logsigmoid(logit).sum(-1)
 
 
 class ElementwiseAffine(VectorTransform):
     r"""Learnable scale and shift: latent to base, :math:`z' = e^{s} \odot z + b` (A.1, step 1, "actnorm").
 
-    It starts at the identity and has no data-dependent initialisation. The scale is stored as its logarithm
-    and so stays invertible. Couplings can only contract, so this alone can stretch codes towards the base.
+    It starts at the identity and has no data-dependent initialization. The scale is stored as its logarithm, so
+    the map stays invertible. Couplings only contract, so only this transform can expand codes towards the base.
 
     Args:
         log_scale: :math:`s`, shape ``(dim,)`` (or ``(*, dim)`` when conditioned).
@@ -97,59 +109,71 @@ class ElementwiseAffine(VectorTransform):
 
     def __init__(self, log_scale: Tensor, shift: Tensor) -> None:
         super().__init__()
-        self.log_scale, self.shift = log_scale, shift
+        self.log_scale = log_scale
+        self.shift = shift
 
     def _call(self, x: Tensor) -> Tensor:
-        return (x - self.shift) * torch.exp(-self.log_scale)
+        inverse_scale = torch.exp(-self.log_scale)
+        return (x - self.shift) * inverse_scale
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Latent to base with its log-determinant: ``(*, dim) -> (*, dim), (*)``."""
         x = y * torch.exp(self.log_scale) + self.shift
-        return x, self.log_scale.sum(-1).expand(x.shape[:-1])
+        ladj = self.log_scale.sum(-1)
+        return x, ladj.expand(x.shape[:-1])
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        return -self.log_scale.sum(-1).expand(x.shape[:-1])
+        ladj = self.log_scale.sum(-1)
+        return -ladj.expand(x.shape[:-1])
 
 
 class Swap(VectorTransform):
-    """Exchange the two halves of a vector, so that the next coupling moves what this one kept.
+    """Exchange of the two halves of a vector, so that the next coupling changes the half that this one kept.
 
-    For an odd length the first half is the shorter one. Volume-preserving; no parameters.
+    For an odd length the first half is shorter. Volume-preserving; no parameters.
     """
 
     volume_preserving = True
 
     def _call(self, x: Tensor) -> Tensor:
-        return x.roll(x.shape[-1] // 2, dims=-1)
+        half = x.shape[-1] // 2
+        return x.roll(half, dims=-1)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Latent to base with its log-determinant, which is zero."""
-        return y.roll(-(y.shape[-1] // 2), dims=-1), y.new_zeros(y.shape[:-1])
+        half = y.shape[-1] // 2
+        x = y.roll(-half, dims=-1)
+        return x, y.new_zeros(y.shape[:-1])
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         return x.new_zeros(x.shape[:-1])
 
 
 class ConditionalSigmoidCoupling(ConditionalTransformModule):
-    """A :class:`SigmoidCoupling` whose conditioner also sees a context.
+    """A :class:`SigmoidCoupling` whose conditioner also depends on a context.
 
     Args:
-        split_dim: Length of the half that is kept.
+        split_dim: Length of the kept half.
         conditioner: Maps ``(*, split_dim + context_dim)``, the kept half then the context, to
             ``(*, 2 * (dim - split_dim))``.
     """
 
     def __init__(self, split_dim: int, conditioner: nn.Module) -> None:
         super().__init__()
-        self.split_dim, self.conditioner = split_dim, conditioner
+        self.split_dim = split_dim
+        self.conditioner = conditioner
 
     def condition(self, context: Tensor) -> SigmoidCoupling:
         """The coupling at ``context``, shape ``(*batch, context_dim)``, which broadcasts against the codes."""
 
         def conditioner(kept: Tensor) -> Tensor:
             batch = torch.broadcast_shapes(kept.shape[:-1], context.shape[:-1])
-            both = [kept.expand(*batch, -1), context.expand(*batch, -1)]
-            return self.conditioner(torch.cat(both, dim=-1))
+            expanded = [
+                kept.expand(*batch, -1),
+                context.expand(*batch, -1),
+            ]
+            inputs = torch.cat(expanded, dim=-1)
+            return self.conditioner(inputs)
 
         return SigmoidCoupling(self.split_dim, conditioner)
 
@@ -167,27 +191,49 @@ class ConditionalElementwiseAffine(ConditionalTransformModule):
 
     def condition(self, context: Tensor) -> ElementwiseAffine:
         """The affine at ``context``, shape ``(*batch, context_dim)``."""
-        return ElementwiseAffine(*self.network(context).chunk(2, dim=-1))
+        log_scale, shift = self.network(context).chunk(2, dim=-1)
+        return ElementwiseAffine(log_scale, shift)
 
 
 def sigmoid_coupling(
-    dim: int, hidden_dims: Sequence[int] = (1024, 1024), *, dropout: float = 0.0
+    dim: int,
+    hidden_dims: Sequence[int] = (1024, 1024),
+    *,
+    dropout: float = 0.0,
 ) -> SigmoidCoupling:
     """A :class:`SigmoidCoupling` of vectors of length ``dim`` with the paper's conditioner (A.1).
 
-    Fully connected with ReLU, Glorot uniform kernels, zero biases, a zero last layer of
-    ``2 * (dim - dim // 2)`` outputs; ``dropout`` of hidden units while training.
+    The conditioner is fully connected with ReLU, Glorot uniform kernels, zero biases and a zero last layer of
+    ``2 * (dim - dim // 2)`` outputs; ``dropout`` is the share of hidden units dropped in training.
     """
     check_dim(dim, minimum=2)
     kept = dim // 2
-    network = perceptron(kept, hidden_dims, 2 * (dim - kept), zero_last=True, dropout=dropout)
+    network = _conditioner(kept, dim - kept, hidden_dims, dropout)
     return SigmoidCoupling(kept, network)
+
+
+def _conditioner(
+    inputs: int,
+    moved: int,
+    hidden_dims: Sequence[int],
+    dropout: float,
+) -> nn.Module:
+    """The network of a coupling that changes ``moved`` dimensions."""
+    return perceptron(
+        inputs,
+        hidden_dims,
+        2 * moved,
+        zero_last=True,
+        dropout=dropout,
+    )
 
 
 def elementwise_affine(dim: int) -> ElementwiseAffine:
     """A learnable :class:`ElementwiseAffine` that starts at the identity."""
     check_dim(dim)
-    return ElementwiseAffine(nn.Parameter(torch.zeros(dim)), nn.Parameter(torch.zeros(dim)))
+    log_scale = nn.Parameter(torch.zeros(dim))
+    shift = nn.Parameter(torch.zeros(dim))
+    return ElementwiseAffine(log_scale, shift)
 
 
 def swap() -> Swap:
@@ -196,39 +242,53 @@ def swap() -> Swap:
 
 
 def conditional_sigmoid_coupling(
-    dim: int, context_dim: int, hidden_dims: Sequence[int] = (1024, 1024), *, dropout: float = 0.0
+    dim: int,
+    context_dim: int,
+    hidden_dims: Sequence[int] = (1024, 1024),
+    *,
+    dropout: float = 0.0,
 ) -> ConditionalSigmoidCoupling:
-    """The conditional twin of :func:`sigmoid_coupling`, for contexts of length ``context_dim``."""
+    """The conditional form of :func:`sigmoid_coupling`, for contexts of length ``context_dim``."""
     check_dim(dim, minimum=2)
     kept = dim // 2
-    network = perceptron(kept + context_dim, hidden_dims, 2 * (dim - kept), zero_last=True, dropout=dropout)
+    inputs = kept + context_dim
+    network = _conditioner(inputs, dim - kept, hidden_dims, dropout)
     return ConditionalSigmoidCoupling(kept, network)
 
 
 def conditional_elementwise_affine(
-    dim: int, context_dim: int, hidden_dims: Sequence[int] = ()
+    dim: int,
+    context_dim: int,
+    hidden_dims: Sequence[int] = (),
 ) -> ConditionalElementwiseAffine:
-    """The conditional twin of :func:`elementwise_affine`: the identity for every context, at the start."""
+    """The conditional form of :func:`elementwise_affine`; it starts at the identity for every context."""
     check_dim(dim)
-    return ConditionalElementwiseAffine(perceptron(context_dim, hidden_dims, 2 * dim, zero_last=True))
+    network = perceptron(context_dim, hidden_dims, 2 * dim, zero_last=True)
+    return ConditionalElementwiseAffine(network)
 
 
 def paper_flow(
-    dim: int, layers: int = 24, width: int = 1024, *, permute: str = "swap", seed: int = 0, dropout: float = 0.0
+    dim: int,
+    layers: int = 24,
+    width: int = 1024,
+    *,
+    permute: str = "swap",
+    seed: int = 0,
+    dropout: float = 0.0,
 ) -> list[Transform]:
     """The flow of appendix A.1, as a list of transforms from base to latent.
 
-    Latent to base, one transformation is: an elementwise affine (before every second one: the 1st, 3rd, ...),
-    a coupling, an exchange of the halves. The list is the reverse of that order, so the transform nearest the
-    data stands last.
+    Latent to base, each of the ``layers`` steps consists of an elementwise affine (only in the 1st, 3rd, ...
+    step), a coupling and an exchange of the halves. The list has the reverse order, so the transform nearest
+    the data is last.
 
     Args:
         dim: Length of a code, even.
         layers: Number of couplings, T.
         width: Units of each of the two hidden layers of a coupling.
         permute: ``"swap"`` alternates the halves; ``"random"`` shuffles by a fixed permutation instead.
-        seed: Of the permutations.
-        dropout: Share of the couplings' hidden units that is dropped while training; the paper has none.
+        seed: Seed of the random permutations.
+        dropout: Share of the couplings' hidden units dropped in training; the paper uses none.
 
     Raises:
         ValueError: If ``dim`` is odd or below 2, ``layers`` or ``width`` below 1, or ``permute`` is unknown.
@@ -236,33 +296,51 @@ def paper_flow(
     >>> sum(p.numel() for t in paper_flow(64, 4, 16) if isinstance(t, nn.Module) for p in t.parameters())
     7808
     """
-    hidden = (width, width)
-    return _listing(
-        dim, layers, width, permute, seed, lambda: elementwise_affine(dim),
-        lambda: sigmoid_coupling(dim, hidden, dropout=dropout),
-    )  # fmt: skip
+    hidden_dims = (width, width)
+
+    def affine() -> ElementwiseAffine:
+        return elementwise_affine(dim)
+
+    def coupling() -> SigmoidCoupling:
+        return sigmoid_coupling(dim, hidden_dims, dropout=dropout)
+
+    _check_listing(dim, layers, width, permute)
+    return _listing(dim, layers, permute, seed, affine, coupling)
 
 
 def conditional_paper_flow(
-    dim: int, context_dim: int, layers: int = 24, width: int = 1024, *, permute: str = "swap", seed: int = 0,
+    dim: int,
+    context_dim: int,
+    layers: int = 24,
+    width: int = 1024,
+    *,
+    permute: str = "swap",
+    seed: int = 0,
     dropout: float = 0.0,
-) -> list[Any]:  # fmt: skip
-    """The conditional twin of :func:`paper_flow`: every affine and every coupling sees the context.
+) -> list[Any]:
+    """The conditional form of :func:`paper_flow`: every affine and every coupling depends on the context.
 
     >>> [type(t).__name__ for t in conditional_paper_flow(4, 3, layers=1, width=8)]
     ['Swap', 'ConditionalSigmoidCoupling', 'ConditionalElementwiseAffine']
     """
-    hidden = (width, width)
-    return _listing(
-        dim, layers, width, permute, seed, lambda: conditional_elementwise_affine(dim, context_dim),
-        lambda: conditional_sigmoid_coupling(dim, context_dim, hidden, dropout=dropout),
-    )  # fmt: skip
+    hidden_dims = (width, width)
+
+    def affine() -> ConditionalElementwiseAffine:
+        return conditional_elementwise_affine(dim, context_dim)
+
+    def coupling() -> ConditionalSigmoidCoupling:
+        return conditional_sigmoid_coupling(
+            dim,
+            context_dim,
+            hidden_dims,
+            dropout=dropout,
+        )
+
+    _check_listing(dim, layers, width, permute)
+    return _listing(dim, layers, permute, seed, affine, coupling)
 
 
-def _listing(
-    dim: int, layers: int, width: int, permute: str, seed: int, affine: Callable[[], Any],
-    coupling: Callable[[], Any],
-) -> list[Any]:  # fmt: skip
+def _check_listing(dim: int, layers: int, width: int, permute: str) -> None:
     check_dim(dim, minimum=2)
     if dim % 2:
         raise ValueError(f"the paper's flow splits a code into halves: expected an even latent_dim, got {dim}")
@@ -270,6 +348,17 @@ def _listing(
         raise ValueError(f"expected layers and width of at least 1, got layers={layers}, width={width}")
     if permute not in ("swap", "random"):
         raise ValueError(f"expected permute to be 'swap' or 'random', got {permute!r}")
+
+
+def _listing(
+    dim: int,
+    layers: int,
+    permute: str,
+    seed: int,
+    affine: Callable[[], Any],
+    coupling: Callable[[], Any],
+) -> list[Any]:
+    """The steps of the paper's flow, which lists them latent to base, in reverse."""
     generator = torch.Generator().manual_seed(seed)
     listing: list[Any] = []
     for layer in range(layers):
@@ -279,5 +368,6 @@ def _listing(
         if permute == "swap":
             listing.append(swap())
         else:
-            listing.append(T.Permute(torch.randperm(dim, generator=generator), cache_size=0))
+            permutation = torch.randperm(dim, generator=generator)
+            listing.append(T.Permute(permutation, cache_size=0))
     return listing[::-1]

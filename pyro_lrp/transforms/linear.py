@@ -11,14 +11,14 @@ __all__ = ["InvertibleLinear", "Whitening", "invertible_linear"]
 
 
 class InvertibleLinear(VectorTransform):
-    r"""A learned linear map in place of a permutation: latent to base, :math:`x = W y`.
+    r"""A learned linear map that replaces a permutation: latent to base, :math:`x = W y`.
 
     :math:`W = P L (U + \mathrm{diag}(s))` with a fixed permutation P, a unit lower triangular L, a strictly
-    upper triangular U and signs of s that stay what they are, so that :math:`\log|\det W| = \sum \log|s|`.
-    Latent to base costs a product, base to latent two triangular solves: O(d^2) either way.
+    upper triangular U and fixed signs of s, so that :math:`\log|\det W| = \sum \log|s|`. Latent to base costs a
+    product, base to latent two triangular solves: O(d^2) in both directions.
 
     Args:
-        weight: An invertible matrix to start from, shape ``(d, d)``.
+        weight: Initial value of W, an invertible matrix of shape ``(d, d)``.
 
     References:
         Kingma and Dhariwal (2018), Glow, Eq. 10-11.
@@ -39,39 +39,55 @@ class InvertibleLinear(VectorTransform):
         self.register_buffer("permutation", permutation)
         self.register_buffer("signs", diagonal.sign())
         self.log_scale = nn.Parameter(diagonal.abs().log())
-        self.lower, self.upper = nn.Parameter(lower.tril(-1)), nn.Parameter(upper.triu(1))
+        self.lower = nn.Parameter(lower.tril(-1))
+        self.upper = nn.Parameter(upper.triu(1))
 
     def _factors(self) -> tuple[Tensor, Tensor]:
-        lower = self.lower.tril(-1) + torch.eye(
-            len(self.signs), dtype=self.signs.dtype, device=self.signs.device
+        """The matrices ``P L`` and ``U + diag(s)``."""
+        ones = torch.eye(
+            len(self.signs),
+            dtype=self.signs.dtype,
+            device=self.signs.device,
         )
-        return self.permutation @ lower, self.upper.triu(1) + (self.signs * self.log_scale.exp()).diag()
+        lower = self.lower.tril(-1) + ones
+        scale = self.signs * self.log_scale.exp()
+        upper = self.upper.triu(1) + scale.diag()
+        return self.permutation @ lower, upper
 
     def _call(self, x: Tensor) -> Tensor:
         lower, upper = self._factors()
         lower = self.permutation.T @ lower
-        rows = (x @ self.permutation).unsqueeze(-1)  # P^T x, for rows of vectors
-        half = torch.linalg.solve_triangular(lower, rows, upper=False, unitriangular=True)
-        return torch.linalg.solve_triangular(upper, half, upper=True).squeeze(-1)
+        permuted = (x @ self.permutation).unsqueeze(-1)  # P^T x, for vectors in rows
+        half = torch.linalg.solve_triangular(
+            lower,
+            permuted,
+            upper=False,
+            unitriangular=True,
+        )
+        y = torch.linalg.solve_triangular(upper, half, upper=True)
+        return y.squeeze(-1)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Latent to base with its log-determinant: ``(*, dim) -> (*, dim), (*)``."""
         lower, upper = self._factors()
-        return y @ (lower @ upper).T, self.log_scale.sum().expand(y.shape[:-1])
+        weight = lower @ upper
+        ladj = self.log_scale.sum()
+        return y @ weight.T, ladj.expand(y.shape[:-1])
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        return -self.log_scale.sum().expand(x.shape[:-1])
+        ladj = self.log_scale.sum()
+        return -ladj.expand(x.shape[:-1])
 
 
 class Whitening(VectorTransform):
     r"""A fixed whitening of codes: latent to base, :math:`x = W (y - m)`; the identity until it is fitted.
 
-    It holds buffers and no parameters, so that it is saved and never trained.
+    It has buffers and no parameters, so it is saved but not trained.
 
     Args:
         dim: Length of a code.
         kind: ``"standardize"`` divides each dimension by its standard deviation; ``"pca"`` also rotates to the
-            principal axes. Axes thinner than ``1e-4`` of the thickest are treated as that thick.
+            principal axes. Deviations are clamped from below at ``1e-4`` of the largest.
 
     >>> t = Whitening(2, "standardize")
     >>> t.fit(torch.tensor([[0.0, 0.0], [2.0, 4.0]]))
@@ -97,16 +113,21 @@ class Whitening(VectorTransform):
     def fit(self, codes: Tensor) -> None:
         """Set mean and matrix from codes, shape ``(N, dim)``, with N of at least 2."""
         codes = codes.detach().double()
-        mean, axes = codes.mean(0), torch.eye(codes.shape[1], dtype=torch.float64, device=codes.device)
-        scale = codes.std(0, correction=0)
+        mean = codes.mean(0)
         if self.kind == "pca":
-            values, axes = torch.linalg.eigh((codes - mean).T @ (codes - mean) / len(codes))
-            scale = values.clamp(min=0.0).sqrt()
-        scale = scale.clamp(min=max(1e-4 * scale.max().item(), 1e-12))
-        for buffer, value in (
-            (self.mean, mean), (self.matrix, (axes / scale).T), (self.inverse, axes * scale)
-        ):  # fmt: skip
-            buffer.copy_(value)
+            centred = codes - mean
+            covariance = centred.T @ centred / len(codes)
+            variances, axes = torch.linalg.eigh(covariance)
+            scale = variances.clamp(min=0.0).sqrt()
+        else:
+            dim = codes.shape[1]
+            axes = torch.eye(dim, dtype=torch.float64, device=codes.device)
+            scale = codes.std(0, correction=0)
+        smallest = max(1e-4 * scale.max().item(), 1e-12)
+        scale = scale.clamp(min=smallest)
+        self.mean.copy_(mean)
+        self.matrix.copy_((axes / scale).T)
+        self.inverse.copy_(axes * scale)
 
     def _call(self, x: Tensor) -> Tensor:
         return x @ self.inverse.T + self.mean
@@ -114,14 +135,17 @@ class Whitening(VectorTransform):
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Latent to base with its log-determinant: ``(*, dim) -> (*, dim), (*)``."""
         ladj = torch.linalg.slogdet(self.matrix).logabsdet
-        return (y - self.mean) @ self.matrix.T, ladj.expand(y.shape[:-1])
+        x = (y - self.mean) @ self.matrix.T
+        return x, ladj.expand(y.shape[:-1])
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        return -torch.linalg.slogdet(self.matrix).logabsdet.expand(x.shape[:-1])
+        ladj = torch.linalg.slogdet(self.matrix).logabsdet
+        return -ladj.expand(x.shape[:-1])
 
 
 def invertible_linear(dim: int) -> InvertibleLinear:
     """An :class:`InvertibleLinear` that starts as a random rotation."""
     check_dim(dim)
-    rotation = torch.linalg.qr(torch.randn(dim, dim)).Q
+    matrix = torch.randn(dim, dim)
+    rotation = torch.linalg.qr(matrix).Q
     return InvertibleLinear(rotation)
