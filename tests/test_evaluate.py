@@ -6,7 +6,7 @@ import pytest
 from builders import small_autoencoder
 from commands import only_run
 
-from pyro_lrp import config, data, metrics
+from pyro_lrp import config, data, evaluate, metrics
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.metrics import METRICS, Metric, Subject, evaluation
 

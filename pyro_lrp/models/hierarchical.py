@@ -165,7 +165,7 @@ def _rows(vectors: Tensor, batch: Sequence[int]) -> Tensor:
 class HierarchicalPosterior(TorchDistribution):
     """q(z | x, c): normals of unit variance; the mean of each latent depends on the coarser ones.
 
-    ``mean`` is the code in which every latent is the mean given the coarser ones, ``variance`` the variance of a
+    ``mean`` is the code in which every latent is the mean given the coarser ones; ``variance`` is that of a
     latent given the coarser ones.
 
     Args:

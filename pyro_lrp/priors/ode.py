@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchdiffeq import odeint
 
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.gradients import full_precision
@@ -90,6 +89,8 @@ class Solver:
         Raises:
             UserError: If the solver does not converge.
         """
+        from torchdiffeq import odeint  # here, because it imports SciPy
+
         times = state[0].new_tensor([start, end])
         try:
             path = odeint(
