@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+QUICK = ("data=fake", "epochs=1", "prior_epochs=1", "device=cpu", "progress=false", "trainer.evaluations=1")
 
 
 def in_process(command, *arguments, capsys, monkeypatch):
@@ -44,3 +45,19 @@ def start(command, *arguments, cwd, **environment):
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def composed(*arguments):
+    """The identity of a run, without training it."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import open_dict
+
+    from pyro_lrp import config
+
+    with initialize_config_dir(config.conf_dir(), version_base="1.3"):
+        cfg = compose("train", list(arguments), return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        with open_dict(cfg):
+            del cfg.hydra
+        return config.plan(cfg).identity

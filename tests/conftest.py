@@ -6,7 +6,8 @@ from pathlib import Path
 import pyro
 import pytest
 import torch
-from commands import in_process
+import yaml
+from commands import QUICK, in_process, only_run
 
 # Two workers of one thread take half the time of one worker of two; alone (pytest -n 0) it may have both.
 _most = 1 if "PYTEST_XDIST_WORKER" in os.environ else int(os.environ.get("OMP_NUM_THREADS", "2"))
@@ -40,3 +41,17 @@ def train(tmp_path, monkeypatch, capsys):
         return in_process(command, *arguments, capsys=capsys, monkeypatch=monkeypatch)
 
     return run
+
+
+@pytest.fixture
+def strangers_run(train):
+    """A trained run, and a function that rewrites its configuration by a change of a dict."""
+    train(*QUICK)
+    run = only_run()
+    original = yaml.safe_load((run / "config.yaml").read_text())
+
+    def rewrite(**changes):
+        (run / "config.yaml").write_text(yaml.safe_dump({**original, **changes}, sort_keys=False))
+        return run
+
+    return rewrite

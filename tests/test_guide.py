@@ -10,8 +10,7 @@ import pyro
 import pytest
 import torch
 from builders import small_autoencoder
-from commands import ROOT, in_process
-from test_config import composed
+from commands import ROOT, composed, in_process
 
 from pyro_lrp import data, metrics
 

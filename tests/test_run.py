@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 from builders import small_autoencoder
-from commands import only_run
+from commands import QUICK, only_run
 
 import pyro_lrp
 from pyro_lrp import data, models, priors
@@ -15,7 +15,6 @@ from pyro_lrp.core import checkpoint
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.models import Codes, ImageCodes
 
-QUICK = ("data=fake", "epochs=1", "prior_epochs=1", "device=cpu", "progress=false", "trainer.evaluations=1")
 PEOPLE = (
     "model=vunet_flow", "data=posed_figures", "data.n=32", "data.test=16", "data.image_size=32",
     "network.first=1", "network.most=2", "latent_dim=160", "data.flow.layers=2", "data.flow.width=4",
