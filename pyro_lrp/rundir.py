@@ -153,7 +153,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def _refuse_foreign_files(directory: Path) -> None:
     strange = [
-        path for path in directory.iterdir() if not path.match(".config.yaml.*.tmp")
+        path for path in directory.iterdir() if not path.match(".config.yaml*.tmp")
     ]  # of a killed start
     if strange and not (directory / "config.yaml").is_file():
         raise UserError(f"{directory} holds files but no run: choose another name=…")
