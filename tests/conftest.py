@@ -9,6 +9,8 @@ import torch
 import yaml
 from commands import QUICK, in_process, only_run
 
+from pyro_lrp.trainer.history import History
+
 # Two workers of one thread take half the time of one worker of two; alone (pytest -n 0) it may have both.
 _most = 1 if "PYTEST_XDIST_WORKER" in os.environ else int(os.environ.get("OMP_NUM_THREADS", "2"))
 torch.set_num_threads(min(_most, os.cpu_count() or 1))
@@ -55,3 +57,26 @@ def strangers_run(train):
         return run
 
     return rewrite
+
+
+@pytest.fixture
+def interrupt_at(monkeypatch):
+    """Interrupts a training as a user would, at the first report from each of some steps on; each once.
+
+    ``stops = interrupt_at(7, 15)`` returns the steps that are still to come.
+    """
+
+    def install(*steps):
+        append = History.append
+        stops = sorted(steps)
+
+        def interrupted(history, row):
+            append(history, row)
+            if stops and row["step"] >= stops[0]:
+                stops.pop(0)
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(History, "append", interrupted)
+        return stops
+
+    return install

@@ -14,7 +14,6 @@ import pyro_lrp
 from pyro_lrp.data import posed_figures
 from pyro_lrp.metrics import METRICS, Subject
 from pyro_lrp.people.poses import JOINTS
-from pyro_lrp.trainer.history import History
 
 SMALL = (
     "data=posed_figures", "data.n=64", "data.test=32", "data.image_size=32", "data.flow.layers=2",
@@ -55,19 +54,11 @@ def command(trained, train, tmp_path):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_preset_resumes_bit_for_bit(train, monkeypatch, model):
+def test_a_preset_resumes_bit_for_bit(train, interrupt_at, model):
     """Stopped in the joint phase and in the prior's: dropout and ramps are functions of the step."""
     arguments = (f"model={model}", *SMALL, "network.dropout=0.1", "epochs=1", "prior_epochs=1")
     assert train(*arguments, "name=whole")[0] == 0
-    append, stops = History.append, [6, 2]
-
-    def interrupted(history, row):
-        append(history, row)
-        if stops and row["step"] >= stops[-1]:
-            stops.pop()
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(History, "append", interrupted)
+    interrupt_at(2, 6)
     for _ in range(2):
         assert train(*arguments, "name=parts")[0] == 1
     assert train(*arguments, "name=parts")[0] == 0

@@ -8,7 +8,6 @@ import torch
 from commands import ROOT, in_process
 
 import pyro_lrp
-from pyro_lrp.trainer.history import History
 
 UNETS = {
     "unet_flow": "vunet_flow",
@@ -80,7 +79,7 @@ def test_priors_of_latents_are_composed_in_yaml(run):
 
 @pytest.mark.parametrize("beta", [0, 1])
 @pytest.mark.parametrize("name", ZOO)
-def test_it_trains_resumes_bit_for_bit_reloads_and_samples(run, monkeypatch, name, beta):
+def test_it_trains_resumes_bit_for_bit_reloads_and_samples(run, interrupt_at, name, beta):
     arguments = (
         f"prior={name}", f"beta={beta}", "latent_dim=4", "epochs=1", "prior_epochs=1", "trainer.report_every=5",
         "trainer.evaluations=2", "trainer.evaluation_images=50", "trainer.save_minutes=0", "data.limit=600",
@@ -88,17 +87,8 @@ def test_it_trains_resumes_bit_for_bit_reloads_and_samples(run, monkeypatch, nam
     )  # fmt: skip
     code, _, err = run("train", *arguments, "name=whole")
     assert code == 0, err
-    append = History.append
-    # steps, the last first: in the joint phase, then in the prior-only one, if there is one
-    stops = [7] if name == "standard_normal" else [15, 7]
-
-    def interrupted(history, row):
-        append(history, row)
-        if stops and row["step"] >= stops[-1]:
-            stops.pop()
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(History, "append", interrupted)
+    # in the joint phase, then in the prior-only one, if there is one
+    stops = interrupt_at(7) if name == "standard_normal" else interrupt_at(7, 15)
     while stops:
         code, _, err = run("train", *arguments, "name=parts")
         assert (code, "interrupted" in err) == (1, True)
