@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.utils import make_grid
 
 from pyro_lrp.core.files import write_atomically
 from pyro_lrp.figures.style import PAGE, new_figure, style
@@ -44,6 +43,8 @@ def grid(images: Tensor, columns: int | None = None) -> Tensor:
     >>> grid(torch.rand(5, 1, 8, 8)).shape
     torch.Size([3, 102, 152])
     """
+    from torchvision.utils import make_grid  # here, because it imports torch's compiler
+
     factor = max(1, _MIN_SIDE // images.shape[-2])
     columns = columns or math.ceil(math.sqrt(len(images)))
     images = images.detach().cpu().float()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 
 from pyro_lrp.core.errors import UserError
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 __all__ = ["choose_device", "make_fabric"]
+
+_DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def make_fabric(device: str, precision: str) -> Fabric:
@@ -22,20 +26,34 @@ def make_fabric(device: str, precision: str) -> Fabric:
     Raises:
         UserError: If either is unknown, or the device is not here.
     """
-    if device not in ("auto", "cpu", "cuda", "mps"):
-        raise UserError(f"device must be auto, cpu, cuda or mps, got {device!r}")
+    from lightning_fabric import Fabric  # here, because it imports torch's compiler: three seconds
+
+    kind: Any = "bf16-mixed"
+    chosen = choose_device(device)
     if precision not in ("32", "bf16-mixed"):
         raise UserError(f"precision must be 32 or bf16-mixed, got {precision!r}")
-    kind: Any = "bf16-mixed"
     if precision == "32":
         kind = "32-true"
-    try:
-        return Fabric(accelerator=device, devices=1, precision=kind)
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"device={device} cannot be used here: {reason}") from error
+    return Fabric(accelerator=chosen.type, devices=1, precision=kind)
 
 
 def choose_device(device: str) -> torch.device:
-    """The device that ``auto``, ``cpu``, ``cuda`` or ``mps`` stands for here."""
-    return make_fabric(device, "32").device
+    """The device that ``auto``, ``cpu``, ``cuda`` or ``mps`` stands for here.
+
+    Raises:
+        UserError: If it is unknown or not here.
+    """
+    if device not in _DEVICES:
+        raise UserError(f"device must be auto, cpu, cuda or mps, got {device!r}")
+    here = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if device == "auto":
+        device = next(name for name, available in here.items() if available)
+    if not here[device]:
+        raise UserError(f"device={device} cannot be used here: torch finds no such device")
+    if device == "cuda":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device(device)

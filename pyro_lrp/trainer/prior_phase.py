@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from pyro_lrp.core.errors import UserError
@@ -22,6 +21,9 @@ from pyro_lrp.data import Batches, Split
 from pyro_lrp.models import Codes, ImageCodes
 from pyro_lrp.objectives import Game
 from pyro_lrp.trainer.phases import Span
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 __all__ = ["EMA", "EarlyStop", "PriorOnly", "PriorPhase", "assign", "held_out_score"]
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from pyro_lrp.core.errors import TrainingDiverged
@@ -16,6 +15,9 @@ from pyro_lrp.core.randomness import seeded
 from pyro_lrp.data import Split, chunks
 from pyro_lrp.models import Codes
 from pyro_lrp.objectives import Game
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 __all__ = ["Callback", "Report", "Scoring", "Window"]
 

@@ -9,10 +9,9 @@ host, so that a graph can record one call and be replayed after each ``prepare``
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from pyro_lrp.core.randomness import derive_seed
@@ -20,6 +19,9 @@ from pyro_lrp.objectives import Game, Losses, Turn
 from pyro_lrp.schedules import Constant, Progress, Schedule
 from pyro_lrp.trainer.optimizers import set_rate
 from pyro_lrp.trainer.prior_phase import EMA
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 __all__ = ["Step"]
 
