@@ -167,7 +167,7 @@ REFUSED = {
     ("model=vunet_flow", "data=digits", "epochs=1", "prior_epochs=1"): "needs joints, and data=digits has none",
     ("model=vunet", *SMALL, "data.image_size=48"): "data.image_size must be 32, 64, 128 or 256, got 48",
     ("model=vunet", *SMALL, "latent_dim=64"): "latents have length 160 at most=2, and latent_dim=64",
-    ("model=vunet", *SMALL, "context=null"): "such as context=pose",
+    ("model=vunet", *SMALL, "context=null"): "context=pose",
     ("model=vunet", *SMALL, "prior=standard_normal"): "takes none",
     ("model=vunet_flow", *SMALL, "objective=adversarial"): "Adversarial",
     ("model=vunet", *SMALL, "likelihood=vunet", "weights.vgg19=nothing.npz"): "nothing.npz",

@@ -17,7 +17,7 @@ from pyro_lrp.config.identity import Identity
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.randomness import seeded
 from pyro_lrp.core.trees import KeyPath, map_leaves
-from pyro_lrp.data import ImageData, condition_of, with_context
+from pyro_lrp.data import ImageData, condition_kinds, condition_of, with_context
 from pyro_lrp.models import Autoencoder, HierarchicalAutoencoder
 from pyro_lrp.objectives import Game
 from pyro_lrp.priors import Hierarchy, Prior
@@ -195,9 +195,10 @@ def _refuse_wrong_context(run: Identity, prior: Prior) -> None:
     if prior.context_dim == length:
         return
     if not length:
+        kinds = " or ".join(f"context={kind}" for kind in condition_kinds())
         raise UserError(
             f"prior: it is conditional on contexts of length {prior.context_dim}, "
-            "and this run has none: say on what, such as context=pose or context=label"
+            f"and this run has none: say on what, with {kinds}"
         )
     if not prior.context_dim:
         name = run.preset("prior")

@@ -9,6 +9,7 @@ from pyro_lrp.data.conditions import (
     Labels,
     NoCondition,
     condition_for,
+    condition_kinds,
     condition_of,
     with_context,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "chunks",
     "cifar10",
     "condition_for",
+    "condition_kinds",
     "condition_of",
     "deepfashion",
     "digits",

@@ -17,7 +17,16 @@ from torch.nn import functional as F
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.data.dataset import ImageData, Split, no_context
 
-__all__ = ["Attributes", "Condition", "Labels", "NoCondition", "condition_for", "condition_of", "with_context"]
+__all__ = [
+    "Attributes",
+    "Condition",
+    "Labels",
+    "NoCondition",
+    "condition_for",
+    "condition_kinds",
+    "condition_of",
+    "with_context",
+]
 
 _KINDS: dict[str, type[Condition]] = {}
 
@@ -223,6 +232,11 @@ class Attributes(Condition):
         return signs.expand(n, -1)
 
 
+def condition_kinds() -> dict[str, type[Condition]]:
+    """The kinds of condition that ``context=`` can name, by name."""
+    return {name: kind for name, kind in _KINDS.items() if kind is not NoCondition}
+
+
 def condition_for(data: ImageData, wanted: Any) -> Condition:
     """The condition that ``context=wanted`` selects, for a data set.
 
@@ -235,7 +249,7 @@ def condition_for(data: ImageData, wanted: Any) -> Condition:
     """
     if wanted is None:
         return NoCondition()
-    kinds = {name: kind for name, kind in _KINDS.items() if kind is not NoCondition}
+    kinds = condition_kinds()
     for kind in kinds.values():
         if kind.asked_for(wanted):
             return kind.for_data(data, wanted)
