@@ -9,6 +9,7 @@ import torch
 import yaml
 from commands import QUICK, in_process, only_run
 
+from pyro_lrp.data import conditions
 from pyro_lrp.trainer.history import History
 
 # Two workers of one thread take half the time of one worker of two; alone (pytest -n 0) it may have both.
@@ -21,7 +22,10 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 def _fresh_state():
     pyro.clear_param_store()
     torch.manual_seed(0)
-    return
+    kinds = dict(conditions._KINDS)
+    yield
+    conditions._KINDS.clear()
+    conditions._KINDS.update(kinds)  # without those that a test defined
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,7 @@ def test_players_of_every_preset_are_disjoint_and_complete(model, tmp_path, monk
 
 BETAS = {
     "vae": 1, "beta_vae": 25, "factor_vae": 1, "vae_flow": 0, "vae_flow_learned_gamma": 0, "aae": 1,
-    "aae_learned": 0, "vae_perceptual": 0, "vunet": 1, "vunet_flow": 0,
+    "aae_learned": 0, "vae_perceptual": 0, "rae": 0, "vunet": 1, "vunet_flow": 0,
 }  # fmt: skip
 
 
@@ -82,7 +82,7 @@ def test_every_preset_has_the_papers_weights(model):
     identity = composed(f"model={model}", "data=mnist")
     assert identity["beta"] == BETAS[model]
     encoder, prior = identity["network"], identity["prior"]
-    assert encoder["stochastic"] == (not model.startswith("aae"))
+    assert encoder["stochastic"] == (not model.startswith(("aae", "rae")))
     assert ("layers" in prior) == (
         model in ("vae_flow", "vae_flow_learned_gamma", "aae_learned", "vae_perceptual")
     )

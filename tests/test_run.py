@@ -122,27 +122,33 @@ def test_a_conditional_prior_names_a_missing_context():
 # --------------------------------------------------------------------- a new kind of condition, in one class
 
 
-class Brightness(data.Condition):
-    """Mean brightness of an image."""
+def brightness():
+    """A kind of condition, registered by its definition."""
 
-    kind = "brightness"
+    class Brightness(data.Condition):
+        """Mean brightness of an image."""
 
-    @classmethod
-    def for_data(cls, images, wanted):
-        return cls(("mean",))
+        kind = "brightness"
 
-    def of(self, split):
-        return split.images.float().mean((1, 2, 3))[:, None] / 255
+        @classmethod
+        def for_data(cls, images, wanted):
+            return cls(("mean",))
 
-    def parse(self, wanted, n):
-        return torch.full((n, 1), float(wanted))
+        def of(self, split):
+            return split.images.float().mean((1, 2, 3))[:, None] / 255
+
+        def parse(self, wanted, n):
+            return torch.full((n, 1), float(wanted))
+
+    return Brightness
 
 
 def test_a_new_kind_of_condition_is_one_class(train):
+    kind = brightness()
     code, _, err = train(*QUICK, "prior=conditional_flow", "context=brightness")
     assert code == 0, err
     run = pyro_lrp.Run(only_run())
-    assert isinstance(run.condition, Brightness)
+    assert isinstance(run.condition, kind)
     images = run.data.test.images.float()
     assert torch.allclose(run.codes().context[:, 0], images.mean((1, 2, 3)) / 255)
     assert train(f"run={only_run()}", "context=0.5", "n=3", "out=three.npz", command="sample")[0] == 0

@@ -162,7 +162,7 @@ def test_attributes_as_contexts_on_faces(run, real_data):
         (("prior=conditional_flow", "context=attributes"), "needs attributes, and data=digits has none"),
         (
             ("prior=conditional_flow", "context=colour"),
-            "context must be label, pose, attributes, a list of attributes",
+            "context must be one of label, attributes, pose, a list of attributes",
         ),
         (
             ("prior=conditional_flow", "context=label", "objective=adversarial"),

@@ -14,16 +14,20 @@ _CODES = 20_000
 # a sample of a numerical prior solves an equation, and a score also integrates a trace
 _NUMERICAL_DRAWS = 8_000
 _NUMERICAL_SCORES = 2_000
+# a prior that computes with a module it is bound to, such as a decoder, runs it for every code
+_BOUND_CODES = 1_000
 _BATCH_SIZE = 4096
 
 
 def number_of_draws(prior: Prior) -> int:
-    """Number of codes that the laws draw; it depends only on whether the prior is numerical.
+    """Number of codes that the laws draw; it depends only on the kind of prior.
 
     >>> from pyro_lrp.priors import FlowMatching, StandardNormal
     >>> number_of_draws(StandardNormal(2)), number_of_draws(FlowMatching(2, width=8))
     (20000, 8000)
     """
+    if prior.bound is not None:
+        return _BOUND_CODES
     if prior.tolerance > 0.0:
         return _NUMERICAL_DRAWS
     return _CODES
@@ -31,6 +35,8 @@ def number_of_draws(prior: Prior) -> int:
 
 def number_of_scores(prior: Prior) -> int:
     """Number of codes that importance sampling scores, likewise."""
+    if prior.bound is not None:
+        return _BOUND_CODES
     if prior.tolerance > 0.0:
         return _NUMERICAL_SCORES
     return _CODES
