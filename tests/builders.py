@@ -1,5 +1,7 @@
 """Small models that several test files build."""
 
+import functools
+
 import numpy as np
 import torch
 import torchvision
@@ -36,6 +38,12 @@ def gradients(loss, module, **options):
 
 def random_vgg19(path, convolutions=5, seed=0):
     """A file of random weights for the lower convolutions of VGG19, in the names of torchvision."""
+    np.savez(path, **_random_vgg19(convolutions, seed))
+    return path
+
+
+@functools.cache
+def _random_vgg19(convolutions, seed):
     with torch.device("meta"):
         shapes = torchvision.models.vgg19(weights=None).features.state_dict()
     generator = torch.Generator().manual_seed(seed)
@@ -43,8 +51,7 @@ def random_vgg19(path, convolutions=5, seed=0):
     for name, meta in [*shapes.items()][: 2 * convolutions]:
         scale = (2.0 / max(1, meta[0].numel())) ** 0.5 if name.endswith("weight") else 0.1
         arrays[f"features.{name}"] = (scale * torch.randn(meta.shape, generator=generator)).numpy()
-    np.savez(path, **arrays)
-    return path
+    return arrays
 
 
 def _sampler_game(beta, **options):

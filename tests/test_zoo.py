@@ -21,6 +21,7 @@ NEEDS = {  # what a prior needs beside its name
     "mixture": ("prior.components=8",),
     "vamp": ("prior.components=20",),
     "flow_matching": ("prior.width=32",),
+    "zuko": ("prior.flow.hidden_features=[32,32]",),
 }
 EVEN_ONLY = ("flow", "flow_on_mixture", "conditional_flow")  # the paper's flow splits a code into halves
 

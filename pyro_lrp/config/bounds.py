@@ -28,7 +28,7 @@ COUNTS = (  # a key with one of these words is a number of repetitions
     "count",
 )
 NUMBERS = 2**30  # numbers in all tensors of a new model; 4 GiB of float32
-TENSORS = 200_000  # tensors of a new model
+TENSORS = 50_000  # tensors of a new model
 FILE_BYTES = 2**20  # size of a YAML file
 NODES = 20_000  # values in a YAML file
 DEPTH = 40  # levels of a YAML file

@@ -13,6 +13,7 @@ import torch
 from pyro_lrp.core.downloads import online
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.files import read_npz
+from pyro_lrp.core.pixels import jpeg_round_trip
 from pyro_lrp.data.dataset import ImageData, Split
 
 __all__ = ["cifar10"]
@@ -122,13 +123,8 @@ def _arrays(path: Path, variant: str) -> dict[str, np.ndarray]:
 
 def _compressed(split: Split) -> Split:
     """The split after JPEG compression."""
-    from PIL import Image
-
-    images = []
-    for pixels in split.images.permute(0, 2, 3, 1).numpy():
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, format="JPEG", quality=_QUALITY)
-        images.append(_decoded(buffer.getvalue()))
+    pixels = split.images.permute(0, 2, 3, 1).numpy()
+    images = [jpeg_round_trip(image, _QUALITY) for image in pixels]
     return _split(np.stack(images), split.labels)
 
 

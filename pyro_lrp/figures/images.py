@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from pyro_lrp.core.files import write_atomically
+from pyro_lrp.core.pixels import as_bytes
 from pyro_lrp.figures.style import PAGE, new_figure, style
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def grid(images: Tensor, columns: int | None = None) -> Tensor:
     images = images.detach().cpu().float()
     large = F.interpolate(images, scale_factor=factor, mode="nearest")
     picture = make_grid(large, nrow=columns, padding=2, pad_value=1.0)
-    return _to_uint8(picture)
+    return as_bytes(picture)
 
 
 def save_png(path: Path, picture: Tensor) -> None:
@@ -175,10 +175,5 @@ def _rgb(images: Tensor) -> np.ndarray:
     """The images of a strip as uint8, shape ``(R, S, H, W, 3)``."""
     if images.shape[2] == 1:
         images = images.expand(-1, -1, 3, -1, -1)
-    pixels = _to_uint8(images.detach().cpu())
+    pixels = as_bytes(images.detach().cpu())
     return pixels.permute(0, 1, 3, 4, 2).numpy()
-
-
-def _to_uint8(images: Tensor) -> Tensor:
-    scaled = images.clamp(0, 1) * 255
-    return scaled.round().to(torch.uint8)
