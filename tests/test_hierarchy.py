@@ -357,3 +357,21 @@ def test_a_mistake_is_told_in_a_sentence(mistake):
 def test_total_correlation_is_of_one_latent():
     with pytest.raises(TypeError, match="has several"):
         objectives.TotalCorrelation(posed(), BilevelELBO(1.0), torch.nn.Linear(1, 2))
+
+
+def test_whitening_of_a_latent_is_set_from_its_codes():
+    """Each latent's prior estimates itself from its own codes, given the decoder's features."""
+    ae = posed().double()
+    whitened = priors.ConditionalFlow(32, [], context_dim=32, whiten="standardize")
+    prior = priors.Hierarchy([whitened, priors.StandardNormal(128)])
+    assert prior.estimates
+    prior.bind(ae)
+    codes = torch.randn(200, 160, dtype=torch.float64) * 3.0 + 1.0
+    contexts = torch.rand(200, 2 * len(JOINTS), dtype=torch.float64)
+    done = prior.double().fit(codes, contexts)
+    assert done == {"latent 1, whitening": "standardize"}
+    base = whitened.to_base(codes[:, :32], torch.zeros(200, 32, dtype=torch.float64))
+    torch.testing.assert_close(base.mean(0), torch.zeros(32, dtype=torch.float64), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        base.std(0, correction=0), torch.ones(32, dtype=torch.float64), atol=1e-4, rtol=0
+    )
