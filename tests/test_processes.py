@@ -39,7 +39,7 @@ def kill_at(step, cwd, model):
             process.send_signal(signal.SIGKILL)
             process.communicate()
             return
-        time.sleep(0.002)
+        time.sleep(0.02)
     process.kill()
     pytest.fail(f"the run ended before step {step}: {process.communicate()[0]}")
 

@@ -40,6 +40,7 @@ def grid(images: Tensor, columns: int | None = None) -> Tensor:
     Returns:
         uint8, shape ``(3, height, width)``.
 
+    >>> import torch
     >>> grid(torch.rand(5, 1, 8, 8)).shape
     torch.Size([3, 102, 152])
     """
