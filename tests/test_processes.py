@@ -52,18 +52,18 @@ def finish(cwd, model):
 
 
 KILLS = {  # shares of the joint phase and of the prior-only phase at which a run is killed
-    ("model=vae_flow",): ((0.02, 0.4, 0.95), (0.5,)),
+    ("model=vae_flow",): ((0.02, 0.95), (0.5,)),
     (
         "model=aae_learned",
         "prior.width=16",
         "objective.discriminator.width=16",
-        "epochs=60",
-        "prior_epochs=30",
+        "epochs=30",
+        "prior_epochs=15",
     ): (
         (0.5,),
         (0.5,),
     ),
-    ("model=factor_vae", "objective.discriminator.width=16", "epochs=60", "beta_schedule=warmup"): ((0.3,), ()),
+    ("model=factor_vae", "objective.discriminator.width=16", "epochs=30", "beta_schedule=warmup"): ((0.3,), ()),
 }
 
 

@@ -15,7 +15,7 @@ _CODES = 20_000
 _NUMERICAL_DRAWS = 8_000
 _NUMERICAL_SCORES = 2_000
 # a prior that computes with a module it is bound to, such as a decoder, runs it for every code
-_BOUND_CODES = 500
+_BOUND_CODES = 300
 _BATCH_SIZE = 4096
 
 
