@@ -7,7 +7,10 @@ is a game of players. The README gives an overview.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
+
+from pyro_lrp.core.aliases import Aliases
 
 __version__ = "0.2.0"
 
@@ -32,11 +35,14 @@ _SUBMODULES = (
 )
 _ALIASES = {  # earlier names of modules
     "checkpoint": "core.checkpoint",
+    "errors": "core.errors",
     "explore": "latents.views",
     "gradients": "core.gradients",
 }
 
 __all__ = ["Run", "load", *_SUBMODULES, *_ALIASES]
+
+sys.meta_path.append(Aliases({f"pyro_lrp.{old}": f"pyro_lrp.{new}" for old, new in _ALIASES.items()}))
 
 
 def __getattr__(name: str) -> Any:

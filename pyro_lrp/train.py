@@ -32,15 +32,24 @@ def main(cfg: DictConfig) -> None:
         on_row=board or (lambda row: None),
         callbacks=[pictures, reporting.log_report],
     )
-    rundir.claim(run.directory, run.identity, overwrite=circumstances["overwrite"])
-    with reporting.log_to(run.directory):
+    with (
+        run.claimed(overwrite=circumstances["overwrite"], extend=circumstances["extend"]),
+        reporting.log_to(run.directory),
+    ):
         if likelihood:
             LOG.info("likelihood: %s", ", ".join(f"{key} {value}" for key, value in likelihood.items()))
         summary = _train(run, trainer, circumstances)
     if board:
         board.close()
-    places = {key: run.settings.data.get(key) for key in config.PLACES}
-    print(reporting.closing_words(run.directory, summary, places))
+    print(reporting.closing_words(run.directory, summary, _options(run)))
+
+
+def _options(run: config.Run) -> dict[str, Any]:
+    """The options that other commands need for this run; none if they are remembered."""
+    if run.remembered:
+        return {}
+    places = {f"data.{key}": place for key, place in run.typed.items()}
+    return {**places, "allow_targets": list(run.typed_targets) or None}
 
 
 def _train(run: config.Run, trainer: Trainer, circumstances: dict[str, Any]) -> dict[str, Any]:

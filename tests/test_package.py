@@ -1,12 +1,15 @@
 """The shape of the house: imports point down, files stay readable, what is shipped is what is meant to be."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
 
 import pytest
 from commands import ROOT
+
+import pyro_lrp
 
 PACKAGE = ROOT / "pyro_lrp"
 FLOORS = [
@@ -86,6 +89,13 @@ def test_only_config_and_the_commands_know_hydra():
 def test_files_stay_below_400_lines():
     for path in sources():
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
+
+
+@pytest.mark.parametrize("earlier", pyro_lrp._ALIASES)
+def test_earlier_names_of_modules_are_the_modules(earlier):
+    present = importlib.import_module(f"pyro_lrp.{pyro_lrp._ALIASES[earlier]}")
+    assert importlib.import_module(f"pyro_lrp.{earlier}") is present
+    assert getattr(pyro_lrp, earlier) is present
 
 
 def test_the_root_is_small():

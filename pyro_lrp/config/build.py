@@ -40,7 +40,7 @@ PLACES = ("root", "path", "images", "attributes", "index")
 FROM_DATA = ("context_dim", "image_shape")
 """Keys of a prior's node whose value is taken from the data set if it is null."""
 
-NOT_ARGUMENTS = ("limit", "validation", *PLACES)
+NOT_ARGUMENTS = ("limit", "validation", "fingerprint", *PLACES)
 """Keys of ``data`` that are not arguments of the data set, or that are passed separately."""
 
 

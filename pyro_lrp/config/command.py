@@ -6,6 +6,8 @@ import difflib
 import io
 import os
 import re
+import shlex
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -56,6 +58,7 @@ TRACEBACK = "PYRO_LRP_TRACEBACK"  # environment variable that shows tracebacks
 WIDTH = 108  # of the lines of --help
 
 Job = Callable[[DictConfig], None]
+_typed: list[str] = []  # the arguments of the command, as they were typed
 
 
 def conf_dir() -> str:
@@ -85,6 +88,7 @@ def command(name: str) -> Callable[[Job], Callable[[], None]]:
         run = compose(job)
 
         def main() -> None:
+            _typed[:] = sys.argv[1:]
             quoted = [_quoted(argument) for argument in sys.argv[1:]]
             sys.argv[1:] = _ordered(quoted)
             with _one_line_errors(name):
@@ -125,14 +129,24 @@ def _one_line_errors(name: str) -> Iterator[None]:
             raise
         message = _one_line(error, name)
         sys.exit(printable(f"error: {message}"))
-    except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on from the last checkpoint")
+    except KeyboardInterrupt as stop:
+        number = getattr(stop, "signal", signal.SIGINT)
+        print(printable(_interrupted(stop, name)), file=sys.stderr)
+        sys.exit(128 + number)
     except Exception as error:  # a bug, or a mistake that is not anticipated
         if os.environ.get(TRACEBACK):
             raise
         kind = type(error).__name__
         text = " ".join(str(error).split())[:300]
         sys.exit(printable(f"error: {kind}: {text} ({TRACEBACK}=1 shows where)"))
+
+
+def _interrupted(stop: KeyboardInterrupt, name: str) -> str:
+    """What a signal left, and how to go on."""
+    if not str(stop):
+        return "interrupted"
+    same = shlex.join(["python", "-m", f"pyro_lrp.{name}", *_typed])
+    return f"{stop}; the same command goes on:\n  {same}"
 
 
 def _refuse_unknown_flags(arguments: list[str]) -> None:

@@ -82,6 +82,11 @@ class Identity:
         return self.data.get("limit")
 
     @property
+    def fingerprint(self) -> str | None:
+        """The fingerprint of the data set; None for a run from before there were any."""
+        return self.data.get("fingerprint")
+
+    @property
     def validation(self) -> float:
         """The share of the training images that is held out."""
         return self.data.get("validation", 0.0)

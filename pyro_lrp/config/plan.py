@@ -25,6 +25,8 @@ CIRCUMSTANCES = (
     "logger",
     "progress",
     "overwrite",
+    "extend",
+    "threads",
     "allow_targets",
     "data.root",
     "weights",

@@ -59,6 +59,10 @@ def _is_list(value: Any, holds: Callable[[Any], bool]) -> bool:
     return isinstance(value, list) and all(holds(item) for item in value)
 
 
+def _is_threads(value: Any) -> bool:
+    return value == "auto" or _is_count(value, 1)
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
@@ -137,6 +141,9 @@ RULES: dict[str, Rule] = {
     "metrics": Rule(_is_metrics, "auto, or a list of names"),
     "progress": _FLAG,
     "overwrite": _FLAG,
+    "extend": _FLAG,
+    "other_data": _FLAG,
+    "threads": Rule(_is_threads, "auto, or a whole number of at least 1"),
     "logger": _one_of("none", "tensorboard"),
     "name": Rule(lambda value: value is None or _is_name(value), "text"),
     "n": _COUNT.or_null(),

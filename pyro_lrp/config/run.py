@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,12 @@ import torch
 
 from pyro_lrp.config import build, rundir
 from pyro_lrp.config.identity import Identity
+from pyro_lrp.config.memory import Memory, recall, remember
 from pyro_lrp.config.plan import Plan
 from pyro_lrp.core import checkpoint
-from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.errors import UserError, printable
 from pyro_lrp.data import Condition, ImageData, Split, condition_of
+from pyro_lrp.data.fingerprint import TrainedOn, fingerprint
 from pyro_lrp.latents.codes import encode_split
 from pyro_lrp.metrics.subject import Subject
 from pyro_lrp.models import Autoencoder, Codes, Draw, ImageCodes
@@ -32,10 +36,13 @@ class Run:
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         data_root: The folder of data sets; None for the default of ``train``.
         data_path: The file or folder of a run that was trained on your own files. Paths that the run records
-            are not opened.
+            are not opened; those of runs that you trained yourself are remembered.
         places: Further places of a data set, by key, such as ``{"images": DIR}``.
         allow_targets: Your own modules (such as ``"my_package."``) that the configuration may name besides
-            the targets of :mod:`pyro_lrp.config.allowed`. Nothing else is ever called.
+            the targets of :mod:`pyro_lrp.config.allowed`. Nothing else is ever called. What you allowed for a
+            run that you trained yourself is remembered.
+        other_data: Accept a data set that holds none of the images that the run was trained on.
+        log: Receives notes about the data set in one line each.
 
     Raises:
         UserError: On first access, if there is no such run, its checkpoint is damaged, or its configuration
@@ -51,15 +58,22 @@ class Run:
         data_path: str | None = None,
         places: Mapping[str, str | None] | None = None,
         allow_targets: Sequence[str] = (),
+        other_data: bool = False,
+        log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.directory = Path(directory).expanduser()
         self.device = choose_device(device)
-        self.places = {**(places or {})}
+        self.typed = {key: place for key, place in (places or {}).items() if place is not None}
         if data_root is not None:
-            self.places["root"] = data_root
+            self.typed["root"] = data_root
         if data_path is not None:
-            self.places["path"] = data_path
-        self.allow_targets = allow_targets
+            self.typed["path"] = data_path
+        self.typed_targets = allow_targets
+        self.other_data = other_data
+        self.log = log
+        self.changed = False  # until the data set is read
+        self.remembered = False  # whether the cache holds the places and targets of a claimed run
+        self._trained_on: TrainedOn | None = None  # read if it changed
 
     @classmethod
     def of(cls, options: Mapping[str, Any], directory: str | None = None) -> Run:
@@ -76,6 +90,8 @@ class Run:
             device=options["device"],
             places=options["data"],
             allow_targets=options["allow_targets"],
+            other_data=options.get("other_data", False),
+            log=_to_stderr,
         )
 
     @classmethod
@@ -87,8 +103,9 @@ class Run:
         places["root"] = plan.circumstances["data.root"]
         run = cls(plan.directory, places=places, allow_targets=allow_targets)
         data = build.build_data(plan.identity, places, allow_targets)
+        node = {**planned.data, "fingerprint": fingerprint(data)}
         data = data.limited(planned.limit)
-        run.identity, run.data = build.settle(plan.identity, data)
+        run.identity, run.data = build.settle({**plan.identity, "data": node}, data)
         run.autoencoder = build.build_autoencoder(run.identity, data.image_shape, allow_targets)
         return run
 
@@ -156,17 +173,64 @@ class Run:
         return condition_of(self.settings.context)
 
     @cached_property
+    def memory(self) -> Memory:
+        """What this user trained the run with, if they did."""
+        return recall(self.identity)
+
+    @property
+    def allow_targets(self) -> Sequence[str]:
+        """The targets that were typed, and those that are remembered."""
+        return [*self.typed_targets, *self.memory.allow_targets]
+
+    @property
+    def places(self) -> dict[str, str | None]:
+        """The places of the data set: those that were typed before those that are remembered."""
+        return build.places(self.identity, {**self.memory.places, **self.typed})
+
+    @cached_property
     def data(self) -> ImageData:
-        """The data set of the run, with the contexts of its images."""
-        places = build.places(self.identity, self.places)
-        data = build.build_data(self.identity, places, self.allow_targets)
+        """The data set of the run, with the contexts of its images.
+
+        If the data set changed, only its images that the run was trained on are training images, and none of
+        these is a test image.
+        """
+        data = build.build_data(self.identity, self.places, self.allow_targets)
         condition = condition_of(self.settings.context, data)
-        return data.with_contexts(condition.of)
+        data = data.with_contexts(condition.of)
+        self.changed = self.settings.fingerprint not in (None, fingerprint(data))
+        if self.changed:
+            return self._of_changed(data)
+        return data
+
+    def _of_changed(self, data: ImageData) -> ImageData:
+        """The images of a changed data set, divided by whether the run was trained on them."""
+        name = self.places.get("path") or data.name
+        trained_on = rundir.read_trained_on(self.directory)
+        divided = trained_on.divide(data)
+        if not len(divided.train):
+            if not self.other_data:
+                raise UserError(
+                    f"data: {name} holds none of the images that {self.directory} was trained on: say where "
+                    "they are, or other_data=true to go on with other images"
+                )
+            self.log(f"data: {name} holds other images than those that the run was trained on")
+            return data
+        if not len(divided.test):
+            raise UserError(f"data: {name} changed, and the run was trained on each of its test images")
+        self.log(
+            f"data: {name} changed since the run was trained: it holds {len(divided.train)} of the run's "
+            f"training images; the other {len(divided.test)} of its test images are used for tests"
+        )
+        self._trained_on = trained_on
+        return divided
 
     @cached_property
     def seen(self) -> Split:
         """The images the run was trained on: without those beyond the limit and those held out."""
-        limited = self.data.limited(self.settings.limit)
+        data = self.data
+        if self._trained_on is not None:
+            return self._trained_on.select(data)
+        limited = data.limited(self.settings.limit)
         seen, _ = limited.hold_out(self.settings.validation)
         return seen
 
@@ -200,6 +264,24 @@ class Run:
             directory=self.directory,
             **options,
         )
+
+    @contextmanager
+    def claimed(self, *, overwrite: bool = False, extend: bool = False) -> Iterator[None]:
+        """Hold a planned run's directory within the block, as its only writer.
+
+        Args:
+            overwrite: Delete a run that the directory holds.
+            extend: Go on with a run that the directory holds, to more epochs.
+
+        Raises:
+            UserError: If another process holds the directory, it holds another run or other files, or it cannot
+                be written.
+        """
+        seen, held_out = self.data.hold_out(self.settings.validation)
+        with rundir.claimed(self.directory, self.identity, overwrite=overwrite, extend=extend):
+            rundir.write_trained_on(self.directory, TrainedOn.of(seen, held_out))
+            self.remembered = remember(self.identity, self.typed, self.typed_targets)
+            yield
 
     def prepare_likelihood(self, weights: Mapping[str, str | None]) -> dict[str, Any]:
         """Load the networks that the likelihood needs, and record in the identity which they are.
@@ -256,9 +338,14 @@ class Run:
             device=circumstances["device"],
             progress=circumstances["progress"],
             save_minutes=circumstances["trainer.save_minutes"],
+            threads=circumstances["threads"],
             **arguments,
             **options,
         )
+
+
+def _to_stderr(line: str) -> None:
+    print(printable(line), file=sys.stderr)
 
 
 def load(run: str | Path, *, allow_targets: Sequence[str] = ()) -> Autoencoder:

@@ -5,18 +5,31 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from pyro_lrp.config.bounds import read_yaml
+from pyro_lrp.config.build import PLACES
 from pyro_lrp.config.rules import Rule
 from pyro_lrp.core.errors import UserError
-from pyro_lrp.core.files import read_json, remove_temporaries, write_atomically
+from pyro_lrp.core.files import read_json, read_npz, remove_temporaries, write_atomically
+from pyro_lrp.core.locks import one_writer
 from pyro_lrp.core.trees import leaves
+from pyro_lrp.data.fingerprint import TrainedOn
 
-__all__ = ["claim", "read_identity", "read_summary", "refuse_links"]
+__all__ = [
+    "claimed",
+    "read_identity",
+    "read_summary",
+    "read_trained_on",
+    "refuse_links",
+    "write_trained_on",
+]
 
 _PRESET = re.compile(r"\w[\w .+-]*")
 
@@ -73,47 +86,72 @@ _NEEDED = {
     "likelihood": _NODE,
     "data": _NODE,
 }
+_TRAINED_ON = "trained_on.npz"
 _CONTENTS = (
     "summary.json",  # deleted first: a run without a checkpoint must not look finished
     "checkpoints",
     "metrics.jsonl",
+    _TRAINED_ON,
     "samples",
     "figures",
     "evaluation.json",
     "train.log",
     "tensorboard",
 )
+_LOCK = ".lock"
+_HARMLESS = (f"{_LOCK}*", ".config.yaml*.tmp")  # left by a start that was refused or killed
 _DIFFERENCES_SHOWN = 6
+_EXTENDABLE = ("epochs", "prior_epochs")
+_PLACES = tuple(f"data.{key}" for key in PLACES)  # the fingerprint tells data sets apart, not their places
 
 
-def claim(directory: Path, identity: dict[str, Any], *, overwrite: bool) -> None:
-    """Prepare a directory for a run, or check that it is the run's already.
+@contextmanager
+def claimed(
+    directory: Path, identity: dict[str, Any], *, overwrite: bool = False, extend: bool = False
+) -> Iterator[None]:
+    """Prepare a directory for a run, or check that it is the run's already, and hold its lock within the block.
 
     Args:
         directory: The run directory. It is not changed if it belongs to another run.
         identity: The identity of the run.
         overwrite: Whether to delete a run that the directory holds.
+        extend: Whether a run that the directory holds, with fewer epochs, is to go on to those of ``identity``.
 
     Raises:
-        UserError: If the directory holds a run with another identity, holds files but no run, or cannot be
-            written.
+        UserError: If the directory holds a run with another identity, holds files but no run, is held by
+            another process, or cannot be written.
     """
-    try:
-        if directory.exists():
-            refuse_links(directory)
-            _refuse_foreign_files(directory)
-            if not overwrite:
-                _refuse_another(directory, identity)
-        directory.mkdir(parents=True, exist_ok=True)
-        if overwrite:
-            _empty(directory)
-        _write_identity(directory, identity)
-        for name in ("checkpoints", "samples", "figures"):
-            (directory / name).mkdir(exist_ok=True)
-        for folder in (directory, directory / "checkpoints"):
-            remove_temporaries(folder)
-    except OSError as error:
-        raise UserError(f"run directory {directory} cannot be written ({error.strerror})") from error
+
+    def refuse() -> None:
+        refuse_links(directory)
+        _refuse_foreign_files(directory)
+        if not overwrite:
+            _refuse_another(directory, identity, extend=extend)
+
+    with ExitStack() as stack:
+        try:
+            if directory.exists():
+                refuse()  # before anything is written
+            directory.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(one_writer(directory / _LOCK, what=str(directory)))
+            refuse()  # once more, now that no other process can write
+            _prepare(directory, identity, overwrite=overwrite, extend=extend)
+        except OSError as error:
+            raise UserError(f"run directory {directory} cannot be written ({error.strerror})") from error
+        yield
+
+
+def _prepare(directory: Path, identity: dict[str, Any], *, overwrite: bool, extend: bool) -> None:
+    """Write the identity of a run that is about to be trained, and remove what it must not find."""
+    if overwrite:
+        _empty(directory)
+    elif extend and (directory / "config.yaml").is_file() and _grown(directory, identity):
+        (directory / "summary.json").unlink(missing_ok=True)  # first: the run is no longer finished
+    _write_identity(directory, identity)
+    for name in ("checkpoints", "samples", "figures"):
+        (directory / name).mkdir(exist_ok=True)
+    for folder in (directory, directory / "checkpoints"):
+        remove_temporaries(folder)
 
 
 def read_identity(directory: Path) -> dict[str, Any]:
@@ -160,6 +198,30 @@ def read_summary(directory: Path) -> dict[str, Any] | None:
     return read_json(path)
 
 
+def write_trained_on(directory: Path, images: TrainedOn) -> None:
+    """Record the images that a run is trained on."""
+
+    def write(path: Path) -> None:
+        with open(path, "wb") as file:
+            np.savez(file, seen=images.seen, held_out=images.held_out)
+
+    write_atomically(directory / _TRAINED_ON, write)
+
+
+def read_trained_on(directory: Path) -> TrainedOn:
+    """The images that a run was trained on; none if it does not say.
+
+    Raises:
+        UserError: If the file is damaged.
+    """
+    path = directory / _TRAINED_ON
+    none = np.zeros(0, dtype=np.int64)
+    if not path.is_file():
+        return TrainedOn(none, none)
+    arrays = read_npz(path)
+    return TrainedOn(arrays.get("seen", none), arrays.get("held_out", none))
+
+
 def _write_identity(directory: Path, identity: dict[str, Any]) -> None:
     text = _dump(identity)
 
@@ -173,29 +235,54 @@ def _refuse_foreign_files(directory: Path) -> None:
     if (directory / "config.yaml").is_file():
         return
     for path in directory.iterdir():
-        left_by_a_killed_start = path.match(".config.yaml*.tmp")
-        if not left_by_a_killed_start:
+        if not any(path.match(pattern) for pattern in _HARMLESS):
             raise UserError(f"{directory} holds files but no run: choose another name=…")
 
 
-def _refuse_another(directory: Path, identity: dict[str, Any]) -> None:
+def _refuse_another(directory: Path, identity: dict[str, Any], *, extend: bool) -> None:
+    """Refuse a directory whose run has another identity, unless the run is to be extended."""
     if not (directory / "config.yaml").is_file():
         return
-    there = _flat(read_identity(directory))
-    here = _flat(yaml.safe_load(_dump(identity)))
-    differing = []
-    for key in sorted(there.keys() | here.keys()):
-        if there.get(key) != here.get(key):
-            differing.append(f"{key} (there {there.get(key)}, here {here.get(key)})")
+    differing = _differences(directory, identity)
     if not differing:
         return
-    shown = ", ".join(differing[:_DIFFERENCES_SHOWN])
-    if len(differing) > _DIFFERENCES_SHOWN:
-        shown += f" and {len(differing) - _DIFFERENCES_SHOWN} more"
-    raise UserError(
-        f"{directory} holds another run, which differs in {shown}: "
-        "choose another name=…, or start anew with overwrite=true"
-    )
+    longer = _grown(directory, identity)
+    if longer and extend:
+        return
+    remedy = "choose another name=…, or start anew with overwrite=true"
+    if longer:
+        remedy = f"extend=true goes on to them, or {remedy}"
+    elif list(differing) == ["data.fingerprint"]:
+        raise UserError(f"{directory} was trained on other images than the data set holds now: {remedy}")
+    shown = [f"{key} (there {there}, here {here})" for key, (there, here) in differing.items()]
+    text = ", ".join(shown[:_DIFFERENCES_SHOWN])
+    if len(shown) > _DIFFERENCES_SHOWN:
+        text += f" and {len(shown) - _DIFFERENCES_SHOWN} more"
+    raise UserError(f"{directory} holds another run, which differs in {text}: {remedy}")
+
+
+def _differences(directory: Path, identity: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The values there and here, by key, in which the run of a directory differs from an identity."""
+    there = _flat(read_identity(directory))
+    here = _flat(yaml.safe_load(_dump(identity)))
+    ignored: tuple[str, ...] = ()
+    if there.get("data.fingerprint") is not None:
+        ignored = _PLACES
+    elif "data.fingerprint" in here:
+        del here["data.fingerprint"]  # a run from before there were fingerprints
+    differing = {}
+    for key in sorted(there.keys() | here.keys()):
+        if there.get(key) != here.get(key) and key not in ignored:
+            differing[key] = (there.get(key), here.get(key))
+    return differing
+
+
+def _grown(directory: Path, identity: dict[str, Any]) -> bool:
+    """Whether an identity differs from that of a directory's run in longer phases alone."""
+    differing = _differences(directory, identity)
+    if not differing or not differing.keys() <= set(_EXTENDABLE):
+        return False
+    return all(_is_integer(there) and there <= here for there, here in differing.values())
 
 
 def _empty(directory: Path) -> None:

@@ -99,6 +99,26 @@ class Split:
         x = part.images.float().div_(255.0)
         return Batch(x, part.labels, part.context)
 
+    def joined(self, other: Split) -> Split:
+        """The images of this split, then those of another one with the same properties."""
+        if not len(other):
+            return self
+
+        def join(tensor: Tensor | None, further: Tensor | None) -> Tensor | None:
+            if tensor is None or further is None:
+                return None
+            return torch.cat([tensor, further])
+
+        extras = {name: torch.cat([tensor, other.extras[name]]) for name, tensor in self.extras.items()}
+        return Split(
+            images=torch.cat([self.images, other.images]),
+            labels=join(self.labels, other.labels),
+            attributes=join(self.attributes, other.attributes),
+            context=torch.cat([self.context, other.context]),
+            extras=extras,
+            device=self.device,
+        )
+
     def fingerprint(self) -> str:
         """16 hexadecimal digits that depend on all images, labels, attributes and extras."""
         shape = tuple(self.images.shape)

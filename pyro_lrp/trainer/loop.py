@@ -17,12 +17,13 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from pyro_lrp.core import checkpoint
 from pyro_lrp.core.errors import TrainingDiverged, UserError
+from pyro_lrp.core.modules import eval_mode
 from pyro_lrp.core.randomness import seeded, untouched_generators
 from pyro_lrp.data import Batches, ImageData, Split
 from pyro_lrp.objectives import Game
 from pyro_lrp.schedules import Constant, Phase, Schedule
+from pyro_lrp.trainer import snapshots
 from pyro_lrp.trainer.devices import make_fabric
 from pyro_lrp.trainer.history import History
 from pyro_lrp.trainer.optimizers import check_options, make_optimizers
@@ -31,6 +32,8 @@ from pyro_lrp.trainer.prior_phase import PriorOnly, PriorPhase
 from pyro_lrp.trainer.saving import Saver
 from pyro_lrp.trainer.scoring import Callback, Scoring, Window
 from pyro_lrp.trainer.step import Step
+from pyro_lrp.trainer.stopping import Stop, TrainingStopped
+from pyro_lrp.trainer.threads import Threads, limited, settled
 
 __all__ = ["Trainer"]
 
@@ -53,12 +56,15 @@ class Trainer:
         seed: Seeds data order, noise and evaluation, which are separate streams.
         directory: For checkpoints and ``metrics.jsonl``, which a run resumes from; None writes nothing.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        threads: CPU threads: a number; ``"auto"``, one for small networks and the idle cores for large ones; or
+            None, torch's own number. A resumed run keeps the number that ``"auto"`` chose.
         precision: ``"32"``, or ``"bf16-mixed"``, under which densities stay in float32.
         report_every: Steps between rows of the metrics.
         evaluations: Evenly spaced scorings of all splits in a phase.
         evaluation_images: Images of a split that are scored; the last scoring of a phase takes all.
-        save_minutes: Time between checkpoints, which come with a report; where steps are so slow that none is
-            near, one is made. They are also written at the end of a phase. With 0 each report is saved.
+        save_minutes: Time between checkpoints, which come with a report, or without one where reports are rare.
+            The first is written after half a minute at the latest, and one at the end of each phase and when
+            training is stopped. With 0 each report is saved.
         callbacks: Called after each evaluation; the numbers they return join the row.
         on_row: Called with each row of the metrics, for loggers.
         progress: Show a progress bar.
@@ -91,6 +97,7 @@ class Trainer:
         seed: int = 0,
         directory: str | Path | None = None,
         device: str = "auto",
+        threads: Threads = "auto",
         precision: str = "32",
         report_every: int = 50,
         evaluations: int = 10,
@@ -102,6 +109,7 @@ class Trainer:
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.fabric = make_fabric(device, precision)
+        self.threads = threads
         self.game = game
         self.seed = seed
         self.lr = lr
@@ -140,7 +148,7 @@ class Trainer:
         self.step = 0
         self.stopped = False
         self.prior_only: PriorOnly | None = None  # while such a phase is under way
-        self._prior_state: dict[str, Any] = {}
+        self.prior_state: dict[str, Any] = {}
 
     def _check_data(self, train: Split, held_out: Split, test: Split) -> None:
         if not len(train) or not len(test):
@@ -164,23 +172,42 @@ class Trainer:
     def fit(self) -> list[dict[str, Any]]:
         """Train to the end, from the last checkpoint if there is one; returns the rows of the metrics.
 
+        A checkpoint of shorter phases is gone on from as well: the first phase that is now longer goes on from
+        where it was, and those after it begin anew.
+
         Raises:
             TrainingDiverged: If a term or a parameter stops being finite; the last checkpoint is kept.
+            TrainingStopped: After Ctrl-C or SIGTERM, once the step is finished and saved.
+            UserError: If another process trains in the directory, or the checkpoint is damaged.
         """
-        with untouched_generators(), pyro.validation_enabled(False):
-            self._prepare()
-            self._announce()
-            with self._progress_bar() as self.bar:
-                try:
-                    for span in self.spans:
-                        self._run(span)
-                except TrainingDiverged as error:
-                    advice = self.saver.advice()
-                    raise TrainingDiverged(f"{error}: {advice}") from error
+        with self.saver.one_writer(), untouched_generators(), pyro.validation_enabled(False):
+            state = snapshots.last(self.saver)
+            self.threads = settled(self.threads, state.get("threads"), self._forward, self.log)
+            stop = Stop(self.log)
+            with limited(self.threads), stop.listening():
+                self._prepare(state)
+                self._announce()
+                self._train(stop)
         return self.history.rows
 
-    def _prepare(self) -> None:
-        """Set up what lives on the device, and go on from the last checkpoint."""
+    def _forward(self) -> None:
+        """Score a minibatch."""
+        self.game.to(self.fabric.device)
+        with eval_mode(self.game), seeded(self.seed, "threads"), self.fabric.autocast():
+            self.game.score(self.images.at(0))
+
+    def _train(self, stop: Stop) -> None:
+        """All phases, or what is left of them."""
+        with self._progress_bar() as self.bar:
+            try:
+                for span in self.spans:
+                    self._run(span, stop)
+            except TrainingDiverged as error:
+                advice = self.saver.advice()
+                raise TrainingDiverged(f"{error}: {advice}") from error
+
+    def _prepare(self, state: Mapping[str, Any]) -> None:
+        """Set up what lives on the device, and go on from a checkpoint's state, unless it is empty."""
         self.game.to(self.fabric.device)
         if not self.optimizers:
             with seeded(self.seed, "initialize"):
@@ -195,16 +222,17 @@ class Trainer:
 
         metrics = None
         if self.directory:
-            self.directory.mkdir(parents=True, exist_ok=True)
             metrics = self.directory / "metrics.jsonl"
-            self._restore()
+        if state:
+            snapshots.restore(self, state)
         self.history = History(metrics, self.step)
 
     def _announce(self) -> None:
         for note in self._notes:
             self.log(note)
         where = f"{self.directory}: " if self.directory else ""
-        self.log(f"{where}{self.total_steps} steps on {self.fabric.device}")
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        self.log(f"{where}{self.total_steps} steps on {self.fabric.device}, {threads}")
 
     def _progress_bar(self) -> tqdm:
         # None hides the bar where there is no terminal
@@ -219,8 +247,12 @@ class Trainer:
             leave=False,
         )
 
-    def _run(self, span: Span) -> None:
-        """Train a phase, or the rest of it."""
+    def _run(self, span: Span, stop: Stop) -> None:
+        """Train a phase, or the rest of it.
+
+        Raises:
+            TrainingStopped: If a signal asked for it.
+        """
         if self.stopped or self.step >= span.stop:
             return
         self._restart_clock()
@@ -241,11 +273,26 @@ class Trainer:
             self.step += 1
             self.bar.update()
 
-            # steps may be too slow to wait for the next report with a checkpoint
-            on_time = self.step % self.report_every == 0 or self.step == span.stop
-            if on_time or self.saver.overdue():
-                self._report(span, on_time=on_time)
+            if self.step % self.report_every == 0 or self.step == span.stop:
+                self._report(span)
+            elif stop.signal or self.saver.overdue():
+                self._save()  # the next report may be far away
+            if stop.signal:
+                self._stop(stop.signal)
         self.prior_only = None
+
+    def _stop(self, number: int) -> None:
+        """End training between two steps, with a checkpoint of the last one."""
+        where = ""
+        if self.saver.folder is not None:
+            if self.saver.saved_step != self.step:
+                self._save()
+            where = f", and saved in {self.saver.folder}"
+        raise TrainingStopped(f"stopped at step {self.step} of {self.total_steps}{where}", number)
+
+    def _save(self) -> None:
+        """Write a checkpoint between two reports."""
+        self.saver.save(snapshots.take(self))
 
     def _begin(self, span: Span) -> Batches:
         """Set the game up for a phase; its minibatches, of images or of codes."""
@@ -260,7 +307,7 @@ class Trainer:
             span,
             self.splits["train"],
             self.optimizers["prior"],
-            state=self._prior_state if resumed else None,
+            state=self.prior_state if resumed else None,
             resumed=resumed,
         )
 
@@ -277,12 +324,12 @@ class Trainer:
             averages=averages,
         )
 
-    def _report(self, span: Span, *, on_time: bool) -> None:
+    def _report(self, span: Span) -> None:
         """Write a row of the metrics, and with some of them scores and a checkpoint."""
         row = self._row(span)
         at_end = self.step == span.stop
         save_due = self.saver.due() or at_end
-        score_due = on_time and span.due(self.step, self.evaluations, self.report_every)
+        score_due = span.due(self.step, self.evaluations, self.report_every)
         if self.prior_only and at_end:
             self.prior_only.keep_average()
         if score_due or save_due:
@@ -293,9 +340,7 @@ class Trainer:
         self._show(row)
 
         if save_due:
-            self.saver.save(self._state())
-        if score_due or save_due:
-            self.saver.reported()
+            self.saver.save(snapshots.take(self))
         self._restart_clock()
 
     def _row(self, span: Span) -> dict[str, Any]:
@@ -349,36 +394,3 @@ class Trainer:
     def _restart_clock(self) -> None:
         self._clock = time.perf_counter()
         self._images_since_report = 0
-
-    def _state(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
-        moments = {name: o.state_dict()["state"] for name, o in self.optimizers.items()}
-        state = {"step": self.step, "game": self.game.state_dict(), "optimizers": moments}
-        prior = self.prior_only.state() if self.prior_only else {}
-        if prior:
-            state["prior"] = {**prior, "stopped": self.stopped}
-        return state
-
-    def _restore(self) -> None:
-        """Go on from the last checkpoint, if there is one.
-
-        Raises:
-            UserError: If it is damaged, of another architecture, or past the last step.
-        """
-        path = self.saver.latest()
-        if path is None:
-            return
-        state = checkpoint.load_to_resume(path)
-        checkpoint.load_into(self.game, state.get("game", {}), path)
-        for name, optimizer in self.optimizers.items():
-            whole = optimizer.state_dict()
-            moments = state["optimizers"][name]
-            whole["state"] = {int(index): values for index, values in moments.items()}
-            optimizer.load_state_dict(whole)
-
-        self.step = state["step"]
-        if self.step > self.total_steps:
-            raise UserError(f"checkpoint {path} is at step {self.step}, past the {self.total_steps} asked for")
-        self._prior_state = state.get("prior", {})
-        self.stopped = self._prior_state.get("stopped", False)
-        self.log(f"resumes at step {self.step} of {self.total_steps}, from {path.name}")

@@ -107,7 +107,7 @@ def summarize(
             **circumstances,
             "device": str(device),
             "device_name": _device_name(device),
-            "threads": torch.get_num_threads(),
+            "threads": trainer.threads,
             "platform": platform.platform(),
         },
         "versions": {
@@ -134,13 +134,13 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def closing_words(directory: Path, summary: dict[str, Any], places: Mapping[str, Any]) -> str:
+def closing_words(directory: Path, summary: dict[str, Any], options: Mapping[str, Any]) -> str:
     """The last lines on the screen: how it went, where the picture is, what to try next.
 
     Args:
         directory: The run's directory.
         summary: The result of :func:`summarize`.
-        places: The user's files that the data set is read from, by their key.
+        options: Options that other commands need for this run, by key; None is left out.
     """
     final = summary["final"]
     lines = []
@@ -154,8 +154,8 @@ def closing_words(directory: Path, summary: dict[str, Any], places: Mapping[str,
 
     counts = [f"{name} {n:,}" for name, n in summary["parameters"].items()]
     run = shlex.quote(f"run={directory}")
-    data = [f"data.{key}={place}" for key, place in places.items() if place is not None]
-    options = [run, *(shlex.quote(option) for option in data)]
+    texts = [f"{key}={value}" for key, value in options.items() if value is not None]
+    typed = [run, *(shlex.quote(text) for text in texts)]
     return "\n".join([
         f"{directory}: {final.get('step', 0)} steps in {summary['seconds']:.0f} s of training",
         *lines,
@@ -163,5 +163,5 @@ def closing_words(directory: Path, summary: dict[str, Any], places: Mapping[str,
         f"  samples of the prior        {directory / 'figures' / 'samples.png'}",
         "try next:",
         f"  python -m pyro_lrp.sample {run} n=100 temperature=0.8",
-        f"  python -m pyro_lrp.evaluate {' '.join(options)}",
+        f"  python -m pyro_lrp.evaluate {' '.join(typed)}",
     ])  # fmt: skip

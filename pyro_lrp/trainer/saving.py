@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import torch
 
 from pyro_lrp.core import checkpoint
 from pyro_lrp.core.errors import TrainingDiverged
+from pyro_lrp.core.locks import one_writer
 
 __all__ = ["Saver"]
+
+FIRST = 30.0  # seconds: a run that was begun is worth keeping soon
 
 
 class Saver:
@@ -19,15 +23,20 @@ class Saver:
 
     Args:
         directory: The run's directory; nothing is written if None.
-        minutes: Time between checkpoints. With 0 every report is saved.
+        minutes: Time between checkpoints; the first is due after :data:`FIRST` seconds at the latest. With 0
+            every report is saved.
+
+    Attributes:
+        saved_step: The step of the last checkpoint that was written here, or None.
     """
 
     def __init__(self, directory: Path | None, minutes: float) -> None:
         self.directory = directory
         self.minutes = minutes
         self._last = time.monotonic()
-        self._begun = self._last
-        self._seconds = 0.0
+        self._seconds = 0.0  # of the last save
+        self._begun = self.latest() is not None
+        self.saved_step: int | None = None
 
     @property
     def folder(self) -> Path | None:
@@ -35,20 +44,33 @@ class Saver:
             return None
         return self.directory / "checkpoints"
 
+    def one_writer(self) -> AbstractContextManager:
+        """The lock of the directory, to be held while training."""
+        if self.directory is None:
+            return nullcontext()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        return one_writer(self.directory / ".lock", what=str(self.directory))
+
     def due(self) -> bool:
         """Whether a report that begins now comes with a checkpoint."""
-        self._begun = time.monotonic()
-        return self._begun - self._last > 60 * self.minutes
+        return time.monotonic() - self._last > self._interval()
 
     def overdue(self) -> bool:
         """Whether steps are too slow to wait for a report.
 
-        Reports that score and save take a tenth of the time at most.
+        Saving takes a tenth of the time at most.
         """
         if self.directory is None or self.minutes == 0:
             return False
-        patience = max(60 * self.minutes, 10 * self._seconds)
+        patience = max(self._interval(), 10 * self._seconds)
         return time.monotonic() - self._last > patience
+
+    def _interval(self) -> float:
+        """Seconds from the last checkpoint to the next."""
+        seconds = 60 * self.minutes
+        if self._begun:
+            return seconds
+        return min(seconds, FIRST)
 
     def save(self, state: dict[str, Any]) -> None:
         """Write a checkpoint; the one before stays beside it.
@@ -56,14 +78,14 @@ class Saver:
         Raises:
             TrainingDiverged: If a parameter is not finite; nothing is written.
         """
+        begun = time.monotonic()
         if self.folder is not None:
             _refuse_non_finite(state)
             checkpoint.rotate_and_save(self.folder, state)
+            self.saved_step = state["step"]
+            self._begun = True
         self._last = time.monotonic()
-
-    def reported(self) -> None:
-        """Note how long a report with its scoring and saving took."""
-        self._seconds = time.monotonic() - self._begun
+        self._seconds = self._last - begun
 
     def latest(self) -> Path | None:
         """The last checkpoint, if there is one."""

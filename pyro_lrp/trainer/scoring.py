@@ -66,6 +66,17 @@ class Window:
         values = [term.float() for term in terms.values()]
         self.rows.append(torch.stack(values))
 
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint between two reports."""
+        if not self.rows:
+            return {}
+        return {"names": self.names, "rows": torch.stack(self.rows)}
+
+    def load(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Go on from the state of a checkpoint."""
+        self.names = list(state.get("names", []))
+        self.rows = [row.to(device) for row in state.get("rows", [])]
+
     def read(self, step: int) -> dict[str, float]:
         """The mean of each term, and an empty window.
 

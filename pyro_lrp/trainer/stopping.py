@@ -1,0 +1,66 @@
+"""Stopping a training without losing it: signals are taken note of, and obeyed between two steps."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+__all__ = ["Stop", "TrainingStopped"]
+
+_SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+
+
+class TrainingStopped(KeyboardInterrupt):
+    """Training was stopped by a signal, after its step was finished and saved.
+
+    Attributes:
+        signal: The number of the signal.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.signal = number
+
+
+class Stop:
+    """A request to stop, made by a signal.
+
+    Args:
+        log: Receives one line of text when a signal arrives.
+
+    Attributes:
+        signal: The number of the signal that arrived, or None.
+    """
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self.log = log
+        self.signal: int | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Within the block SIGINT and SIGTERM are taken note of; a second one acts as it did before.
+
+        Outside the main thread, where Python allows no handlers, nothing changes.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+
+        def note(number: int, frame: FrameType | None) -> None:
+            self.signal = number
+            signal.signal(number, before[signal.Signals(number)])
+            self.log(f"{_SIGNALS[signal.Signals(number)]}: stops after this step (once more: at once)")
+
+        try:
+            for number, handler in before.items():
+                if handler is not signal.SIG_IGN and handler is not None:
+                    signal.signal(number, note)
+            yield
+        finally:
+            for number, handler in before.items():
+                if handler is not None:
+                    signal.signal(number, handler)
