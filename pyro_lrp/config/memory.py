@@ -1,8 +1,8 @@
 """What this user's runs were trained with: places of data, and targets that were allowed.
 
-A run directory may come from a stranger, so its configuration neither opens files nor allows targets. For a run
-of the user's own, what was typed once lies in the user's cache, under a hash of the run's identity. A stranger's
-run with the very same identity names the same targets, so it gains nothing but what the user typed.
+A run directory may come from a stranger, so its configuration neither opens files nor allows targets. For a
+run of the user's own, what was typed once lies in the user's cache, under a hash of the run's identity. A
+stranger's run with the very same identity names the same targets, so it gains nothing but what the user typed.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class Request:
         paths = files
         if not isinstance(files, list):
             paths = [files]
-        names, raw, notes = pictures(paths, self.data.image_shape)
+        names, raw, notes = pictures(paths, tuple(self.run.settings.image_shape))
         context = self.run.condition.of_files(paths, self.options["context"], len(names))
         x = raw.to(self.device) / 255
         return names, x, context.to(self.device), notes
