@@ -22,10 +22,15 @@ PHASES = (Phase("joint", 4), Phase("prior_only", 3))
 def trainer(game=None, directory=None, **options):
     torch.manual_seed(1)
     game = game or small_game()
-    defaults = {"batch_size": 10, "lr": 1e-2, "report_every": 3, "validation": 0.1, "save_minutes": 0}
-    return Trainer(
-        game, FAKE, phases=PHASES, directory=directory, device="cpu", progress=False, **{**defaults, **options}
-    )
+    defaults = {
+        "phases": PHASES,
+        "batch_size": 10,
+        "lr": 1e-2,
+        "report_every": 3,
+        "validation": 0.1,
+        "save_minutes": 0,
+    }
+    return Trainer(game, FAKE, directory=directory, device="cpu", progress=False, **{**defaults, **options})
 
 
 class StopError(Exception):
