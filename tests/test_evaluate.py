@@ -67,7 +67,7 @@ def test_each_metric_is_written_before_the_next_begins(run, train, monkeypatch):
 
     monkeypatch.setitem(METRICS, "scores", Metric(interrupted))
     code, _, err = train(f"run={run}", "metrics=[reconstruction_mse,scores]", *NOW, command="evaluate")
-    assert code == 1
+    assert code == 130
     assert "interrupted" in err
     assert results(run).keys() == {"reconstruction_mse", "constant_image_mse"}
 

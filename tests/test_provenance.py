@@ -168,12 +168,12 @@ def test_a_damaged_record_is_no_record(trained, text):
 
 
 def test_a_cache_that_cannot_be_written_is_no_obstacle(train, monkeypatch):
-    draw("pics", range(60))
+    draw("it's mine", range(60))
     Path("file").write_text("")
     monkeypatch.setattr(memory, "cache_dir", lambda name: Path("file") / name)
-    code, out, err = train(*SMALL, "data.path=pics", "name=a")
+    code, out, err = train(*SMALL, "data.path=it's mine", "name=a")
     assert code == 0, err
-    assert "evaluate run=runs/a/seed_0 data.path=pics" in out
+    assert """evaluate run=runs/a/seed_0 'data.path=it'"'"'s mine'""" in out  # pasted, it works
 
 
 def test_a_model_is_used_on_own_images_without_its_data_set(trained):
