@@ -2,8 +2,8 @@
 
     python tests/benchmarks/soak.py [--minutes 60] [--evaluations 50]
 
-Trains models on the digits anew, one after another, in a run directory of their own, and evaluates each. Prints the
-resident memory after each evaluation (Linux only), and the growth per hour over the second half.
+Trains models on the digits anew, one after another, in a run directory of their own, and evaluates each. Prints
+the resident memory after each evaluation (Linux only), and the growth per hour over the second half.
 """
 
 import argparse
