@@ -92,7 +92,7 @@ def test_it_trains_resumes_bit_for_bit_reloads_and_samples(run, interrupt_at, na
     stops = interrupt_at(7) if name == "standard_normal" else interrupt_at(7, 15)
     while stops:
         code, _, err = run("train", *arguments, "name=parts")
-        assert (code, "interrupted" in err) == (1, True)
+        assert (code, "interrupted" in err) == (130, True)
     code, _, err = run("train", *arguments, "name=parts")
     assert code == 0, err
     last = "seed_0/checkpoints/last.safetensors"
