@@ -11,7 +11,7 @@ from pyro_lrp.core import checkpoint
 from pyro_lrp.core.errors import TrainingDiverged, UserError
 from pyro_lrp.objectives import BilevelELBO, LatentGame
 from pyro_lrp.priors import StandardNormal
-from pyro_lrp.schedules import Halving, StepDecay
+from pyro_lrp.schedules import Constant, Halving, Linear, StepDecay
 from pyro_lrp.trainer import Phase, Trainer, loop, reporting, saving
 from pyro_lrp.trainer.history import History, read_rows
 
@@ -250,6 +250,39 @@ def test_rates_of_their_own_and_schedules(tmp_path):
         epoch: 1 if epoch <= 2 else 2 if epoch <= 4 else 4 for epoch in rates
     }
     assert len(set(rates.values())) == 3
+
+
+def test_with_two_stages_the_rate_of_the_prior_is_halved_by_its_own_stage():
+    """Each begins at the full rate; a prior that was trained jointly goes on at the last one."""
+    factors = {}
+    for first in ("joint", "autoencoder_only"):
+        run = Trainer(
+            small_game(), FAKE, phases=[Phase(first, 4), Phase("prior_only", 2)], batch_size=16, lr=1e-2,
+            report_every=1, schedule=StepDecay([0.5, 1.0]), device="cpu", progress=False,
+        )  # fmt: skip
+        factors[first] = [round(row["lr"] / 1e-2, 6) for row in run.fit()]
+    halves = [1.0] * 8 + [0.5] * 8
+    assert factors == {
+        "joint": halves + [0.25] * 8,
+        "autoencoder_only": halves + [1.0] * 4 + [0.5] * 4,
+    }
+
+
+def test_a_player_may_have_a_schedule_of_its_own():
+    rates = {"autoencoder": [], "prior": []}
+
+    def note(row):
+        for player, seen in rates.items():
+            seen.append(run.optimizers[player].param_groups[0]["lr"].item())
+
+    run = trainer(
+        report_every=1, schedule=Linear(0.0, 1.0, initial=1.0, final=0.0), schedules={"prior": Constant()}, on_row=note
+    )
+    run.fit()
+    assert rates["autoencoder"][:20] == pytest.approx([1e-2 * (1 - step / 20) for step in range(20)])
+    assert set(rates["prior"]) == {1e-2}
+    with pytest.raises(UserError, match=r"trainer.schedules.critic: there is no such player; there are autoenc"):
+        trainer(schedules={"critic": Constant()})
 
 
 def test_rows_hold_what_is_promised():

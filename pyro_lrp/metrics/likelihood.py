@@ -174,11 +174,11 @@ def _standard_error(values: Tensor) -> float | None:
 
 
 def _bits_per_dim(subject: Subject, nats: float) -> float | None:
-    """Bits per pixel value of a density over 0..255: 8 more than over [0, 1]."""
+    """Bits per pixel value of a density over 0..255: log2(255) more than over [0, 1], where x = uint8 / 255."""
     if isinstance(subject.autoencoder.likelihood, Bernoulli):
         return None
     dims = math.prod(subject.data.image_shape)
-    return -nats / (dims * math.log(2)) + 8
+    return -nats / (dims * math.log(2)) + math.log2(255)
 
 
 # --------------------------------------------------------------------- scores

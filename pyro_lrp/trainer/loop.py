@@ -26,7 +26,7 @@ from pyro_lrp.schedules import Constant, Phase, Schedule
 from pyro_lrp.trainer import snapshots
 from pyro_lrp.trainer.devices import make_fabric
 from pyro_lrp.trainer.history import History
-from pyro_lrp.trainer.optimizers import check_options, make_optimizers
+from pyro_lrp.trainer.optimizers import check_options, check_players, make_optimizers
 from pyro_lrp.trainer.phases import Span, lay_out
 from pyro_lrp.trainer.prior_phase import PriorOnly, PriorPhase
 from pyro_lrp.trainer.saving import Saver
@@ -52,6 +52,7 @@ class Trainer:
         lr_of: Other rates, by prefix of a parameter's name within the game.
         optimizers: Options of Adam for single players, by name: ``lr``, ``betas``, ``eps``, ``weight_decay``.
         schedule: Factor of the rates over time.
+        schedules: Factors of the rates of single players, by name, in place of it.
         validation: Share of the training images that is held out.
         seed: Seeds data order, noise and evaluation, which are separate streams.
         directory: For checkpoints and ``metrics.jsonl``, which a run resumes from; None writes nothing.
@@ -93,6 +94,7 @@ class Trainer:
         lr_of: Mapping[str, float] | None = None,
         optimizers: Mapping[str, Mapping[str, Any]] | None = None,
         schedule: Schedule | None = None,
+        schedules: Mapping[str, Schedule] | None = None,
         validation: float = 0.0,
         seed: int = 0,
         directory: str | Path | None = None,
@@ -117,6 +119,8 @@ class Trainer:
         self.optimizer_options = dict(optimizers or {})
         check_options(self.optimizer_options, game.players())
         self.schedule = schedule or Constant()
+        self.schedules = dict(schedules or {})
+        check_players("schedules", self.schedules, game.players())
         self.prior_phase = prior_phase or PriorPhase()
 
         # data: batches to train on, and splits to score
@@ -321,6 +325,7 @@ class Trainer:
             self.fabric,
             seed=self.seed,
             schedule=self.schedule,
+            schedules=self.schedules,
             averages=averages,
         )
 
