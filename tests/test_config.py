@@ -77,7 +77,8 @@ def test_the_u_nets_presets_are_the_published_ones():
     assert original["network"] == learned["network"]
     assert [identity["prior_epochs"] for identity in (original, learned)] == [0, 2]  # spec 11.4: an eighth more
     constant = config.schedules(learned)["prior"]
-    assert {constant(Progress(0, share, name)) for share in (0.0, 0.9) for name in ("joint", "prior_only")} == {1.0}
+    places = [Progress(0, share, phase) for share in (0.0, 0.9) for phase in ("joint", "prior_only")]
+    assert {constant(place) for place in places} == {1.0}
     assert config.schedules(original) == {}
 
 

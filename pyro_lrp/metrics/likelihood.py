@@ -72,7 +72,7 @@ def _computed_bounds(subject: Subject, n: int, k: int) -> _Bounds:
     autoencoder = subject.autoencoder
     numbers = _numbers(subject, n)
     test = subject.on_device(subject.data.test[numbers])
-    train = subject.on_device(subject.train[:_SPREAD])
+    train = subject.on_device(subject.some(subject.train, _SPREAD, "spread of codes"))
     unit = posterior_means(autoencoder, train).std(0).clamp_min(1e-6)
     encoder = []
     refined = []

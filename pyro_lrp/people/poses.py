@@ -274,14 +274,14 @@ class _Boxes:
 
 
 def _lying(start: Tensor, stop: Tensor) -> Tensor:
-    """A box around a line, half as wide as it is long; the line runs from its left to its right: ``(B, 4, 2)``."""
+    """A box around a line, half as wide as it is long, which runs from its left to its right: ``(B, 4, 2)``."""
     aside = _aside(start, stop, 0.5)
     corners = [start + aside, start - aside, stop - aside, stop + aside]
     return torch.stack(corners, 1)
 
 
 def _aside(start: Tensor, stop: Tensor, width: float) -> Tensor:
-    """The way from a line to the edge of a box ``width`` times as wide; to the left of a line that goes down."""
+    """The way from a line to the edge of a box of relative ``width``: to the left, where the line goes down."""
     along = stop - start
     return 0.5 * width * torch.stack([-along[:, 1], along[:, 0]], -1)
 

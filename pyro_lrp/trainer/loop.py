@@ -37,6 +37,8 @@ from pyro_lrp.trainer.threads import Threads, limited, settled
 
 __all__ = ["Trainer"]
 
+_INITIAL = 4  # minibatches that data-dependent initialization sees
+
 
 class Trainer:
     """Trains a game on a data set.
@@ -62,7 +64,7 @@ class Trainer:
         precision: ``"32"``, or ``"bf16-mixed"``, under which densities stay in float32.
         report_every: Steps between rows of the metrics.
         evaluations: Evenly spaced scorings of all splits in a phase.
-        evaluation_images: Images of a split that are scored; the last scoring of a phase takes all.
+        evaluation_images: Images of a split that are scored, always the same ones, chosen at random.
         save_minutes: Time between checkpoints, which come with a report, or without one where reports are rare.
             The first is written after half a minute at the latest, and one at the end of each phase and when
             training is stopped. With 0 each report is saved.
@@ -215,7 +217,7 @@ class Trainer:
         self.game.to(self.fabric.device)
         if not self.optimizers:
             with seeded(self.seed, "initialize"):
-                self.game.initialize(self.images.at(0))
+                self.game.initialize(self.images.joined(_INITIAL))
             self.optimizers = make_optimizers(
                 self.game,
                 self.game.players(),
@@ -311,6 +313,7 @@ class Trainer:
             span,
             self.splits["train"],
             self.optimizers["prior"],
+            held_out=lambda: self.scoring.of("validation"),
             state=self.prior_state if resumed else None,
             resumed=resumed,
         )
@@ -370,11 +373,11 @@ class Trainer:
     def _score(self, row: dict[str, Any], *, at_end: bool, score_due: bool, save_due: bool) -> None:
         """Add scores to a row; end a prior-only phase early if they stopped rising."""
         if self.prior_only is None:
-            self.scoring(row, whole=at_end, picture_due=save_due)
+            self.scoring(row, picture_due=save_due)
             return
 
         with self.prior_only.scored():
-            self.scoring(row, whole=at_end, picture_due=save_due)
+            self.scoring(row, picture_due=save_due)
             if score_due:
                 self.stopped = self.prior_only.observe(row)
 
@@ -384,7 +387,7 @@ class Trainer:
             return
         if early_stop.since:
             early_stop.restore()
-            self.scoring(row, whole=True, picture_due=True)
+            self.scoring(row, picture_due=True)
         row["best_held_out_score"] = early_stop.best
         if self.stopped:
             self.log(f"prior_only stops at step {self.step}: {early_stop.since} scorings were no better")

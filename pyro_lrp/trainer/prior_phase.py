@@ -96,6 +96,7 @@ class PriorOnly:
         train: Split,
         optimizer: torch.optim.Optimizer,
         *,
+        held_out: Callable[[], Mapping[str, Any]],
         state: Mapping[str, Any] | None = None,
         resumed: bool = False,
     ) -> Batches:
@@ -105,6 +106,7 @@ class PriorOnly:
             span: The phase.
             train: The training images.
             optimizer: The prior's.
+            held_out: Scores the held-out codes.
             state: What :meth:`state` returned, of a phase that goes on.
             resumed: Whether the phase goes on, so that the prior was fitted before.
 
@@ -126,6 +128,10 @@ class PriorOnly:
             self.early_stop = EarlyStop(prior, self.options.patience)
         if state:
             self._load(state)
+        elif self.early_stop:
+            # the prior itself, and not what stood in for it in a phase before
+            self.game.advance(span.progress(span.start))
+            self.observe(held_out())
         return self._batches(span, source, len(train))
 
     def averages(self) -> dict[str, EMA]:
@@ -259,6 +265,8 @@ class EMA:
 
 class EarlyStop:
     """Keeps the best parameters, and stops after ``patience`` scorings in a row that were no better.
+
+    The first score is that of the parameters the phase begins with: where none is better, these are kept.
 
     Attributes:
         best: The best score so far.
