@@ -275,18 +275,12 @@ def test_a_player_may_have_a_schedule_of_its_own():
         for player, seen in rates.items():
             seen.append(run.optimizers[player].param_groups[0]["lr"].item())
 
-    run = trainer(
-        report_every=1,
-        schedule=Linear(0.0, 1.0, initial=1.0, final=0.0),
-        schedules={"prior": Constant()},
-        on_row=note,
-    )
+    falling = Linear(0.0, 1.0, initial=1.0, final=0.0)
+    run = trainer(report_every=1, schedule=falling, schedules={"prior": Constant()}, on_row=note)
     run.fit()
     assert rates["autoencoder"][:20] == pytest.approx([1e-2 * (1 - step / 20) for step in range(20)])
     assert set(rates["prior"]) == {1e-2}
-    with pytest.raises(
-        UserError, match=r"trainer.schedules.critic: there is no such player; there are autoenc"
-    ):
+    with pytest.raises(UserError, match=r"trainer.schedules.critic: there is no such player; there are"):
         trainer(schedules={"critic": Constant()})
 
 

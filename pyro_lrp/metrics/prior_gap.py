@@ -109,11 +109,10 @@ def _densities(subject: Subject, training: DrawnCodes, test: DrawnCodes) -> Resu
     protocol = {"unit": "nats", "codes": "a sample of q(z|x) each", **prior.record()}
     results: Results = {}
     for name, codes in (("training", training), ("test", test)):
-        rows = slice(0, most)
         if most < len(codes.z):
             # a split that is taken whole comes in an order of its own
-            rows = some_rows(len(codes.z), most, "evaluate", "prior_gap", "solved", seed=subject.seed)
-        nll = _nll(subject, codes.rows(rows), name)
+            codes = codes.rows(some_rows(len(codes.z), most, "evaluate", "prior_gap", seed=subject.seed))
+        nll = _nll(subject, codes, name)
         results[f"prior_gap_nll_{name}"] = result(
             subject, nll.mean().item(), len(nll), protocol, standard_error=_error(nll)
         )

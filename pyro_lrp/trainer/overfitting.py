@@ -13,8 +13,8 @@ _LEAST = {"prior_only": 0.25, "joint": 1.0}
 
 _LEAST_SHARE = 0.05  # the same of a loss that is not in nats
 _REMEDIES = {
-    "prior_only": "data.validation=0.1 prior_patience=2 keeps the best; prior_code_noise=0.2; fewer prior_epochs",
-    "joint": "fewer epochs; a smaller prior, such as prior.width=32; more images",
+    "prior_only": "prior_patience=2 data.validation=0.1, to keep the best; prior_code_noise=0.2; prior_epochs=",
+    "joint": "fewer epochs=, a smaller prior, or more images",
 }
 
 

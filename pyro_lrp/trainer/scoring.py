@@ -161,8 +161,8 @@ class Scoring:
             The scores, and the number of scored images by split.
         """
         most = max(len(self.splits["test"]), 1000)
-        scores = {}
-        counts = {}
+        scores: dict[str, float] = {}
+        counts: dict[str, int] = {}
         for name, split in self.splits.items():
             counts[name] = min(most, len(split))
             scores |= self._score(name, counts[name])
