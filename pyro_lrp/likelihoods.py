@@ -179,8 +179,8 @@ class Perceptual(Likelihood):
         sha256: The required hash of the file of weights; None accepts any.
         power: 2 for squared differences, 1 for absolute ones.
         pixels: Factor of a further layer, the pixels in [0, 1] themselves; 0 for none. The U-Net has 255.
-        caffe: Bring activations to the scale of Caffe's networks, which see pixels from 0 to 255: the U-Net's is
-            one; see :class:`~pyro_lrp.features.Features`.
+        caffe: Bring activations to the scale of Caffe's networks, which see pixels from 0 to 255: that of the
+            U-Net is one; see :class:`~pyro_lrp.features.Features`.
 
     Raises:
         ValueError: If a number is out of range.
