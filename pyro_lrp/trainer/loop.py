@@ -381,16 +381,8 @@ class Trainer:
             if score_due:
                 self.stopped = self.prior_only.observe(row)
 
-        # leave the phase with the parameters that scored best, and score those
-        early_stop = self.prior_only.early_stop
-        if early_stop is None or not (self.stopped or at_end):
-            return
-        if early_stop.since:
-            early_stop.restore()
-            self.scoring(row, picture_due=True)
-        row["best_held_out_score"] = early_stop.best
-        if self.stopped:
-            self.log(f"prior_only stops at step {self.step}: {early_stop.since} scorings were no better")
+        if self.stopped or at_end:
+            row |= self.prior_only.keep_best(lambda: self.scoring(row, picture_due=True))
 
     def _show(self, row: Mapping[str, Any]) -> None:
         """Update the progress bar."""

@@ -131,7 +131,7 @@ class PriorOnly:
         elif self.early_stop:
             # the prior itself, and not what stood in for it in a phase before
             self.game.advance(span.progress(span.start))
-            self.observe(held_out())
+            self.early_stop.observe(held_out_score(held_out()))
         return self._batches(span, source, len(train))
 
     def averages(self) -> dict[str, EMA]:
@@ -150,7 +150,26 @@ class PriorOnly:
         """Take in the scores of a row; True if it is time to stop."""
         if self.early_stop is None:
             return False
-        return self.early_stop.observe(held_out_score(row))
+        stops = self.early_stop.observe(held_out_score(row))
+        if stops:
+            self.log(f"prior_only stops at step {row['step']}: {self.early_stop.since} scorings were no better")
+        return stops
+
+    def keep_best(self, score: Callable[[], None]) -> dict[str, float]:
+        """Leave the prior with the parameters that scored best; without an early stop, as it is.
+
+        Args:
+            score: Called if these are not the present ones.
+
+        Returns:
+            The entry of a row that has their score.
+        """
+        if self.early_stop is None:
+            return {}
+        if self.early_stop.since:
+            self.early_stop.restore()
+            score()
+        return {"best_held_out_score": self.early_stop.best}
 
     def keep_average(self) -> None:
         """Leave the prior with its average, if there is one."""
