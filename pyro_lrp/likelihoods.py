@@ -179,6 +179,8 @@ class Perceptual(Likelihood):
         sha256: The required hash of the file of weights; None accepts any.
         power: 2 for squared differences, 1 for absolute ones.
         pixels: Factor of a further layer, the pixels in [0, 1] themselves; 0 for none. The U-Net has 255.
+        caffe: Bring activations to the scale of Caffe's networks, which see pixels from 0 to 255: that of the
+            U-Net is one; see :class:`~pyro_lrp.features.Features`.
 
     Raises:
         ValueError: If a number is out of range.
@@ -199,6 +201,8 @@ class Perceptual(Likelihood):
         sha256: str | None = None,
         power: int = 2,
         pixels: float = 0.0,
+        *,
+        caffe: bool = False,
     ) -> None:
         super().__init__()
         if not (weight > 0 and math.isfinite(weight)):
@@ -211,6 +215,7 @@ class Perceptual(Likelihood):
         self.sha256 = sha256
         self.power = power
         self.pixels = pixels
+        self.caffe = caffe
         # in a list, so that the weights are no parameters of this module
         self._features: list[Features] = []
 
@@ -245,6 +250,8 @@ class Perceptual(Likelihood):
 
         def features(x: Tensor) -> list[Tensor]:
             activations = network(x)
+            if self.caffe:
+                activations = [network.caffe_scale * a for a in activations]
             if self.pixels:
                 return [self.pixels * x, *activations]
             return activations

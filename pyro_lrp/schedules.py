@@ -20,16 +20,35 @@ class Phase:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a step stands: its epoch, counted through all phases, and the done fraction of its phase."""
+    """Where a step stands.
+
+    Attributes:
+        epoch: Its epoch, counted through all phases.
+        fraction: The done fraction of its phase.
+        phase: The name of the phase.
+        prior_was_joint: Whether the prior moved in an earlier, joint phase; with two stages it did not.
+    """
 
     epoch: int
     fraction: float
     phase: str = "joint"
+    prior_was_joint: bool = True
 
     @property
     def of_joint(self) -> float:
         """The done fraction of the phase in which the autoencoder moves; 1 once it is over."""
         if self.phase == "prior_only":
+            return 1.0
+        return self.fraction
+
+    @property
+    def of_players(self) -> float:
+        """The done fraction of the main phase of the players that move now.
+
+        That is the joint phase, and each of two stages for the player that it trains; 1 in a prior-only phase
+        that goes on after a joint one.
+        """
+        if self.phase == "prior_only" and self.prior_was_joint:
             return 1.0
         return self.fraction
 
@@ -104,12 +123,16 @@ class StepDecay:
 
     The paper's CIFAR-10 runs (500 joint epochs, halved every 250) have the milestones 1/2 and 1, its
     disentanglement runs (300, every 100) 1/3 and 2/3. Shares keep the shape of a run that is made shorter.
+    With two stages they are shares of each stage: the prior begins at the full rate.
 
     >>> schedule = StepDecay(milestones=(0.5, 1.0))
     >>> [schedule(Progress(0, fraction)) for fraction in (0.0, 0.499, 0.5, 0.999)]
     [1.0, 1.0, 0.5, 0.5]
     >>> schedule(Progress(500, 0.0, phase="prior_only"))
     0.25
+    >>> stage = [Progress(500, fraction, "prior_only", prior_was_joint=False) for fraction in (0.0, 0.5)]
+    >>> [schedule(progress) for progress in stage]
+    [1.0, 0.5]
     """
 
     milestones: Sequence[float] = ()
@@ -122,7 +145,7 @@ class StepDecay:
 
     def __call__(self, progress: Progress) -> float:
         # a hair of tolerance: 100 of 300 epochs are not below a third
-        done = progress.of_joint + 1e-9
+        done = progress.of_players + 1e-9
         passed = sum(done >= m for m in self.milestones)
         return 0.5**passed
 

@@ -70,10 +70,16 @@ def test_the_u_nets_presets_are_the_published_ones():
         assert identity["trainer"]["optimizers"]["autoencoder"]["betas"] == [0.5, 0.9]
         assert identity["trainer"]["schedule"].items() >= {"start": 0.01, "final": 0.0}.items()
         assert (identity["lr"], identity["batch_size"], identity["latent_dim"]) == (1e-3, 8, 10240)
-        assert identity["epochs"] + identity["prior_epochs"] == 16
-        assert identity["likelihood"].items() >= {"weight": 5.0, "power": 1, "pixels": 255.0}.items()
+        assert identity["epochs"] == 16
+        expected = {"weight": 5.0, "power": 1, "pixels": 255.0, "caffe": True}
+        assert identity["likelihood"].items() >= expected.items()
         assert identity["network"].items() >= {"first": 32, "most": 128, "dropout": 0.1}.items()
     assert original["network"] == learned["network"]
+    assert [identity["prior_epochs"] for identity in (original, learned)] == [0, 2]  # spec 11.4: an eighth more
+    constant = config.schedules(learned)["prior"]
+    places = [Progress(0, share, phase) for share in (0.0, 0.9) for phase in ("joint", "prior_only")]
+    assert {constant(place) for place in places} == {1.0}
+    assert config.schedules(original) == {}
 
 
 @pytest.mark.parametrize("model", [model for model in GROUPS["model"] if "vunet" not in model])
@@ -138,7 +144,7 @@ def test_posed_small_trains_a_step_of_both_presets(train):
         identity = yaml.safe_load(Path("runs", model, "seed_0", "config.yaml").read_text())
         assert (identity["latent_dim"], identity["network"]["most"]) == (5120, 64)
     plans = [composed("experiment=posed_small", f"model={model}") for model in ("vunet", "vunet_flow")]
-    assert [plan["epochs"] + plan["prior_epochs"] for plan in plans] == [9, 9]
+    assert [plan["epochs"] for plan in plans] == [9, 9]
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -13,7 +13,9 @@ from torch import nn
 from pyro_lrp import figures, likelihoods, models, priors
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.data import ImageData, Split, pictures
+from pyro_lrp.figures import requests
 from pyro_lrp.figures.requests import Request
+from pyro_lrp.figures.training import SamplePictures
 from pyro_lrp.latents import along, attribute_direction, even_speed, principal_directions, slerp, typicality
 from pyro_lrp.latents import views as explore
 from pyro_lrp.latents.views import Space, means
@@ -244,3 +246,48 @@ def test_contours_hold_their_shares_of_the_mass():
     cell = (x[1] - x[0]) ** 2
     for level, share in zip(levels, (0.9, 0.3), strict=True):
         assert density[density >= level].sum() * cell == pytest.approx(share, abs=0.01)
+
+
+# ------------------------------------------------------------- what is shown does not depend on the order
+
+
+def in_order(n=600):
+    """Ten classes of images, one after another, whose brightness is the class."""
+    labels = torch.arange(n) * 10 // n
+    images = labels.byte().reshape(n, 1, 1, 1).expand(n, 1, 4, 4)
+    split = Split(images, labels, context=torch.eye(10)[labels])
+    return ImageData("ordered", split, split)
+
+
+def classes_in(labels):
+    return len(labels.unique())
+
+
+def test_images_that_nobody_chose_are_of_many_classes_and_always_the_same():
+    images = in_order()
+    request = Request(SimpleNamespace(data=images, device="cpu"), {"indices": None, "images": None})
+    names, x, context, _ = request.images(12)
+    shown = context.argmax(1)
+    assert classes_in(shown) >= 5
+    assert names == request.images(12)[0]
+    assert torch.equal((x * 255).round()[:, 0, 0, 0].long(), shown)
+    assert [int(name.split()[1]) * 10 // 600 for name in names] == shown.tolist()
+    _, lacking = request.without("3", 30)
+    assert classes_in(lacking.argmax(1)) >= 7
+    assert 3 not in lacking.argmax(1)
+
+
+def test_directions_come_from_training_images_of_all_classes(monkeypatch):
+    monkeypatch.setattr(requests, "_CODES", 100)
+    request = Request(SimpleNamespace(data=in_order(), device=torch.device("cpu"), autoencoder=None), {})
+    assert classes_in(request.training.labels) == 10
+    assert torch.equal(request.has("3"), request.training.labels == 3)
+    assert len(request.training) == 100
+
+
+def test_pictures_while_training_are_of_all_classes(tmp_path):
+    contexts = in_order(6000).train.context
+    drawn = [SamplePictures(tmp_path, seed, contexts).contexts for seed in (0, 1)]
+    assert classes_in(drawn[0][:64].argmax(1)) >= 9
+    assert len(drawn[0]) == 1000
+    assert torch.equal(*drawn)

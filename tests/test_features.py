@@ -140,6 +140,30 @@ def test_the_perceptual_likelihood_is_its_formula(weights):
     assert list(likelihood.parameters()) == []
 
 
+def test_the_u_nets_activations_are_as_large_as_those_of_a_network_that_sees_0_to_255(weights, tmp_path):
+    """Of either kind of weights: for torchvision's input, and Caffe's with first kernels made to fit it."""
+    layers = ("relu_1_2", "relu_2_2")
+    x, mean = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
+
+    def loss(path, **options):
+        likelihood = Perceptual(layers=layers, power=1, **options)
+        likelihood.prepare({"vgg19": path})
+        return -likelihood(mean).log_prob(x)
+
+    plain = loss(weights)
+    scale = 255 * (0.229 + 0.224 + 0.225) / 3
+    torch.testing.assert_close(loss(weights, caffe=True), scale * plain)
+    arrays = dict(np.load(weights))
+    arrays["features.0.weight"] *= scale  # what a converted file holds
+    for name in [name for name in arrays if name.endswith("bias")]:
+        arrays[name] *= scale
+    np.savez(tmp_path / "caffe.npz", **arrays)
+    torch.testing.assert_close(loss(tmp_path / "caffe.npz"), scale * plain, rtol=1e-4, atol=0)
+    torch.testing.assert_close(loss(tmp_path / "caffe.npz", caffe=True), scale * plain, rtol=1e-4, atol=0)
+    pixels = loss(weights, caffe=True, pixels=255.0) - scale * plain
+    torch.testing.assert_close(pixels, 255 * (x - mean).abs().mean((1, 2, 3)), rtol=1e-3, atol=1e-2)
+
+
 def test_other_weights_than_the_recorded_ones_are_refused(weights, tmp_path):
     sha = Perceptual().prepare({"vgg19": weights})["sha256"]
     Perceptual(sha256=sha).prepare({"vgg19": weights})
@@ -157,6 +181,7 @@ def test_the_lower_layers_of_the_real_network(real_data):
         pytest.skip("needs the lower layers of VGG19 in ../shared/data/weights")
     network = Features("vgg19", PAPERS, path)
     assert network.layers == ("relu_1_1", "relu_2_1", "relu_3_1")
+    assert network.caffe_scale == 1.0
     stripes = (torch.arange(32) // 2 % 2).float().expand(1, 3, 32, 32)
     flat = torch.full((1, 3, 32, 32), 0.5)
     spread = [[a.flatten(2).std(-1).mean() for a in network(x)] for x in (stripes, flat)]

@@ -1,11 +1,13 @@
 import io
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from builders import small_autoencoder
+from linear_models import conditional_subject, linear_subject
 from PIL import Image
 from torch import nn
 
@@ -86,6 +88,24 @@ def test_streamed_statistics_are_those_of_all_features():
     torch.testing.assert_close(statistics.covariance, features.T.cov(), rtol=1e-8, atol=1e-8)
     with pytest.raises(ValueError, match="at least 2 features"):
         _ = FeatureStatistics().covariance
+
+
+@pytest.mark.parametrize("n", [20, 60, 90])
+def test_samples_are_given_each_context_of_the_test_images_once_before_one_comes_again(n):
+    """Spec 9.2; whatever the order of the data, and in chunks or not."""
+    subject = conditional_subject(1e-6, n=n)
+    count = len(subject.data.test)
+    numbered = torch.arange(count, dtype=torch.float32)[:, None].expand(count, 10)
+    subject.data = replace(subject.data, test=replace(subject.data.test, context=numbered))
+    codes = torch.cat([draw.latents for draw in subject.samples(n)])
+    given = codes[:, 0].round().long()
+    for part in given.split(count):
+        assert len(part.unique()) == len(part)
+    assert given.tolist() != sorted(given.tolist())
+    chunked = [subject.contexts(slice(start, min(start + 7, n))) for start in range(0, n, 7)]
+    assert torch.equal(torch.cat(chunked)[:, 0].long(), given)
+    assert "each once" in subject.given["contexts"]
+    assert linear_subject(priors.StandardNormal(64)).given == {}
 
 
 def test_reconstruction_error_beside_that_of_the_best_constant_image():

@@ -150,7 +150,7 @@ def test_both_ends_of_a_path_have_one_context():
     found = lengths(conditional_subject(0.01, n=100))
     assert found["ppl_zT"]["value"] == pytest.approx(128e-4, rel=0.2)
     assert found["ppl_z0"]["value"] == pytest.approx(159e-4, rel=0.2)
-    assert found["ppl_z0"]["protocol"]["context"] == "of random training images, one for both ends"
+    assert found["ppl_z0"]["protocol"]["context"] == "of test images in random order, one for both ends"
 
 
 def test_path_lengths_in_the_data_sets_own_features(tmp_path, monkeypatch):

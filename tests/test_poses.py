@@ -113,6 +113,14 @@ def test_what_lacks_an_end_is_not_drawn_and_all_else_is():
     assert stick_figures(without(person(), "lhip"), 64)[0, 2].max() == 0
 
 
+def test_the_eyes_are_drawn_together_or_not_at_all():
+    """As by the published network's code: a face in profile has no line to its eye."""
+    neither = stick_figures(without(person(), "reye", "leye"), 64)
+    for eye in ("reye", "leye"):
+        assert torch.equal(stick_figures(without(person(), eye), 64), neither)
+    assert (stick_figures(person(), 64) - neither)[0, :2].flatten(1).amax(1).min() > 0.4
+
+
 def test_a_twisted_torso_is_filled_by_the_even_odd_rule():
     joints = person()
     joints[:, [AT["lhip"], AT["rhip"]]] = joints[:, [AT["rhip"], AT["lhip"]]]
@@ -169,17 +177,55 @@ def test_the_whole_image_as_a_torso_is_the_image():
     torch.testing.assert_close(part(body_parts(images, joints, 16), "torso"), images, atol=1e-5, rtol=0)
 
 
-def test_limbs_stand_upright_and_a_mirror_image_has_mirrored_ones():
-    ramp = torch.linspace(0, 1, 64)[:, None].expand(64, 64).repeat(1, 3, 1, 1)  # brighter further down
-    crops = body_parts(ramp, person(), 16)
-    for name in ("left thigh", "right thigh", "torso", "head"):
-        columns = part(crops, name)[0, 0].mean(1)
-        assert (columns.diff() > 0).all(), name
+LIMBS = {
+    "left upper arm": ("lshoulder", "lelbow"),
+    "left forearm": ("lelbow", "lwrist"),
+    "right upper arm": ("rshoulder", "relbow"),
+    "right forearm": ("relbow", "rwrist"),
+    "left thigh": ("lhip", "lknee"),
+    "right thigh": ("rhip", "rknee"),
+}
+
+
+def quarter_turn(way):
+    """To the left of a way that goes down the image."""
+    return torch.stack([-way[1], way[0]])
+
+
+def expected_corners(name, joints):
+    """Top left, bottom left and top right of a part, by the lines of the published network's code."""
+    at = {joint: joints[number] for joint, number in AT.items()}
+    if name == "head":
+        neck = (at["lshoulder"] + at["rshoulder"]) / 2
+        top = 2 * at["cnose"] - neck
+        aside = quarter_turn(neck - top) / 2
+        return top - aside, neck - aside, top + aside  # the left of the crop is the right of the image
+    start, stop = (at[joint] for joint in LIMBS[name])
+    aside = quarter_turn(stop - start) / 4
+    return start + aside, start - aside, stop + aside  # the limb runs from left to right
+
+
+@pytest.mark.parametrize("name", ["head", *LIMBS])
+def test_a_part_lies_as_the_published_network_sees_it(name):
+    """The image holds the coordinates of its pixels, so a crop holds the places that it shows."""
+    joints = 0.25 + 0.5 * person(dtype=torch.float64)  # no part leaves the image
+    centres = (torch.arange(64, dtype=torch.float64) + 0.5) / 64
+    x = centres.expand(64, 64)
+    crops = body_parts(torch.stack([x, x.T, x])[None], joints, 8)
+    corner, below, beside = expected_corners(name, joints[0])
+    u = ((torch.arange(8) + 0.5) / 8)[None, :, None]
+    v = u.transpose(0, 1)
+    places = corner + u * (beside - corner) + v * (below - corner)
+    torch.testing.assert_close(part(crops, name)[0, :2], places.permute(2, 0, 1), atol=1e-6, rtol=0)
+
+
+def test_a_mirror_image_has_mirrored_parts():
     images, joints = torch.rand(2, 3, 64, 64), person(2, wiggle=0.02)
     crops, mirror = body_parts(images, joints, 16), body_parts(images.flip(-1), mirrored(joints), 16)
     for name in BODY_PARTS:
         other = name.replace("left", "x").replace("right", "left").replace("x", "right")
-        torch.testing.assert_close(part(mirror, other), part(crops, name).flip(-1), atol=1e-4, rtol=0)
+        across = -2 if name in LIMBS else -1
+        torch.testing.assert_close(part(mirror, other), part(crops, name).flip(across), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -203,12 +249,17 @@ def test_without_knee_or_nose_there_are_other_places():
     across = torch.linspace(0, 1, 64).expand(1, 3, 64, 64)
     down = across.transpose(-1, -2)
     joints = without(person(), "lknee", "cnose")
-    thigh = part(body_parts(down, joints, 32), "left thigh")[0, 0].mean(1)
+    thigh = part(body_parts(down, joints, 32), "left thigh")[0, 0].mean(0)
     assert thigh[0] == pytest.approx(0.55, abs=0.03)
     assert thigh[-1] == pytest.approx(1.0, abs=0.03)  # the bottom of the image
     head = part(body_parts(down, joints, 32), "head")[0, 0].mean(1)
     assert head[-1] == pytest.approx(0.28, abs=0.03)  # the shoulders
     assert head[0] == pytest.approx(0.28 - 0.24, abs=0.03)  # as high as they are wide
+    from_behind = joints.clone()
+    from_behind[:, [AT["lshoulder"], AT["rshoulder"]]] = joints[:, [AT["rshoulder"], AT["lshoulder"]]]
+    for pose, left, right in ((joints, 0.62, 0.38), (from_behind, 0.38, 0.62)):
+        columns = part(body_parts(across, pose, 32), "head")[0, 0].mean(0)
+        assert columns[[0, -1]].tolist() == pytest.approx([left, right], abs=0.03)
 
 
 def test_beyond_its_border_an_image_goes_on():

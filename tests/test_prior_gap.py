@@ -4,10 +4,13 @@ from dataclasses import replace
 import pyro.distributions as dist
 import pytest
 import torch
+from builders import small_autoencoder
 from torch import nn
 
 from pyro_lrp import data, likelihoods, models, priors
 from pyro_lrp.core.errors import UserError
+from pyro_lrp.latents.codes import DrawnCodes
+from pyro_lrp.metrics import prior_gap as gap
 from pyro_lrp.metrics.functional import (
     moments,
 )
@@ -227,3 +230,21 @@ def test_codes_of_any_shape_are_judged_as_vectors(digits):
 def test_too_few_images_are_refused(digits):
     with pytest.raises(UserError, match="prior_gap needs 20 training images, .* at least, got 19"):
         judge(digits, lambda seen, unseen: Resampler(unseen), n=19)
+
+
+@pytest.mark.parametrize("most", [60, 1000])
+def test_densities_that_cost_an_equation_each_are_of_codes_at_random(monkeypatch, most):
+    """Codes in the order of their length, as a split that is taken whole may be in one of its own."""
+    monkeypatch.setattr(gap, "_SOLVED", (most, most))
+    z = torch.randn(400, 4)
+    z = z[z.norm(dim=1).argsort()]
+    codes = DrawnCodes(z, models.Codes(z, torch.zeros_like(z), torch.zeros(400, 0)))
+    ae = small_autoencoder(prior=priors.StandardNormal(4))
+    ae.prior.tolerance = 1e-3
+    found = gap._densities(Subject(ae, data.fake(20, (1, 8, 8))), codes, codes)
+    nll = -ae.prior().log_prob(z)
+    for name in ("training", "test"):
+        one = found[f"prior_gap_nll_{name}"]
+        assert one["n"] == min(most, 400)
+        error = nll.std().item() / one["n"] ** 0.5
+        assert one["value"] == pytest.approx(nll.mean().item(), abs=4 * error + 1e-4)

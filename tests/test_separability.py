@@ -327,9 +327,9 @@ def test_classes_are_told_one_against_the_rest_under_names_of_their_own(bars):
     assert min(result["accuracies"].values()) > 0.8
 
 
-def test_a_conditional_prior_is_given_the_contexts_of_training_images(bars):
+def test_a_conditional_prior_is_given_the_contexts_of_test_images(bars):
     given, _ = data.with_context(bars, "label")
-    only = replace(given, train=replace(given.train, context=torch.eye(3)[1].expand(60, 3)))
+    only = replace(given, test=replace(given.test, context=torch.eye(3)[1].expand(len(given.test), 3)))
 
     class Shifted(priors.ConditionalFlow):
         """z_0 about six times the context: one class in each sample, which the context decides."""

@@ -5,13 +5,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from builders import GAMES, jiggle, small_autoencoder, small_game
+from torch import nn
 
 from pyro_lrp import data, networks
 from pyro_lrp.core import checkpoint
 from pyro_lrp.core.errors import TrainingDiverged, UserError
-from pyro_lrp.objectives import BilevelELBO, LatentGame
+from pyro_lrp.objectives import BilevelELBO, Game, LatentGame, Losses, Turn
 from pyro_lrp.priors import StandardNormal
-from pyro_lrp.schedules import Halving, StepDecay
+from pyro_lrp.schedules import Constant, Halving, Linear, StepDecay
 from pyro_lrp.trainer import Phase, Trainer, loop, reporting, saving
 from pyro_lrp.trainer.history import History, read_rows
 
@@ -252,6 +253,38 @@ def test_rates_of_their_own_and_schedules(tmp_path):
     assert len(set(rates.values())) == 3
 
 
+def test_with_two_stages_the_rate_of_the_prior_is_halved_by_its_own_stage():
+    """Each begins at the full rate; a prior that was trained jointly goes on at the last one."""
+    factors = {}
+    for first in ("joint", "autoencoder_only"):
+        run = Trainer(
+            small_game(), FAKE, phases=[Phase(first, 4), Phase("prior_only", 2)], batch_size=16, lr=1e-2,
+            report_every=1, schedule=StepDecay([0.5, 1.0]), device="cpu", progress=False,
+        )  # fmt: skip
+        factors[first] = [round(row["lr"] / 1e-2, 6) for row in run.fit()]
+    halves = [1.0] * 8 + [0.5] * 8
+    assert factors == {
+        "joint": halves + [0.25] * 8,
+        "autoencoder_only": halves + [1.0] * 4 + [0.5] * 4,
+    }
+
+
+def test_a_player_may_have_a_schedule_of_its_own():
+    rates = {"autoencoder": [], "prior": []}
+
+    def note(row):
+        for player, seen in rates.items():
+            seen.append(run.optimizers[player].param_groups[0]["lr"].item())
+
+    falling = Linear(0.0, 1.0, initial=1.0, final=0.0)
+    run = trainer(report_every=1, schedule=falling, schedules={"prior": Constant()}, on_row=note)
+    run.fit()
+    assert rates["autoencoder"][:20] == pytest.approx([1e-2 * (1 - step / 20) for step in range(20)])
+    assert set(rates["prior"]) == {1e-2}
+    with pytest.raises(UserError, match=r"trainer.schedules.critic: there is no such player; there are"):
+        trainer(schedules={"critic": Constant()})
+
+
 def test_rows_hold_what_is_promised():
     rows = trainer(small_game(learn_gamma=True)).fit()
     joint, last = rows[0], rows[-1]
@@ -376,3 +409,76 @@ def test_the_closing_words_know_a_kl_only_where_there_is_one(tmp_path, stochasti
 def test_both_names_of_the_step_decay_are_importable():
     """Stored configurations have the first one."""
     assert Halving is StepDecay
+
+
+# --------------------------------------------------------------------- the same images, whatever their order
+
+
+class Brightness(Game):
+    """Scores the mean brightness of images, and learns one number."""
+
+    def __init__(self):
+        super().__init__()
+        self.number = nn.Parameter(torch.zeros(()))
+        self.first_images = None
+
+    def players(self):
+        return {"only": nn.ModuleList([nn.ParameterList([self.number])])}
+
+    def turns(self, phase):
+        return (Turn(phase, ("only",)),)
+
+    def initialize(self, batch):
+        self.first_images = batch.x
+
+    def score(self, batch):
+        return {"brightness": batch.x.mean()}
+
+    def forward(self, turn, batches, memo):
+        return Losses(self.number.square(), {}, None)
+
+
+def in_order(n=2600, test=600):
+    """Images from dark to bright: the first thousand are the darkest."""
+    levels = torch.linspace(0, 255, n).byte().reshape(n, 1, 1, 1).expand(n, 1, 2, 2)
+    return data.ImageData("ordered", data.Split(levels), data.Split(levels[:: n // test][:test]))
+
+
+def of_brightness(images, **options):
+    game = Brightness()
+    run = Trainer(
+        game, images, phases=[Phase("joint", 2)], device="cpu", progress=False, report_every=5, **options
+    )
+    return game, run, run.fit()
+
+
+@pytest.mark.parametrize("validation", [0.0, 0.2])
+def test_scores_are_of_a_random_choice_that_stays_the_same(validation):
+    curves = []
+    for seed in (0, 1):
+        _, run, rows = of_brightness(
+            in_order(), batch_size=100, seed=seed, validation=validation, evaluation_images=400
+        )
+        splits = [name for name in ("train", "validation", "test") if name in run.splits]
+        for name in splits:
+            scores = [row[f"{name}/brightness"] for row in rows if f"{name}/brightness" in row]
+            assert len(scores) > 5
+            assert len(set(scores)) == 1  # the last one is of no other images
+            assert scores[0] == pytest.approx(0.5, abs=0.06)  # four standard errors
+            curves.append((name, scores[0]))
+        whole, counts = run.scoring.whole()
+        assert counts["train"] == 1000
+        assert counts["test"] == 600
+        truth = run.splits["test"].batch(slice(None)).x.mean().item()
+        assert whole["test/brightness"] == pytest.approx(truth, abs=1e-6)
+        assert whole["train/brightness"] == pytest.approx(0.5, abs=0.04)
+    assert curves[: len(splits)] == curves[len(splits) :]  # of either seed
+
+
+@pytest.mark.parametrize(("batch_size", "expected"), [(8, 32), (30, 100)])
+def test_initialization_sees_four_minibatches_or_all_images(batch_size, expected):
+    game, run, _ = of_brightness(in_order(100, 20), batch_size=batch_size)
+    assert len(game.first_images) == expected
+    assert torch.equal(game.first_images[:batch_size], run.images.at(0).x)
+    distinct = game.first_images.flatten(1)[:, 0].unique()
+    assert len(distinct) == len(game.first_images)

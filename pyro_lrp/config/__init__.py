@@ -8,6 +8,7 @@ from pyro_lrp.config.build import (
     default_data_root,
     needs_context,
     schedule,
+    schedules,
     settle,
 )
 from pyro_lrp.config.command import conf_dir
@@ -28,5 +29,6 @@ __all__ = [
     "options",
     "plan",
     "schedule",
+    "schedules",
     "settle",
 ]

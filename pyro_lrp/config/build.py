@@ -31,6 +31,7 @@ __all__ = [
     "needs_context",
     "places",
     "schedule",
+    "schedules",
     "settle",
 ]
 
@@ -223,6 +224,14 @@ def schedule(identity: dict[str, Any], allow_targets: Sequence[str] = ()) -> Cal
     """The learning-rate schedule of a run."""
     node = Identity(identity).trainer["schedule"]
     return _instantiate(node, "trainer.schedule", allow_targets)
+
+
+def schedules(identity: dict[str, Any], allow_targets: Sequence[str] = ()) -> dict[str, Callable[..., float]]:
+    """The learning-rate schedules of single players, by name."""
+    own = Identity(identity).trainer.get("schedules", {})
+    return {
+        player: _instantiate(node, f"trainer.schedules.{player}", allow_targets) for player, node in own.items()
+    }
 
 
 def _instantiate(node: Any, name: str, allow_targets: Sequence[str]) -> Any:

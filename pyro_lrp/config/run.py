@@ -320,6 +320,7 @@ class Run:
         arguments = {
             **settings.trainer,
             "schedule": build.schedule(self.identity, self.allow_targets),
+            "schedules": build.schedules(self.identity, self.allow_targets),
             "optimizers": settings.optimizers(),
         }
         return Trainer(

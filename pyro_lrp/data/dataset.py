@@ -318,6 +318,11 @@ class Batches:
         rows = order[start : start + self.batch_size]
         return self.fetch(self.source, rows)
 
+    def joined(self, count: int) -> Any:
+        """The first ``count`` batches as one, or all rows if there are fewer."""
+        rows = self._shuffle(0, 0)[: count * self.batch_size]
+        return self.fetch(self.source, rows)
+
     def _shuffle(self, stream: int, epoch: int) -> Tensor:
         """The order of the rows in an epoch, kept until the stream reaches another epoch."""
         kept = self._order.get(stream)

@@ -16,6 +16,8 @@ __all__ = ["Features", "layer_names"]
 _NETWORKS = ("vgg16", "vgg19")
 _MEAN = (0.485, 0.456, 0.406)  # of ImageNet, for RGB in [0, 1]
 _DEVIATION = (0.229, 0.224, 0.225)
+_CAFFE = 255 * sum(_DEVIATION) / 3  # 57.6: a step of Caffe's input for one of torchvision's
+_LARGE = 1.0  # mean size of first kernels: 0.2 of weights for torchvision's input, 9 of Caffe's made to fit it
 
 
 def layer_names(network: str) -> dict[str, int]:
@@ -50,6 +52,10 @@ class Features(Frozen):
 
     Attributes:
         layers: The requested layers that the file has.
+        caffe_scale: What brings the activations to the scale of Caffe's VGG, which sees pixels from 0 to 255:
+            57.6 for weights that were trained on torchvision's input, whose deviation is about 1; 1 for Caffe's
+            weights, whose first kernels were multiplied by 57.6 to fit that input. A VGG's activations grow in
+            proportion with its input and biases.
 
     Raises:
         UserError: If the file is missing, damaged, belongs to another network, has a wrong hash or none of the
@@ -77,6 +83,10 @@ class Features(Frozen):
         names = self.trunk.state_dict()
         state = {name: loaded.state[f"features.{name}"] for name in names}
         self.trunk.load_state_dict(state, assign=True)
+        kernels = loaded.state["features.0.weight"].abs().mean()
+        self.caffe_scale = _CAFFE
+        if kernels > _LARGE:
+            self.caffe_scale = 1.0
         self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None])
         self.register_buffer("deviation", torch.tensor(_DEVIATION)[:, None, None])
         self.requires_grad_(False).eval()

@@ -15,7 +15,7 @@ from pyro_lrp.core.randomness import seeded
 from pyro_lrp.data import chunks
 from pyro_lrp.figures import posed
 from pyro_lrp.figures.output import draw_strip
-from pyro_lrp.figures.requests import Request, edit, interpolate, traverse
+from pyro_lrp.figures.requests import Request, edit, interpolate, some, traverse
 from pyro_lrp.latents import views
 from pyro_lrp.latents.views import Distance, Space, decode, means
 from pyro_lrp.metrics.functional import classifier_two_sample_test
@@ -102,8 +102,9 @@ def latent(requests: Sequence[Request]) -> Figure:
         samples = prior().sample((len(z),)).cpu()
     labels = None
     classes = None
-    if request.data.test.labels is not None:
-        labels = request.data.test.labels[: len(z)].numpy()
+    shown = some(request.data.test, _POINTS, "cloud").labels
+    if shown is not None and request.data.test.labels is not None:
+        labels = shown.numpy()
         classes = [str(label) for label in range(int(request.data.test.labels.max()) + 1)]
     return figures.latent_spaces(_latent_panels(base, z, samples, labels), classes)
 
@@ -250,7 +251,7 @@ def _posterior(request: Request) -> tuple[Tensor, Tensor, Tensor]:
     samples = []
     locs = []
     scales = []
-    test = request.data.test[:_POINTS].to(request.device)
+    test = some(request.data.test, _POINTS, "cloud").to(request.device)
     for number, batch in enumerate(chunks(test)):
         q = request.autoencoder.encode(batch.x, batch.context)
         with seeded(0, "figure", "codes", number):

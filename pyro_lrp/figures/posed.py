@@ -62,7 +62,7 @@ def poses(request: Request, default: int) -> Poses:
     refuse_without_poses(request.run)
     indices = request.options["pose"]
     if indices is None:
-        indices = list(range(min(default, len(request.data.test))))
+        indices = request.some_test_images(default)
     elif not isinstance(indices, list):
         indices = [indices]
     context = request.test_images(indices, "pose").context

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_lrp.config import Run
 from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.randomness import some_rows
 from pyro_lrp.data import Batch, ImageData, Split, chunks, pictures
 from pyro_lrp.latents import attribute_direction, principal_directions, views
 from pyro_lrp.latents.views import Distance, Space, Strip, means
@@ -19,7 +20,7 @@ from pyro_lrp.metrics.metric import labels_or_attributes
 from pyro_lrp.metrics.subject import Subject
 from pyro_lrp.models import Autoencoder
 
-__all__ = ["REQUESTS", "Request", "noted", "real_densities"]
+__all__ = ["REQUESTS", "Request", "noted", "real_densities", "some"]
 
 _CODES = 20_000  # training images from whose codes directions are computed
 _REFERENCE = 2000  # test images whose densities are computed
@@ -52,7 +53,7 @@ class Request:
         """The requested images: the user's files, or test images by index.
 
         Args:
-            default: The number of test images if the user names none.
+            default: The number of test images if the user names none; :meth:`some_test_images`.
 
         Returns:
             The names of the images, the images, their contexts, and notes about changes to files.
@@ -64,10 +65,14 @@ class Request:
                 raise UserError("indices and images: give one of the two")
             return self._files(files)
         if indices is None:
-            indices = list(range(min(default, len(self.data.test))))
+            indices = self.some_test_images(default)
         batch = self.test_images(indices, "indices")
         names = [f"test {index}" for index in indices]
         return names, batch.x, batch.context, []
+
+    def some_test_images(self, n: int) -> list[int]:
+        """The indices of ``n`` test images at random, always the same: the first ones may be of one class."""
+        return some_rows(len(self.data.test), n, "figure", "test images").tolist()
 
     def _files(self, files: Any) -> tuple[list[str], Tensor, Tensor, list[str]]:
         paths = files
@@ -130,17 +135,23 @@ class Request:
             raise UserError(f"distance=classifier {reason}")
         return classifier_distance(subject).distance
 
+    @property
+    def training(self) -> Split:
+        """The training images that directions are computed from: all, or some at random."""
+        return some(self.data.train, _CODES, "training")
+
     def training_codes(self) -> Tensor:
-        """Posterior means of training images."""
-        train = self.data.train[:_CODES].to(self.device)
+        """Posterior means of training images, :attr:`training`."""
+        train = self.training.to(self.device)
         codes = [means(self.autoencoder, batch.x, batch.context) for batch in chunks(train)]
         return torch.cat(codes)
 
     def without(self, name: str, n: int) -> tuple[Tensor, Tensor]:
         """At most ``n`` test images that lack an attribute or belong to another class, and their contexts."""
         lacks = ~self.has(name, self.data.test)
-        rows = lacks.nonzero().flatten()[:n]
-        images = self.data.test[rows.cpu()].to(self.device)
+        candidates = lacks.nonzero().flatten().cpu()
+        rows = candidates[some_rows(len(candidates), n, "figure", "without")]
+        images = self.data.test[rows].to(self.device)
         batch = images.batch(slice(None))
         return batch.x, batch.context
 
@@ -155,7 +166,7 @@ class Request:
             UserError: If there is no such attribute or class.
         """
         if split is None:
-            split = self.data.train[:_CODES]
+            split = self.training
         attributes = self.data.attributes
         if split.attributes is not None and name in attributes:
             column = split.attributes[:, attributes.index(name)]
@@ -217,7 +228,7 @@ def traverse(request: Request) -> Strip:
     space = request.spaces(context[:1])[-1]
     codes = request.training_codes()
     if space.name == "base":
-        contexts = request.data.train.context[: len(codes)].to(codes.device)
+        contexts = request.training.context.to(codes.device)
         with torch.no_grad():
             codes = request.autoencoder.prior.to_base(codes, contexts)
     principal = principal_directions(codes)
@@ -263,10 +274,18 @@ def real_densities(request: Request) -> Tensor | None:
     if not prior.has_log_prob:
         return None
     densities = []
-    for batch in chunks(request.data.test[:_REFERENCE].to(request.device)):
+    reference = some(request.data.test, _REFERENCE, "reference")
+    for batch in chunks(reference.to(request.device)):
         z = means(request.autoencoder, batch.x, batch.context)
         densities.append(prior(batch.context).log_prob(z))
     return torch.cat(densities)
+
+
+def some(split: Split, n: int, label: str) -> Split:
+    """A split, or ``n`` of its images in order, chosen at random and always the same."""
+    if n >= len(split):
+        return split
+    return split[some_rows(len(split), n, "figure", label).sort().values]
 
 
 def noted(strip: Strip, notes: Sequence[str]) -> Strip:

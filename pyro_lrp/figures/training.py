@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pyro_lrp.core.randomness import seeded
+from pyro_lrp.core.randomness import seeded, some_rows
 from pyro_lrp.figures.images import grid, save_png
 from pyro_lrp.models import Autoencoder
 from pyro_lrp.trainer import Report
@@ -26,13 +26,14 @@ class SamplePictures:
     Args:
         directory: The run directory.
         seed: The seed of the noise, which is the same at every report.
-        contexts: The contexts of training images; a conditional prior is sampled for the first ones.
+        contexts: The contexts of training images; a conditional prior is sampled for some of them, chosen at
+            random and always the same.
     """
 
     def __init__(self, directory: Path, seed: int, contexts: Tensor) -> None:
         self.directory = directory
         self.seed = seed
-        self.contexts = contexts[:_DRAWN]
+        self.contexts = contexts[some_rows(len(contexts), _DRAWN, "pictures")]
 
     def __call__(self, report: Report) -> Mapping[str, float]:
         autoencoder = report.game.in_force()

@@ -125,6 +125,7 @@ def frechet_distances(subject: Subject, name: str, network: str, protocol: _Prot
         }
         if of == "samples":
             record["non_finite_samples"] = subject.non_finite
+            record |= subject.given
         more = {}
         warning = singular(min(statistics.n, reference.n), extractor.dim)
         if warning:
@@ -162,6 +163,8 @@ def _kernel_distances(subject: Subject, name: str, network: str) -> Results:
             "kernel": "(x.y/d + 1)^3",
             "subsets": f"{subsets} of {min(size, len(rows), len(test))}",
         }
+        if of == "samples":
+            protocol |= subject.given
         results[key] = result(subject, mean, len(rows), protocol, standard_deviation=deviation)
     return results
 
@@ -179,7 +182,7 @@ def _inception_score(subject: Subject, name: str, network: str) -> Results:
             parts.append(logits.cpu())
     probabilities = torch.cat(parts).softmax(1)
     mean, deviation = inception_score(probabilities, min(splits, len(features)))
-    protocol = {**extractor.record, "images": AS_FILES, "splits": splits}
+    protocol = {**extractor.record, "images": AS_FILES, "splits": splits, **subject.given}
     return {name: result(subject, mean, len(features), protocol, standard_deviation=deviation)}
 
 
@@ -204,6 +207,7 @@ def _manifolds(subject: Subject, suffix: str, network: str) -> Results:
             "images": AS_FILES,
             "reference": f"{len(real)} test images",
             "neighbour": k,
+            **subject.given,
         }
         results[f"{name}{suffix}"] = result(subject, value, len(generated), protocol)
     return results

@@ -72,7 +72,7 @@ def _computed_bounds(subject: Subject, n: int, k: int) -> _Bounds:
     autoencoder = subject.autoencoder
     numbers = _numbers(subject, n)
     test = subject.on_device(subject.data.test[numbers])
-    train = subject.on_device(subject.train[:_SPREAD])
+    train = subject.on_device(subject.some(subject.train, _SPREAD, "spread of codes"))
     unit = posterior_means(autoencoder, train).std(0).clamp_min(1e-6)
     encoder = []
     refined = []
@@ -174,11 +174,11 @@ def _standard_error(values: Tensor) -> float | None:
 
 
 def _bits_per_dim(subject: Subject, nats: float) -> float | None:
-    """Bits per pixel value of a density over 0..255: 8 more than over [0, 1]."""
+    """Bits per pixel value of a density over 0..255: log2(255) more than over [0, 1], where x = uint8 / 255."""
     if isinstance(subject.autoencoder.likelihood, Bernoulli):
         return None
     dims = math.prod(subject.data.image_shape)
-    return -nats / (dims * math.log(2)) + 8
+    return -nats / (dims * math.log(2)) + math.log2(255)
 
 
 # --------------------------------------------------------------------- scores

@@ -109,7 +109,7 @@ def _lengths(
 
     def draw(rows: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         size = rows.stop - rows.start
-        context = subject.contexts(size).to(device).double()
+        context = subject.contexts(rows).to(device).double()
         if prior.has_base:
             ends = prior.base(context)
         else:
@@ -170,7 +170,7 @@ def _protocol(autoencoder: Autoencoder, space: str) -> dict[str, Any]:
     if prior.has_base:
         protocol["endpoints"] = "samples of the prior's base"
     if prior.context_dim:
-        protocol["context"] = "of random training images, one for both ends"
+        protocol["context"] = "of test images in random order, one for both ends"
     if space == "z0":
         protocol["path"] = "spherical, in z_0"
         protocol["error_of_the_prior's_map"] = prior.tolerance

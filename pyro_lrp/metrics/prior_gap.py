@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_lrp.core.errors import UserError
-from pyro_lrp.core.randomness import seeded
+from pyro_lrp.core.randomness import seeded, some_rows
 from pyro_lrp.data import Split
 from pyro_lrp.latents.codes import DrawnCodes, draw_codes, seeded_chunks
 from pyro_lrp.metrics.classifiers import domain_extractor
@@ -103,13 +103,16 @@ def _densities(subject: Subject, training: DrawnCodes, test: DrawnCodes) -> Resu
     prior = subject.autoencoder.prior
     if not prior.has_log_prob:
         return {}
-    n = len(training.z)
+    most = len(training.z)
     if prior.tolerance:
-        n = _SOLVED[subject.quick]
+        most = _SOLVED[subject.quick]
     protocol = {"unit": "nats", "codes": "a sample of q(z|x) each", **prior.record()}
     results: Results = {}
     for name, codes in (("training", training), ("test", test)):
-        nll = _nll(subject, codes.rows(slice(0, n)), name)
+        if most < len(codes.z):
+            # a split that is taken whole comes in an order of its own
+            codes = codes.rows(some_rows(len(codes.z), most, "evaluate", "prior_gap", seed=subject.seed))
+        nll = _nll(subject, codes, name)
         results[f"prior_gap_nll_{name}"] = result(
             subject, nll.mean().item(), len(nll), protocol, standard_error=_error(nll)
         )
@@ -183,7 +186,7 @@ def _two_samples(subject: Subject, samples: Tensor, training: Tensor, test: Tens
     mean = training.mean(0)
     scale = training.std(0)
     scale = torch.where(scale > 0, scale, 1.0)
-    lost = {"non_finite_samples": subject.non_finite}
+    lost = {"non_finite_samples": subject.non_finite, **subject.given}
     results = {}
     sets: tuple[tuple[str, Tensor, dict[str, Any]], ...] = (
         ("", samples, lost),

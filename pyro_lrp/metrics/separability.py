@@ -66,6 +66,7 @@ def _attributes(subject: Subject) -> Results:
     drawn = _draw(subject, network, subject.count(200_000, 20_000))
     protocol = {
         **attribute_record(network, subject.data),
+        **subject.given,
         "kept": "for each attribute the half with the larger |logit|",
     }
     return _results(
@@ -92,6 +93,7 @@ def _classes(subject: Subject) -> Results:
     predicted = one_hot(drawn.logits.argmax(1), classes).bool()
     protocol = {
         **class_record(network, subject.data),
+        **subject.given,
         "labels": "each class against the rest",
         "kept": "of the images taken for each class the half with the larger max softmax",
     }
@@ -126,7 +128,7 @@ def _draw(subject: Subject, network: DatasetClassifier, n: int) -> _Predicted:
     """Prior samples; only codes and logits are kept of them."""
 
     def draw(rows: slice) -> _Draws:
-        return _chunk(subject, rows.stop - rows.start)
+        return _chunk(subject, rows)
 
     size = subject.batch_size
     chunks = seeded_chunks(draw, n, size, subject.seed, "evaluate", "separability")
@@ -141,11 +143,11 @@ def _draw(subject: Subject, network: DatasetClassifier, n: int) -> _Predicted:
     return _Predicted(joined, logits, n - len(logits))
 
 
-def _chunk(subject: Subject, size: int) -> _Draws:
+def _chunk(subject: Subject, rows: slice) -> _Draws:
     """Prior samples without those that are not finite; a prior with a base is sampled through it."""
     autoencoder = subject.autoencoder
     prior = autoencoder.prior
-    context = subject.contexts(size)
+    context = subject.contexts(rows)
     with eval_mode(autoencoder):
         if prior.has_base:
             base = prior.base(context).sample()

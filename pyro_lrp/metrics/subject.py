@@ -19,7 +19,7 @@ from pyro_lrp.core import checkpoint
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.files import cache_dir
 from pyro_lrp.core.pixels import as_files
-from pyro_lrp.core.randomness import derive_seed, seeded
+from pyro_lrp.core.randomness import seeded, some_rows
 from pyro_lrp.data import ImageData, Split, at_once, chunks
 from pyro_lrp.latents.codes import finite_chunks, seeded_chunks
 from pyro_lrp.metrics.functional.frechet import FeatureStatistics
@@ -158,8 +158,7 @@ class Subject:
         """``n`` images of a split at random, or all in order if there are no more."""
         if n >= len(split):
             return split
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "evaluate", label))
-        return split[torch.randperm(len(split), generator=generator)[:n]]
+        return split[some_rows(len(split), n, "evaluate", label, seed=self.seed)]
 
     def on_device(self, split: Split) -> Split:
         """The same split on the device of the model."""
@@ -222,7 +221,7 @@ class Subject:
     def samples(self, n: int, label: str = "samples") -> Iterator[Draw]:
         """Prior samples in chunks, without those that are not finite.
 
-        A conditional prior gets the contexts of randomly chosen training images.
+        A conditional prior gets the contexts of test images; see :meth:`contexts`.
 
         Args:
             n: How many samples are drawn.
@@ -234,7 +233,7 @@ class Subject:
 
         def draw(rows: slice) -> Draw:
             size = rows.stop - rows.start
-            return self.autoencoder.draw(size, context=self.contexts(size))
+            return self.autoencoder.draw(size, context=self.contexts(rows))
 
         self.non_finite = 0
         draws = seeded_chunks(draw, n, self.batch_size, self.seed, "evaluate", label)
@@ -243,12 +242,29 @@ class Subject:
             if len(chunk.images):
                 yield chunk
 
-    def contexts(self, n: int) -> Tensor:
-        """Contexts of ``n`` random training images for a conditional prior, else of length 0."""
+    def contexts(self, rows: slice) -> Tensor:
+        """The contexts of a range of samples for a conditional prior, else of length 0.
+
+        Those of the test images in random order, each once before one comes again: the samples that are
+        compared with test images are given what these show.
+        """
         if not self.conditional:
-            return torch.zeros(n, 0, device=self.device)
-        rows = torch.randint(len(self.train), (n,))
-        return self.train.context[rows].to(self.device)
+            return torch.zeros(rows.stop - rows.start, 0, device=self.device)
+        context = self.data.test.context
+
+        def shuffle() -> Tensor:
+            return some_rows(len(context), len(context), "evaluate", "contexts", seed=self.seed)
+
+        order = self.memo(("contexts",), shuffle)
+        places = torch.arange(rows.start, rows.stop) % len(order)
+        return context[order[places]].to(self.device)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The entry of a protocol that says what the samples of a conditional prior were given."""
+        if not self.conditional:
+            return {}
+        return {"contexts": "of the test images in random order, each once before one comes again"}
 
     # ----------------------------------------------------------------- features
 

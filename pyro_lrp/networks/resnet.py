@@ -40,7 +40,8 @@ def resnet(
         blocks_per_scale: Number of residual blocks at each scale.
         pool: ``"average"`` over all positions before the fully connected block, or ``"flatten"``.
         hidden: Units of the fully connected block.
-        bn_momentum: Weight of a new batch in the running statistics.
+        bn_momentum: Weight of a new batch in the running statistics. The reference uses 0.001; see
+            :func:`~pyro_lrp.networks.infogan`.
         stochastic: Whether the encoder outputs a scale; if not, its ``scale`` is None.
 
     Returns:

@@ -49,7 +49,7 @@ class Game(nn.Module):
         raise NotImplementedError
 
     def initialize(self, batch: Any) -> None:
-        """Data-dependent initialisation, called once before optimizers exist."""
+        """Data-dependent initialisation with some minibatches as one, called once before optimizers exist."""
 
     def advance(self, progress: Progress) -> None:
         """Set all that depends on the progress of training; called on the host before each step."""

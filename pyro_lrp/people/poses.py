@@ -100,8 +100,8 @@ def stick_figures(joints: Tensor, size: int) -> Tensor:
     """Draw poses as images: right limbs in channel 0, left limbs in channel 1, the torso in channel 2.
 
     The line from neck to nose is in both of the first channels at half intensity; the line from the nose to an
-    eye is in the channel of that eye. A line that lacks an end is not drawn. Lines are ``3 size / 128`` pixels
-    wide, and antialiased.
+    eye is in the channel of that eye, where both eyes are present. A line that lacks an end is not drawn. Lines
+    are ``3 size / 128`` pixels wide, and antialiased.
 
     Args:
         joints: (x, y) in shares of the side, shape ``(B, 15, 2)``, negative where one is missing.
@@ -146,6 +146,7 @@ def _limbs(points: Tensor, present: Tensor, side: str, size: int) -> Tensor:
     width = max(1, int(3 * size / 128))
     drawn = (0.5 + width / 2 - distance).clamp(0, 1) * intensity
     both_ends = present[:, start] & present[:, stop]
+    both_ends[:, -1] &= present[:, _rows("reye", "leye")].all(1)
     return (drawn * both_ends[:, :, None, None]).amax(1)
 
 
@@ -174,6 +175,10 @@ def _torso(points: Tensor, present: Tensor, size: int) -> Tensor:
 
 def body_parts(images: Tensor, joints: Tensor, size: int) -> Tensor:
     """Cut out and straighten torso, head, arms and thighs, ``size x size``: the appearance without the pose.
+
+    They lie as the published network sees them. The torso stands upright, the person's left on the left of the
+    crop. The head stands upright and is mirrored; without a nose it lies as the torso does. Limbs lie on their
+    side, from shoulder, elbow or hip on the left to elbow, wrist or knee on the right.
 
     A limb is a box half as wide as it is long. The head is a box as wide as it is long, from the neck to twice
     the distance of the nose. Without a nose the head is a square above the shoulders; without a knee a thigh
@@ -240,17 +245,23 @@ class _Boxes:
 
     def _add_head(self) -> None:
         neck = self.at["neck"]
-        shoulders = self.at["lshoulder"] - self.at["rshoulder"]
-        upright = torch.stack([shoulders[:, 1], -shoulders[:, 0]], -1)
+        top = neck + 2.0 * (self.at["cnose"] - neck)
+        aside = _aside(top, neck, 1.0)
+        below_nose = torch.stack([top - aside, neck - aside, neck + aside, top + aside], 1)
+
+        left = self.at["lshoulder"]
+        right = self.at["rshoulder"]
+        up = 2.0 * _aside(left, right, 1.0)
         # Up in the image, also for a person seen from behind
-        upright = torch.where(upright[:, 1:] > 0, -upright, upright)
-        to_nose = 2.0 * (self.at["cnose"] - neck)
-        has_nose = self.present["cnose"][:, None]
-        up = torch.where(has_nose, to_nose, upright)
-        self._add(_box(neck + up, neck, 1.0), self.present["neck"])
+        up = torch.where(up[:, 1:] > 0, -up, up)
+        above_shoulders = torch.stack([left + up, left, right, right + up], 1)
+
+        has_nose = self.present["cnose"][:, None, None]
+        corners = torch.where(has_nose, below_nose, above_shoulders)
+        self._add(corners, self.present["neck"])
 
     def _add_limb(self, start: str, stop: str) -> None:
-        corners = _box(self.at[start], self.at[stop], 0.5)
+        corners = _lying(self.at[start], self.at[stop])
         self._add(corners, self.present[start] & self.present[stop])
 
     def _add_thigh(self, side: str) -> None:
@@ -259,16 +270,20 @@ class _Boxes:
         bottom = torch.stack([x, torch.ones_like(x)], -1)
         has_knee = self.present[f"{side}knee"][:, None]
         end = torch.where(has_knee, self.at[f"{side}knee"], bottom)
-        self._add(_box(hip, end, 0.5), self.present[f"{side}hip"])
+        self._add(_lying(hip, end), self.present[f"{side}hip"])
 
 
-def _box(top: Tensor, bottom: Tensor, width: float) -> Tensor:
-    """A box around a line, ``width`` times as wide as it is long: ``(B, 4, 2)``."""
-    along = bottom - top
-    right = torch.stack([along[:, 1], -along[:, 0]], -1)  # as seen along the line
-    aside = 0.5 * width * right
-    corners = [top - aside, bottom - aside, bottom + aside, top + aside]
+def _lying(start: Tensor, stop: Tensor) -> Tensor:
+    """A box around a line, half as wide as it is long, which runs from its left to its right: ``(B, 4, 2)``."""
+    aside = _aside(start, stop, 0.5)
+    corners = [start + aside, start - aside, stop - aside, stop + aside]
     return torch.stack(corners, 1)
+
+
+def _aside(start: Tensor, stop: Tensor, width: float) -> Tensor:
+    """The way from a line to the edge of a box of relative ``width``: to the left, where the line goes down."""
+    along = stop - start
+    return 0.5 * width * torch.stack([-along[:, 1], along[:, 0]], -1)
 
 
 def _homography(corners: Tensor, size: int) -> Tensor:

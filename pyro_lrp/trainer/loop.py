@@ -26,7 +26,7 @@ from pyro_lrp.schedules import Constant, Phase, Schedule
 from pyro_lrp.trainer import snapshots
 from pyro_lrp.trainer.devices import make_fabric
 from pyro_lrp.trainer.history import History
-from pyro_lrp.trainer.optimizers import check_options, make_optimizers
+from pyro_lrp.trainer.optimizers import check_options, check_players, make_optimizers
 from pyro_lrp.trainer.phases import Span, lay_out
 from pyro_lrp.trainer.prior_phase import PriorOnly, PriorPhase
 from pyro_lrp.trainer.saving import Saver
@@ -36,6 +36,8 @@ from pyro_lrp.trainer.stopping import Stop, TrainingStopped
 from pyro_lrp.trainer.threads import Threads, limited, settled
 
 __all__ = ["Trainer"]
+
+_INITIAL = 4  # minibatches that data-dependent initialization sees
 
 
 class Trainer:
@@ -52,6 +54,7 @@ class Trainer:
         lr_of: Other rates, by prefix of a parameter's name within the game.
         optimizers: Options of Adam for single players, by name: ``lr``, ``betas``, ``eps``, ``weight_decay``.
         schedule: Factor of the rates over time.
+        schedules: Factors of the rates of single players, by name, in place of it.
         validation: Share of the training images that is held out.
         seed: Seeds data order, noise and evaluation, which are separate streams.
         directory: For checkpoints and ``metrics.jsonl``, which a run resumes from; None writes nothing.
@@ -61,7 +64,7 @@ class Trainer:
         precision: ``"32"``, or ``"bf16-mixed"``, under which densities stay in float32.
         report_every: Steps between rows of the metrics.
         evaluations: Evenly spaced scorings of all splits in a phase.
-        evaluation_images: Images of a split that are scored; the last scoring of a phase takes all.
+        evaluation_images: Images of a split that are scored, always the same ones, chosen at random.
         save_minutes: Time between checkpoints, which come with a report, or without one where reports are rare.
             The first is written after half a minute at the latest, and one at the end of each phase and when
             training is stopped. With 0 each report is saved.
@@ -93,6 +96,7 @@ class Trainer:
         lr_of: Mapping[str, float] | None = None,
         optimizers: Mapping[str, Mapping[str, Any]] | None = None,
         schedule: Schedule | None = None,
+        schedules: Mapping[str, Schedule] | None = None,
         validation: float = 0.0,
         seed: int = 0,
         directory: str | Path | None = None,
@@ -117,6 +121,8 @@ class Trainer:
         self.optimizer_options = dict(optimizers or {})
         check_options(self.optimizer_options, game.players())
         self.schedule = schedule or Constant()
+        self.schedules = dict(schedules or {})
+        check_players("schedules", self.schedules, game.players())
         self.prior_phase = prior_phase or PriorPhase()
 
         # data: batches to train on, and splits to score
@@ -211,7 +217,7 @@ class Trainer:
         self.game.to(self.fabric.device)
         if not self.optimizers:
             with seeded(self.seed, "initialize"):
-                self.game.initialize(self.images.at(0))
+                self.game.initialize(self.images.joined(_INITIAL))
             self.optimizers = make_optimizers(
                 self.game,
                 self.game.players(),
@@ -307,6 +313,7 @@ class Trainer:
             span,
             self.splits["train"],
             self.optimizers["prior"],
+            held_out=lambda: self.scoring.of("validation"),
             state=self.prior_state if resumed else None,
             resumed=resumed,
         )
@@ -321,6 +328,7 @@ class Trainer:
             self.fabric,
             seed=self.seed,
             schedule=self.schedule,
+            schedules=self.schedules,
             averages=averages,
         )
 
@@ -365,24 +373,16 @@ class Trainer:
     def _score(self, row: dict[str, Any], *, at_end: bool, score_due: bool, save_due: bool) -> None:
         """Add scores to a row; end a prior-only phase early if they stopped rising."""
         if self.prior_only is None:
-            self.scoring(row, whole=at_end, picture_due=save_due)
+            self.scoring(row, picture_due=save_due)
             return
 
         with self.prior_only.scored():
-            self.scoring(row, whole=at_end, picture_due=save_due)
+            self.scoring(row, picture_due=save_due)
             if score_due:
                 self.stopped = self.prior_only.observe(row)
 
-        # leave the phase with the parameters that scored best, and score those
-        early_stop = self.prior_only.early_stop
-        if early_stop is None or not (self.stopped or at_end):
-            return
-        if early_stop.since:
-            early_stop.restore()
-            self.scoring(row, whole=True, picture_due=True)
-        row["best_held_out_score"] = early_stop.best
-        if self.stopped:
-            self.log(f"prior_only stops at step {self.step}: {early_stop.since} scorings were no better")
+        if self.stopped or at_end:
+            row |= self.prior_only.keep_best(lambda: self.scoring(row, picture_due=True))
 
     def _show(self, row: Mapping[str, Any]) -> None:
         """Update the progress bar."""

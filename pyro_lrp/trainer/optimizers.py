@@ -10,9 +10,26 @@ from torch import Tensor, nn
 
 from pyro_lrp.core.errors import UserError
 
-__all__ = ["check_options", "make_optimizers", "set_rate"]
+__all__ = ["check_options", "check_players", "make_optimizers", "set_rate"]
 
 _OPTIONS = ("lr", "betas", "eps", "weight_decay")
+
+
+def check_players(key: str, named: Iterable[str], players: Iterable[str]) -> None:
+    """Refuse what is meant for a player that a game does not have.
+
+    Args:
+        key: The key of the trainer that names players.
+        named: The players that it names.
+        players: Those of the game.
+
+    Raises:
+        UserError: Names the key.
+    """
+    names = list(players)
+    for player in named:
+        if player not in names:
+            raise UserError(f"trainer.{key}.{player}: there is no such player; there are {', '.join(names)}")
 
 
 def check_options(options: Mapping[str, Mapping[str, Any]], players: Iterable[str]) -> None:
@@ -21,11 +38,9 @@ def check_options(options: Mapping[str, Mapping[str, Any]], players: Iterable[st
     Raises:
         UserError: Names the key.
     """
-    names = list(players)
+    check_players("optimizers", options, players)
     for player, own in options.items():
         key = f"trainer.optimizers.{player}"
-        if player not in names:
-            raise UserError(f"{key}: there is no such player; there are {', '.join(names)}")
         unknown = [name for name in own if name not in _OPTIONS]
         if unknown:
             raise UserError(f"{key}.{unknown[0]} is unknown; known are {', '.join(_OPTIONS)}")

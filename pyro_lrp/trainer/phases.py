@@ -25,6 +25,7 @@ class Span:
         start: Steps before it.
         first_epoch: Epochs before it.
         first_image: Images seen before it.
+        prior_was_joint: Whether a joint phase comes before it.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Span:
     start: int
     first_epoch: int
     first_image: int
+    prior_was_joint: bool
 
     @property
     def stop(self) -> int:
@@ -44,7 +46,8 @@ class Span:
         """The progress of training at a step of the phase."""
         done = step - self.start
         epoch = self.first_epoch + done // self.steps_per_epoch
-        return Progress(epoch, done / (self.stop - self.start), self.name)
+        fraction = done / (self.stop - self.start)
+        return Progress(epoch, fraction, self.name, self.prior_was_joint)
 
     def due(self, step: int, times: int, every: int) -> bool:
         """Whether one of ``times`` evenly spaced moments lies in the ``every`` steps up to ``step``."""
@@ -73,7 +76,8 @@ def lay_out(
         if not turns or phase.epochs == 0:
             continue
         size = batch_size(phase.name)
-        span = Span(phase.name, turns, phase.epochs, size, images // size, start, epoch, image)
+        was_joint = any(span.name == "joint" for span in spans)
+        span = Span(phase.name, turns, phase.epochs, size, images // size, start, epoch, image, was_joint)
         spans.append(span)
         start = span.stop
         epoch += phase.epochs

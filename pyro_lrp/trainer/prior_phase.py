@@ -96,6 +96,7 @@ class PriorOnly:
         train: Split,
         optimizer: torch.optim.Optimizer,
         *,
+        held_out: Callable[[], Mapping[str, Any]],
         state: Mapping[str, Any] | None = None,
         resumed: bool = False,
     ) -> Batches:
@@ -105,6 +106,7 @@ class PriorOnly:
             span: The phase.
             train: The training images.
             optimizer: The prior's.
+            held_out: Scores the held-out codes.
             state: What :meth:`state` returned, of a phase that goes on.
             resumed: Whether the phase goes on, so that the prior was fitted before.
 
@@ -126,6 +128,10 @@ class PriorOnly:
             self.early_stop = EarlyStop(prior, self.options.patience)
         if state:
             self._load(state)
+        elif self.early_stop:
+            # the prior itself, and not what stood in for it in a phase before
+            self.game.advance(span.progress(span.start))
+            self.early_stop.observe(held_out_score(held_out()))
         return self._batches(span, source, len(train))
 
     def averages(self) -> dict[str, EMA]:
@@ -144,7 +150,26 @@ class PriorOnly:
         """Take in the scores of a row; True if it is time to stop."""
         if self.early_stop is None:
             return False
-        return self.early_stop.observe(held_out_score(row))
+        stops = self.early_stop.observe(held_out_score(row))
+        if stops:
+            self.log(f"prior_only stops at step {row['step']}: {self.early_stop.since} scorings were no better")
+        return stops
+
+    def keep_best(self, score: Callable[[], None]) -> dict[str, float]:
+        """Leave the prior with the parameters that scored best; without an early stop, as it is.
+
+        Args:
+            score: Called if these are not the present ones.
+
+        Returns:
+            The entry of a row that has their score.
+        """
+        if self.early_stop is None:
+            return {}
+        if self.early_stop.since:
+            self.early_stop.restore()
+            score()
+        return {"best_held_out_score": self.early_stop.best}
 
     def keep_average(self) -> None:
         """Leave the prior with its average, if there is one."""
@@ -259,6 +284,8 @@ class EMA:
 
 class EarlyStop:
     """Keeps the best parameters, and stops after ``patience`` scorings in a row that were no better.
+
+    The first score is that of the parameters the phase begins with: where none is better, these are kept.
 
     Attributes:
         best: The best score so far.

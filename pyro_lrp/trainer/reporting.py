@@ -18,6 +18,7 @@ from torch import nn
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.models import Autoencoder
 from pyro_lrp.trainer.loop import Trainer
+from pyro_lrp.trainer.overfitting import advice, overfitting
 from pyro_lrp.trainer.scoring import Report
 
 __all__ = ["LOG", "TensorBoard", "closing_words", "log_report", "log_to", "summarize"]
@@ -89,15 +90,18 @@ def log_to(directory: Path) -> Iterator[None]:
 def summarize(
     trainer: Trainer, autoencoder: Autoencoder, rows: list[dict[str, Any]], circumstances: dict[str, Any]
 ) -> dict[str, Any]:
-    """The content of ``summary.json``."""
+    """The content of ``summary.json``; ``final`` is the last row with the scores of whole splits."""
     device = trainer.fabric.device
     players = trainer.game.players()
     final = rows[-1] if rows else {}
+    scores, images = trainer.scoring.whole()
     last = {row["phase"]: row for row in rows}
     speeds = {phase: row["images_per_second"] for phase, row in last.items()}
     return {
-        "final": final,
+        "final": {**final, **scores},
+        "scored_images": images,
         "after_phase": last,
+        "overfitting": overfitting(rows, _phases_of_the_prior(trainer)),
         "log_likelihood_unit": autoencoder.likelihood.unit,
         "seconds": final.get("seconds", 0.0),
         "images_per_second": speeds,
@@ -115,6 +119,11 @@ def summarize(
             **{name: _version(name) for name in _VERSIONS},
         },
     }
+
+
+def _phases_of_the_prior(trainer: Trainer) -> set[str]:
+    """The names of the phases in which the prior learns."""
+    return {span.name for span in trainer.spans if any("prior" in turn.moves for turn in span.turns)}
 
 
 def _count(module: nn.Module) -> int:
@@ -161,7 +170,15 @@ def closing_words(directory: Path, summary: dict[str, Any], options: Mapping[str
         *lines,
         f"  parameters                  {', '.join(counts)}",
         f"  samples of the prior        {directory / 'figures' / 'samples.png'}",
+        *_warning(summary),
         "try next:",
         f"  python -m pyro_lrp.sample {run} n=100 temperature=0.8",
         f"  python -m pyro_lrp.evaluate {' '.join(typed)}",
     ])  # fmt: skip
+
+
+def _warning(summary: Mapping[str, Any]) -> list[str]:
+    found = summary.get("overfitting")  # which summaries of earlier runs do not have
+    if found is None:
+        return []
+    return advice(found)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pyro_lrp.core.errors import TrainingDiverged
 from pyro_lrp.core.modules import eval_mode
-from pyro_lrp.core.randomness import seeded
-from pyro_lrp.data import Split, chunks
+from pyro_lrp.core.randomness import seeded, some_rows
+from pyro_lrp.data import Batch, Split, at_once
 from pyro_lrp.models import Codes
 from pyro_lrp.objectives import Game
 
@@ -99,14 +99,17 @@ class Window:
 
 
 class Scoring:
-    """Scores all splits with the game in eval mode, always with the same noise.
+    """Scores all splits with the game in eval mode, always with the same noise and on the same images.
+
+    These are chosen at random, by a seed that all runs share: curves of a run and of several can be compared,
+    and they do not depend on the order of the data.
 
     Args:
         game: Has the terms of a batch.
         splits: By name; ``"test"`` is one of them.
         fabric: Precision.
         seed: Of the noise.
-        images: Images of a split that are scored, unless all are asked for.
+        images: Images of a split that are scored.
         callbacks: Called after the splits are scored; what they return joins the row.
     """
 
@@ -132,45 +135,63 @@ class Scoring:
         self,
         row: dict[str, Any],
         *,
-        whole: bool,
         picture_due: bool,
     ) -> None:
         """Add the scores of every split, and those of the callbacks, to a row.
 
         Args:
             row: Has the step and the name of the phase.
-            whole: Score whole splits.
             picture_due: For the callbacks.
         """
+        for name in self.splits:
+            row |= self.of(name)
         with eval_mode(self.game), seeded(self.seed, "evaluation"), self.fabric.autocast():
-            for name, split in self.splits.items():
-                part = split[: self._limit(split, whole=whole)]
-                for term, value in self._score(part).items():
-                    row[f"{name}/{term}"] = value
             for callback in self.callbacks:
                 report = Report(self.game, row["step"], row["phase"], picture_due, row)
                 row.update(callback(report) or {})
 
-    def _limit(self, split: Split, *, whole: bool) -> int:
-        limit = len(split) if whole else self.images
-        # as many training images as there are others: enough to see a gap
-        return min(limit, max(len(self.splits["test"]), 1000))
+    def of(self, name: str) -> dict[str, float]:
+        """The scores of one split."""
+        return self._score(name, self.images)
 
-    def _score(self, split: Split) -> dict[str, float]:
-        """Means of the game's terms over a split, and the extent of its codes."""
+    def whole(self) -> tuple[dict[str, float], dict[str, int]]:
+        """Scores of whole splits; of larger ones than the test split, of as many images as that has, or 1,000.
+
+        Returns:
+            The scores, and the number of scored images by split.
+        """
+        most = max(len(self.splits["test"]), 1000)
+        scores: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        for name, split in self.splits.items():
+            counts[name] = min(most, len(split))
+            scores |= self._score(name, counts[name])
+        return scores, counts
+
+    @torch.no_grad()
+    def _score(self, name: str, n: int) -> dict[str, float]:
+        """Means of the game's terms over some images of a split, and the extent of their codes."""
+        split = self.splits[name]
+        chosen = some_rows(len(split), n, "scored", name).sort().values
+        height, width = split.images.shape[-2:]
         totals: dict[str, Tensor] = {}
         codes: list[Codes] = []
-        for batch in chunks(split):
-            for name, value in self.game.score(batch).items():
-                share = value * len(batch.x)
-                totals[name] = totals[name] + share if name in totals else share
-            part = self.game.codes(batch)
-            if isinstance(part, Codes):
-                codes.append(part)
-        row = {name: (total / len(split)).item() for name, total in totals.items()}
+        with eval_mode(self.game), seeded(self.seed, "evaluation", name), self.fabric.autocast():
+            for rows in chosen.split(at_once(height, width)):
+                self._add(split.batch(rows), totals, codes)
+        row = {term: (total / len(chosen)).item() for term, total in totals.items()}
         if codes:
             row |= _extent(Codes.joined(codes))
-        return row
+        return {f"{name}/{term}": value for term, value in row.items()}
+
+    def _add(self, batch: Batch, totals: dict[str, Tensor], codes: list[Codes]) -> None:
+        """Add the terms of a batch to the sums over images, and its codes to the others."""
+        for term, value in self.game.score(batch).items():
+            share = value * len(batch.x)
+            totals[term] = totals[term] + share if term in totals else share
+        part = self.game.codes(batch)
+        if isinstance(part, Codes):
+            codes.append(part)
 
 
 def _extent(codes: Codes) -> dict[str, float]:

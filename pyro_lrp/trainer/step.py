@@ -36,6 +36,7 @@ class Step:
         fabric: Device and precision.
         seed: Seeds the noise of step ``s`` together with ``s``.
         schedule: Factor of the learning rates.
+        schedules: Factors of the rates of single players, by name, in place of it.
         averages: Moving averages of players, by name, updated after each turn that moves the player.
 
     >>> from pyro_lrp import likelihoods, models, networks, objectives, priors
@@ -61,6 +62,7 @@ class Step:
         *,
         seed: int = 0,
         schedule: Schedule | None = None,
+        schedules: Mapping[str, Schedule] | None = None,
         averages: Mapping[str, EMA] | None = None,
     ) -> None:
         self.game = game
@@ -69,6 +71,7 @@ class Step:
         self.fabric = fabric
         self.seed = seed
         self.schedule = schedule or Constant()
+        self.schedules = schedules or {}
         self.averages = averages or {}
 
     @property
@@ -88,9 +91,9 @@ class Step:
             step: The number of the step, through all phases.
             progress: Where it stands, for schedules.
         """
-        factor = self.schedule(progress)
         for player in self.moves:
-            set_rate(self.optimizers[player], factor)
+            schedule = self.schedules.get(player, self.schedule)
+            set_rate(self.optimizers[player], schedule(progress))
         self.game.advance(progress)
         seed = derive_seed(self.seed, "noise", step)
         reseed(seed, self.fabric.device)

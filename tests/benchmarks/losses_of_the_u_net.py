@@ -24,7 +24,7 @@ def main() -> None:
     assert data.truth is not None
     assert data.test.joints is not None
     x, y = (data.truth.draw(data.test.joints, seed).float() / 255 for seed in (1, 2))
-    published = likelihoods.Perceptual(layers=LAYERS, weight=5.0, power=1, pixels=255.0)
+    published = likelihoods.Perceptual(layers=LAYERS, weight=5.0, power=1, pixels=255.0, caffe=True)
     layers = published.prepare({"vgg19": asked.weights})["layers"]
     loss = -published(y).log_prob(x).mean().item()
     square = (x - y).square().flatten(1).sum(1).mean().item()
