@@ -6,6 +6,7 @@ Small data sets are kept and indexed on the device: no worker processes, no tran
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -300,7 +301,7 @@ class Batches:
         self.batch_size = batch_size
         self.seed = seed
         self.device = device
-        self.fetch = fetch or (lambda source, index: source[index])
+        self.fetch = fetch or operator.getitem
         self._order: dict[int, tuple[int, Tensor]] = {}  # stream -> epoch and its shuffle
 
     def __len__(self) -> int:
