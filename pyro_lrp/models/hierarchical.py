@@ -58,7 +58,7 @@ class HierarchicalAutoencoder(Autoencoder):
         return [f"z{number}" for number in range(1, count + 1)]
 
     def contexts(self, context: Tensor | None, like: Tensor) -> Tensor:
-        """The context, which these networks require.
+        """The context in the networks' precision, which they require.
 
         Raises:
             ValueError: If it is None or has length 0.
@@ -66,7 +66,8 @@ class HierarchicalAutoencoder(Autoencoder):
         context = super().contexts(context, like)
         if context.shape[-1] == 0:
             raise ValueError("the networks of this autoencoder need one: call it with a context")
-        return context
+        parameter = next(self.parameters())
+        return context.to(parameter.dtype)
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:

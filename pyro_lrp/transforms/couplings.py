@@ -79,14 +79,14 @@ class SigmoidCoupling(VectorTransform):
         kept, moved = self._split(x)
         shift, logit = self._shift_and_logit(kept)
         moved = moved / torch.sigmoid(logit) - shift
-        return torch.cat([kept, moved], dim=-1)
+        return _joined(kept, moved)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Latent to base with its log-determinant: ``(*, dim) -> (*, dim), (*)``."""
         kept, moved = self._split(y)
         shift, logit = self._shift_and_logit(kept)
         moved = torch.sigmoid(logit) * (moved + shift)
-        x = torch.cat([kept, moved], dim=-1)
+        x = _joined(kept, moved)
         return x, F.logsigmoid(logit).sum(-1)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
@@ -96,14 +96,43 @@ class SigmoidCoupling(VectorTransform):
         return -F.logsigmoid(logit).sum(-1)
 
 
-class ElementwiseAffine(VectorTransform):
+def _joined(kept: Tensor, moved: Tensor) -> Tensor:
+    """The two parts of vectors; the batch of the kept part is smaller where a context has more rows."""
+    kept = kept.expand(*moved.shape[:-1], -1)
+    return torch.cat([kept, moved], dim=-1)
+
+
+class _Affine(VectorTransform):
+    """Scale and shift of each dimension: latent to base, ``exp(log_scale) * z + shift``."""
+
+    def _log_scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+    def _call(self, x: Tensor) -> Tensor:
+        log_scale, shift = self._log_scale_and_shift()
+        return (x - shift) * torch.exp(-log_scale)
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Latent to base with its log-determinant: ``(*, dim) -> (*, dim), (*)``."""
+        log_scale, shift = self._log_scale_and_shift()
+        x = y * torch.exp(log_scale) + shift
+        ladj = log_scale.sum(-1)
+        return x, ladj.expand(x.shape[:-1])
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        log_scale, _ = self._log_scale_and_shift()
+        batch = torch.broadcast_shapes(x.shape, log_scale.shape)[:-1]
+        return -log_scale.sum(-1).expand(batch)
+
+
+class ElementwiseAffine(_Affine):
     r"""Learnable scale and shift: latent to base, :math:`z' = e^{s} \odot z + b` (A.1, step 1, "actnorm").
 
     It starts at the identity and has no data-dependent initialization. The scale is stored as its logarithm, so
     the map stays invertible. Couplings only contract, so only this transform can expand codes towards the base.
 
     Args:
-        log_scale: :math:`s`, shape ``(dim,)`` (or ``(*, dim)`` when conditioned).
+        log_scale: :math:`s`, shape ``(dim,)``.
         shift: :math:`b`, of the same shape.
     """
 
@@ -112,19 +141,21 @@ class ElementwiseAffine(VectorTransform):
         self.log_scale = log_scale
         self.shift = shift
 
-    def _call(self, x: Tensor) -> Tensor:
-        inverse_scale = torch.exp(-self.log_scale)
-        return (x - self.shift) * inverse_scale
+    def _log_scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        return self.log_scale, self.shift
 
-    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Latent to base with its log-determinant: ``(*, dim) -> (*, dim), (*)``."""
-        x = y * torch.exp(self.log_scale) + self.shift
-        ladj = self.log_scale.sum(-1)
-        return x, ladj.expand(x.shape[:-1])
 
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        ladj = self.log_scale.sum(-1)
-        return -ladj.expand(x.shape[:-1])
+class _AffineAtContext(_Affine):
+    """Scale and shift at a context. Each call asks the network, whose parameters may have changed."""
+
+    def __init__(self, network: nn.Module, context: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.context = context
+
+    def _log_scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        log_scale, shift = self.network(self.context).chunk(2, dim=-1)
+        return log_scale, shift
 
 
 class Swap(VectorTransform):
@@ -189,10 +220,9 @@ class ConditionalElementwiseAffine(ConditionalTransformModule):
         super().__init__()
         self.network = network
 
-    def condition(self, context: Tensor) -> ElementwiseAffine:
-        """The affine at ``context``, shape ``(*batch, context_dim)``."""
-        log_scale, shift = self.network(context).chunk(2, dim=-1)
-        return ElementwiseAffine(log_scale, shift)
+    def condition(self, context: Tensor) -> VectorTransform:
+        """The affine at ``context``, shape ``(*batch, context_dim)``, which broadcasts against the codes."""
+        return _AffineAtContext(self.network, context)
 
 
 def sigmoid_coupling(
