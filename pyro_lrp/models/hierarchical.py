@@ -15,6 +15,7 @@ from pyro_lrp.core.gradients import full_precision
 from pyro_lrp.data import Batch, Split, at_once
 from pyro_lrp.likelihoods import Likelihood
 from pyro_lrp.models.autoencoder import Autoencoder
+from pyro_lrp.models.checks import refuse_other_images
 from pyro_lrp.models.codes import ImageCodes
 from pyro_lrp.networks.vunet.blocks import data_dependent_initialization
 from pyro_lrp.priors import Hierarchy
@@ -76,7 +77,8 @@ class HierarchicalAutoencoder(Autoencoder):
         with data_dependent_initialization(self):
             z = self.encode(x, context).sample()
             self.prior(context).log_prob(z)  # runs the decoder's features
-            self.decode(z, context)
+            mean = self.decode(z, context)
+        refuse_other_images(self.decoder, mean, x)
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         """p(x|z, c) and p(z|c), with ``x`` observed unless it is None. Returns the image."""

@@ -11,8 +11,11 @@ from pyro_lrp.core.randomness import untouched_generators
 
 __all__ = ["spectral_norm"]
 
-_CONVOLUTION = ("in_channels", "out_channels", "kernel_size", "stride", "padding")
-_LINEAR = ("in_features", "out_features")
+_OPTIONS: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.Conv2d: ("in_channels", "out_channels", "kernel_size", "stride", "padding"),
+    nn.Linear: ("in_features", "out_features"),
+}
+"""What a layer is built with, by the names of its attributes."""
 
 
 def spectral_norm(layer: nn.Conv2d | nn.Linear) -> None:
@@ -25,18 +28,16 @@ def spectral_norm(layer: nn.Conv2d | nn.Linear) -> None:
     References:
         Miyato et al. (2018), Spectral Normalization for Generative Adversarial Networks.
     """
-    kind = type(layer)
     parametrizations.spectral_norm(layer)
     # the layer now has a class of its own, which torch forbids to pickle
-    type(layer).__reduce__ = lambda changed: _reduced(changed, kind)  # type: ignore[method-assign, assignment]
+    own_class: Any = type(layer)
+    own_class.__reduce__ = _reduced
 
 
-def _reduced(layer: nn.Module, kind: type[nn.Module]) -> tuple[Any, ...]:
+def _reduced(layer: nn.Module) -> tuple[Any, ...]:
     """What pickle stores of a normalized layer: how to build it, and its tensors."""
-    names = _LINEAR
-    if issubclass(kind, nn.Conv2d):
-        names = _CONVOLUTION
-    options = {name: getattr(layer, name) for name in names}
+    kind = next(kind for kind in _OPTIONS if isinstance(layer, kind))
+    options = {name: getattr(layer, name) for name in _OPTIONS[kind]}
     state = layer.state_dict(keep_vars=True)
     return _rebuilt, (kind, options, dict(state), layer.training)
 

@@ -175,6 +175,8 @@ class Trainer:
         A checkpoint of shorter phases is gone on from as well: the first phase that is now longer goes on from
         where it was, and those after it begin anew.
 
+        However it ends, the game is in eval mode afterwards.
+
         Raises:
             TrainingDiverged: If a term or a parameter stops being finite; the last checkpoint is kept.
             TrainingStopped: After Ctrl-C or SIGTERM, once the step is finished and saved.
@@ -205,6 +207,8 @@ class Trainer:
             except TrainingDiverged as error:
                 advice = self.saver.advice()
                 raise TrainingDiverged(f"{error}: {advice}") from error
+            finally:
+                self.game.eval()
 
     def _prepare(self, state: Mapping[str, Any]) -> None:
         """Set up what lives on the device, and go on from a checkpoint's state, unless it is empty."""
@@ -346,6 +350,9 @@ class Trainer:
     def _row(self, span: Span) -> dict[str, Any]:
         """Where training stands, and the means of its terms since the last row."""
         terms = self.window.read(self.step)
+        fault = self.game.fault(terms)
+        if fault is not None:
+            raise UserError(f"training stops at step {self.step}: {fault}")
         seconds = time.perf_counter() - self._clock
         steps = self.step - span.start
         epoch = span.first_epoch + steps / span.steps_per_epoch
