@@ -49,7 +49,7 @@ class Features(Frozen):
             file, downloaded if torch's cache does not have it.
 
     Attributes:
-        layers: The requested layers that the file has.
+        layers: The requested layers that the file has, in the order of the request.
 
     Raises:
         UserError: If the file is missing, damaged, belongs to another network, has a wrong hash or none of the
@@ -82,7 +82,7 @@ class Features(Frozen):
         self.requires_grad_(False).eval()
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """The activation of each layer.
+        """The activation of each layer, in the order of :attr:`layers`.
 
         Args:
             x: Images in [0, 1], shape ``(B, 1 or 3, H, W)``; grey is repeated to RGB.
@@ -91,16 +91,17 @@ class Features(Frozen):
             Tensors of shape ``(B, C, h, w)``.
         """
         x = (self.rgb(x) - self.mean) / self.deviation
-        activations = []
+        wanted = set(self.places)
+        found = {}
         for index, module in enumerate(self.trunk):
             if isinstance(module, nn.ReLU):
                 # not in place, which would overwrite what the layer before needs for its gradient
                 x = nn.functional.relu(x)
             else:
                 x = module(x)
-            if index in self.places:
-                activations.append(x)
-        return activations
+            if index in wanted:
+                found[index] = x
+        return [found[place] for place in self.places]
 
 
 def _check(layers: Sequence[str], known: Sequence[str]) -> None:

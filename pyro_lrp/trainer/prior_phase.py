@@ -233,7 +233,7 @@ class EMA:
         decay: The largest decay, d.
 
     References:
-        ``ExponentialMovingAverage`` of TensorFlow, in which ``num_updates`` of n = t - 1 gives (1 + n) / (10 + n).
+        ``ExponentialMovingAverage`` of TensorFlow, with ``num_updates`` = t - 1.
 
     >>> module = nn.Linear(1, 1)
     >>> ema = EMA(module, decay=0.5)
