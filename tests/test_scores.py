@@ -1,4 +1,4 @@
-"""Every score of tensors refuses what it cannot judge: no, too few or wrong rows never make a plausible number."""
+"""Scores refuse what they cannot judge: no, too few or wrong rows never make a plausible number."""
 
 import math
 
