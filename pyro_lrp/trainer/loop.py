@@ -55,6 +55,7 @@ class Trainer:
         validation: Share of the training images that is held out.
         seed: Seeds data order, noise and evaluation, which are separate streams.
         directory: For checkpoints and ``metrics.jsonl``, which a run resumes from; None writes nothing.
+            ``pyro_lrp.load(directory, into=autoencoder)`` fills a new model with the newest checkpoint.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         threads: CPU threads: a number; ``"auto"``, one for small networks and the idle cores for large ones; or
             None, torch's own number. A resumed run keeps the number that ``"auto"`` chose.
