@@ -11,8 +11,9 @@ from pyro_lrp.config.build import (
     settle,
 )
 from pyro_lrp.config.command import conf_dir
+from pyro_lrp.config.loading import load
 from pyro_lrp.config.plan import Plan, options, plan
-from pyro_lrp.config.run import Run, load
+from pyro_lrp.config.run import Run
 
 __all__ = [
     "PLACES",

@@ -103,7 +103,7 @@ class Autoencoder(nn.Module):
             loc, scale = self._loc_and_scale(x)
             refuse_impossible_posterior(self.encoder, loc, scale)
             mean = self.decode(full_precision(loc), context)
-            refuse_other_images(self.decoder, mean, x)
+            refuse_other_images(self.decoder, mean, x, x.dim() - 1)
             refuse_impossible_score(self.likelihood, mean, x)
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
@@ -124,6 +124,7 @@ class Autoencoder(nn.Module):
         mean = self.decode(z, context)
         batch_dim = z.dim() - len(self.prior.event_shape)
         event_dim = mean.dim() - batch_dim
+        refuse_other_images(self.decoder, mean, x, event_dim)
         p = self.likelihood(mean, event_dim)
         return pyro.sample("x", p, obs=x)
 

@@ -37,15 +37,23 @@ def refuse_impossible_posterior(encoder: nn.Module, loc: Tensor, scale: Tensor |
         )
 
 
-def refuse_other_images(decoder: nn.Module, mean: Tensor, x: Tensor) -> None:
+def refuse_other_images(decoder: nn.Module, mean: Tensor, x: Tensor | None, event_dim: int) -> None:
     """Refuse decoded images of another shape than the images, against which they might broadcast.
+
+    Args:
+        decoder: Is named in the error.
+        mean: What it returned.
+        x: The images; None if there are none.
+        event_dim: The number of dimensions of a decoded image.
 
     Raises:
         UserError: Has both shapes.
     """
-    if mean.shape != x.shape:
-        expected = tuple(x.shape[1:])
-        actual = tuple(mean.shape[1:])
+    if x is None:
+        return
+    expected = tuple(x.shape[-event_dim:])
+    actual = tuple(mean.shape[-event_dim:])
+    if actual != expected:
         name = type(decoder).__name__
         raise UserError(f"the decoder ({name}) must return images of shape {expected}, got {actual}")
 

@@ -77,8 +77,7 @@ class HierarchicalAutoencoder(Autoencoder):
         with data_dependent_initialization(self):
             z = self.encode(x, context).sample()
             self.prior(context).log_prob(z)  # runs the decoder's features
-            mean = self.decode(z, context)
-        refuse_other_images(self.decoder, mean, x)
+            self.decode(z, context)
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         """p(x|z, c) and p(z|c), with ``x`` observed unless it is None. Returns the image."""
@@ -94,6 +93,7 @@ class HierarchicalAutoencoder(Autoencoder):
 
         with pyro.plate("batch", len(context)):
             mean = full_precision(self.decoder(context, draw))
+            refuse_other_images(self.decoder, mean, x, 3)
             p = self.likelihood(mean, 3)
             return pyro.sample("x", p, obs=x)
 

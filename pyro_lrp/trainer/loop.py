@@ -139,7 +139,7 @@ class Trainer:
         self.show_progress = progress
         self.directory = None if directory is None else Path(directory)
         self.saver = Saver(self.directory, save_minutes)
-        self.window = Window()
+        self.window = Window(game.fault)
         self.scoring = Scoring(
             game, self.splits, self.fabric, seed=seed, images=evaluation_images, callbacks=callbacks
         )
@@ -174,9 +174,7 @@ class Trainer:
         """Train to the end, from the last checkpoint if there is one; returns the rows of the metrics.
 
         A checkpoint of shorter phases is gone on from as well: the first phase that is now longer goes on from
-        where it was, and those after it begin anew.
-
-        However it ends, the game is in eval mode afterwards.
+        where it was, and those after it begin anew. However it ends, the game is in eval mode afterwards.
 
         Raises:
             TrainingDiverged: If a term or a parameter stops being finite; the last checkpoint is kept.
@@ -351,9 +349,6 @@ class Trainer:
     def _row(self, span: Span) -> dict[str, Any]:
         """Where training stands, and the means of its terms since the last row."""
         terms = self.window.read(self.step)
-        fault = self.game.fault(terms)
-        if fault is not None:
-            raise UserError(f"training stops at step {self.step}: {fault}")
         seconds = time.perf_counter() - self._clock
         steps = self.step - span.start
         epoch = span.first_epoch + steps / span.steps_per_epoch
