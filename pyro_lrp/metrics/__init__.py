@@ -1,7 +1,7 @@
 """Metrics of trained models.
 
-:data:`METRICS` holds the metrics that the command ``evaluate`` computes, and :func:`evaluate` in Python. Each is
-a function of a :class:`Subject`; its name carries its protocol. The functions in
+:data:`METRICS` holds the metrics that the command ``evaluate`` computes, and :func:`evaluate` in Python: each a
+function of a :class:`Subject`, under a name that carries its protocol. The functions in
 :mod:`pyro_lrp.metrics.functional` map tensors to numbers.
 """
 
