@@ -206,17 +206,17 @@ class Autoencoder(nn.Module):
                 ``(context_dim,)`` or ``(1, context_dim)``. An unconditional prior ignores it.
 
         Raises:
-            ValueError: If ``n`` is below 1, or the number of contexts is neither 1 nor ``n``.
+            ValueError: If ``n`` is negative, or the number of contexts is neither 1 nor ``n``.
         """
-        if n < 1:
-            raise ValueError(f"expected n, the number of samples, to be at least 1, got {n}")
+        if n < 0:
+            raise ValueError(f"expected n, the number of samples, to be at least 0, got {n}")
         context = self.contexts(context, torch.zeros(n, 0))
         is_shared = context.dim() == 1 or len(context) == 1
         if is_shared:
             context = context.expand(n, -1)
         if len(context) != n:
             raise ValueError(
-                f"expected one context for all samples, or one for each of the {n}, got {len(context)}"
+                f"expected a context for each of {n} samples, got {len(context)} (one alone serves all)"
             )
         with eval_mode(self):
             z = self._codes(temperature, context)
