@@ -18,6 +18,8 @@ from pyro_lrp.features import Features
 
 __all__ = ["Bernoulli", "Gaussian", "Likelihood", "Perceptual", "PerceptualDistribution"]
 
+_ROUNDING = 1 / (12 * 255**2)  # variance of a uniform error of half a step of 8-bit pixels in [0, 1]
+
 
 class Likelihood(nn.Module):
     """p(x|z): called with the decoder's mean image, it returns a distribution over images.
@@ -44,6 +46,14 @@ class Likelihood(nn.Module):
         """
         return {}
 
+    def fault(self, terms: Mapping[str, float]) -> str | None:
+        """What is wrong with a training, in a sentence; None if nothing is.
+
+        Args:
+            terms: Means of the training terms since the last report.
+        """
+        return None
+
 
 class Gaussian(Likelihood):
     r"""Gaussian with one variance for all pixels, :math:`N(x; G(z), \gamma I)`, constants included.
@@ -51,7 +61,8 @@ class Gaussian(Likelihood):
     Args:
         gamma: The variance of pixels in [0, 1], above 0; the initial value if it is learned.
         learn: Learn the variance. It is stored as the log standard deviation; its optimum is the mean squared
-            residual. It often needs a faster rate than the networks (``likelihood.lr``).
+            residual. It often needs a faster rate than the networks (``likelihood.lr``). Where the decoder
+            reproduces the images, as if all are alike, it falls to 0, and training stops with an error.
 
     Raises:
         ValueError: If ``gamma`` is not a positive finite number.
@@ -78,6 +89,18 @@ class Gaussian(Likelihood):
     def gamma(self) -> Tensor:
         """The variance, a scalar."""
         return (2.0 * self.log_scale).exp()
+
+    def fault(self, terms: Mapping[str, float]) -> str | None:
+        """Whether a learned variance has fallen below that of rounding to 8 bits."""
+        is_learned = isinstance(self.log_scale, nn.Parameter)
+        gamma = terms.get("gamma", 1.0)
+        if not is_learned or gamma >= _ROUNDING:
+            return None
+        return (
+            f"gamma, the learned variance of pixels, has collapsed to {gamma:.1e}, below that of rounding to 8 "
+            f"bits, {_ROUNDING:.1e}: the decoder reproduces the training images exactly, as where all are "
+            "alike; see to the data, or give a fixed variance (likelihood=gaussian likelihood.gamma=0.01)"
+        )
 
     def forward(self, mean: Tensor, event_dim: int = 3) -> TorchDistribution:
         """p(x|z) with the given mean, shape ``(*batch, *event)``, of ``event_dim`` event dimensions."""

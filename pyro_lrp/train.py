@@ -1,7 +1,13 @@
-"""``python -m pyro_lrp.train``: train a run, resume it, or report that it is complete."""
+"""``python -m pyro_lrp.train``: train a run, resume it, or report that it is complete.
+
+``pyro_lrp.train("data=digits", "beta=0")`` does the same in Python.
+"""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from omegaconf import DictConfig
@@ -17,8 +23,28 @@ from pyro_lrp.trainer.reporting import LOG
 
 @command("train")
 def main(cfg: DictConfig) -> None:
-    """Plan and build the run, and write to the run directory only when that succeeded."""
-    plan = config.plan(cfg)
+    """The command."""
+    run_plan(config.plan(cfg))
+
+
+def train(*overrides: str, config_dir: str | Path | None = None) -> config.Run:
+    """Train a run from Python, as the command does, or resume it.
+
+    Args:
+        *overrides: What is typed after the command: ``"data=digits"``, ``"beta=0"``, ``"progress=false"``.
+        config_dir: A folder of your own configuration files, as of the flag ``--config-dir``.
+
+    Returns:
+        The trained run.
+
+    Raises:
+        UserError: Where the command would print an error.
+    """
+    return run_plan(config.compose_train(*overrides, config_dir=config_dir))
+
+
+def run_plan(plan: config.Plan) -> config.Run:
+    """Build the run of a plan, and write to its directory only when that succeeded; returns the trained run."""
     circumstances = plan.circumstances
     run = config.Run.planned(plan)
     likelihood = run.prepare_likelihood(circumstances["weights"])
@@ -42,6 +68,12 @@ def main(cfg: DictConfig) -> None:
     if board:
         board.close()
     print(reporting.closing_words(run.directory, summary, _options(run)))
+    return config.Run(
+        run.directory.absolute(),
+        device=circumstances["device"],
+        places=run.typed,
+        allow_targets=run.typed_targets,
+    )
 
 
 def _options(run: config.Run) -> dict[str, Any]:
@@ -63,6 +95,18 @@ def _train(run: config.Run, trainer: Trainer, circumstances: dict[str, Any]) -> 
     write_json(run.directory / "summary.json", summary)
     return summary
 
+
+class _Callable(ModuleType):
+    """The class of this module, which makes ``pyro_lrp.train(...)`` a call of :func:`train`.
+
+    The package's attribute ``train`` is this module once it is imported, and must be callable then too.
+    """
+
+    def __call__(self, *overrides: str, config_dir: str | Path | None = None) -> config.Run:
+        return train(*overrides, config_dir=config_dir)
+
+
+sys.modules[__name__].__class__ = _Callable
 
 if __name__ == "__main__":
     main()

@@ -156,7 +156,7 @@ def test_the_names_of_the_laws():
         "reload under another seed gives the same density",
     ]
     names = [law.name for law in testing.prior_laws(lambda: conditional_paper_flow(4, 3, 2, 8))]
-    assert names[5:12] == [
+    assert names[5:13] == [
         "round trip, base to latent to base",
         "round trip, latent to base to latent",
         "density at samples, against autograd of the sampler",
@@ -164,6 +164,7 @@ def test_the_names_of_the_laws():
         "the density depends on the context",
         "a batch of contexts gives a batch of densities",
         "a batch of contexts gives as many independent samples",
+        "one code broadcasts against a batch of contexts",
     ]
     assert "sampler against base (Kolmogorov-Smirnov distance)" in names
     names = [law.name for law in testing.prior_laws(lambda: NeuralSampler(3, 1, 8))]

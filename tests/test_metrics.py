@@ -343,7 +343,7 @@ def test_the_kernel_distance_is_its_formula_and_unbiased():
     same = kernel_distance(torch.randn(4000, 8), torch.randn(4000, 8), 50, 200)
     assert abs(same[0]) < 6 * same[1] / math.sqrt(50) + 0.01  # around 0, on either side of it
     assert kernel_distance(torch.randn(500, 8), 1 + torch.randn(500, 8), 5, 200)[0] > 1
-    with pytest.raises(ValueError, match="expected 2 images at least"):
+    with pytest.raises(ValueError, match="features of at least 2 images"):
         kernel_distance(torch.randn(1, 8), torch.randn(4, 8))
 
 

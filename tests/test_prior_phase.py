@@ -1,5 +1,7 @@
 """What a prior-only phase may do besides descending its loss: noise, averages, a stop, an own estimate."""
 
+import math
+
 import pytest
 import torch
 from builders import small_autoencoder, small_game
@@ -96,13 +98,27 @@ def test_averages_are_scored_and_kept():
     assert not torch.equal(*finals)
 
 
-def test_averages_are_exponential():
+def test_a_short_phase_forgets_the_first_parameters():
+    """After 15 steps they have a weight of 15! 9! / 24!, not of 0.999^15 = 0.985."""
+    module = torch.nn.Linear(1, 1, bias=False)
+    ema = EMA(module, 0.999)
+    with torch.no_grad():
+        module.weight.zero_()
+        ema.values[0].fill_(1.0)
+    for _ in range(15):
+        ema.update()
+    expected = math.factorial(15) * math.factorial(9) / math.factorial(24)
+    assert ema.values[0].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_averages_are_exponential_with_a_decay_that_grows():
+    """By the decays 1/10, 2/11, 3/12, ..., of which the largest is 0.3 here."""
     module = torch.nn.Linear(1, 1)
-    ema, expected = EMA(module, 0.9), module.bias.item()
-    for _ in range(5):
+    ema, expected = EMA(module, 0.3), module.bias.item()
+    for decay in (1 / 10, 2 / 11, 3 / 12, 0.3, 0.3):
         module.bias.data.add_(1.0)
         ema.update()
-        expected = 0.9 * expected + 0.1 * module.bias.item()
+        expected = decay * expected + (1 - decay) * module.bias.item()
     present = module.bias.item()
     with ema.applied():
         assert module.bias.item() == pytest.approx(expected, abs=1e-6)

@@ -12,8 +12,10 @@ from pyro_lrp.config.build import (
     settle,
 )
 from pyro_lrp.config.command import conf_dir
+from pyro_lrp.config.compose import compose_train
+from pyro_lrp.config.loading import load
 from pyro_lrp.config.plan import Plan, options, plan
-from pyro_lrp.config.run import Run, load
+from pyro_lrp.config.run import Run
 
 __all__ = [
     "PLACES",
@@ -22,6 +24,7 @@ __all__ = [
     "build_autoencoder",
     "build_data",
     "build_game",
+    "compose_train",
     "conf_dir",
     "default_data_root",
     "load",

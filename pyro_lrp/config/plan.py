@@ -6,7 +6,7 @@ the place of the data and logging, may change whenever a run is resumed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,10 +75,15 @@ class Plan:
     directory: Path
 
 
-def plan(cfg: DictConfig) -> Plan:
-    """Split a composed ``train`` configuration into identity and circumstances, with defaults filled in."""
+def plan(cfg: DictConfig, choices: Mapping[str, str | None] | None = None) -> Plan:
+    """Split a composed ``train`` configuration into identity and circumstances, with defaults filled in.
+
+    Args:
+        cfg: The configuration.
+        choices: The files that were chosen, by group; None for those of the command that runs.
+    """
     tree = options(cfg)
-    presets = _presets()
+    presets = _presets(choices or HydraConfig.get().runtime.choices)
     _refuse_unknown_keys(tree, presets)
     _refuse_empty_groups(tree)
     usual = _usual_epochs(tree, presets)
@@ -93,10 +98,10 @@ def plan(cfg: DictConfig) -> Plan:
     return Plan({"presets": presets, **tree}, circumstances, directory)
 
 
-def _presets() -> dict[str, str]:
+def _presets(choices: Mapping[str, str | None]) -> dict[str, str]:
     """The names of the files that were chosen, by group; a name is never a path."""
     presets = {}
-    for group, choice in HydraConfig.get().runtime.choices.items():
+    for group, choice in choices.items():
         if "/" not in group and choice is not None:
             presets[group] = str(choice).replace("/", ".")
     return presets

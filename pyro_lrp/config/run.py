@@ -25,7 +25,7 @@ from pyro_lrp.models import Autoencoder, Codes, Draw, ImageCodes
 from pyro_lrp.trainer import Trainer
 from pyro_lrp.trainer.devices import choose_device
 
-__all__ = ["Run", "load"]
+__all__ = ["Run", "autoencoder_state"]
 
 
 class Run:
@@ -159,11 +159,7 @@ class Run:
         image_shape = self.settings.image_shape
         path = self._existing_checkpoint()
         autoencoder = build.build_autoencoder(self.identity, image_shape, self.allow_targets)
-        state = {}
-        for key, value in self.checkpoint.get("game", {}).items():
-            owner, _, name = key.partition(".")
-            if owner == "autoencoder":
-                state[name] = value
+        state = autoencoder_state(self.checkpoint)
         checkpoint.load_into(autoencoder, state, path)
         return autoencoder.to(self.device).eval()
 
@@ -349,15 +345,11 @@ def _to_stderr(line: str) -> None:
     print(printable(line), file=sys.stderr)
 
 
-def load(run: str | Path, *, allow_targets: Sequence[str] = ()) -> Autoencoder:
-    """The trained autoencoder of a run directory, wherever it lies, on the CPU and in eval mode.
-
-    Args:
-        run: A run directory.
-        allow_targets: See :class:`Run`.
-
-    Raises:
-        UserError: If there is no such run, its checkpoint is damaged, or its configuration names a target that
-            is not allowed.
-    """
-    return Run(run, allow_targets=allow_targets).autoencoder
+def autoencoder_state(whole: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors of the autoencoder, by their names in it, of a checkpoint, which has those of the game."""
+    state = {}
+    for key, value in whole.get("game", {}).items():
+        owner, _, name = key.partition(".")
+        if owner == "autoencoder":
+            state[name] = value
+    return state

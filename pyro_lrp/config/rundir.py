@@ -163,7 +163,13 @@ def read_identity(directory: Path) -> dict[str, Any]:
     """
     path = directory / "config.yaml"
     if not path.is_file():
-        raise UserError(f"run={directory} is not a run directory: it has no config.yaml")
+        message = f"run={directory} is not a run directory: it has no config.yaml"
+        if (directory / "checkpoints").is_dir():
+            message += (
+                ", so it was trained from Python: build the model with the same code, and fill it by "
+                f"pyro_lrp.load({str(directory)!r}, into=autoencoder)"
+            )
+        raise UserError(message)
     refuse_links(directory)
     identity = read_yaml(path)
     if not isinstance(identity, dict) or not identity.keys() >= _NEEDED.keys():

@@ -6,6 +6,7 @@ Small data sets are kept and indexed on the device: no worker processes, no tran
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -34,9 +35,9 @@ class Batch:
     """A minibatch of images.
 
     Attributes:
-        x: Images in [0, 1], float32, shape ``(B, C, H, W)``.
+        x: Images in [0, 1], of torch's default dtype, shape ``(B, C, H, W)``.
         label: Class labels, shape ``(B,)``, or None.
-        context: The context of each image, float32 of shape ``(B, context_dim)``; of length 0 by default.
+        context: The context of each image, likewise, shape ``(B, context_dim)``; of length 0 by default.
     """
 
     x: Tensor
@@ -92,12 +93,13 @@ class Split:
         return replace(moved, device=None)
 
     def batch(self, index: Rows) -> Batch:
-        """The images at ``index`` as floats in [0, 1]."""
+        """The images at ``index`` in [0, 1], and their contexts, in torch's default dtype."""
         part = self[index]
         if self.device is not None:
             part = part._map(lambda tensor: tensor.to(self.device))
-        x = part.images.float().div_(255.0)
-        return Batch(x, part.labels, part.context)
+        dtype = torch.get_default_dtype()
+        x = part.images.to(dtype).div_(255.0)
+        return Batch(x, part.labels, part.context.to(dtype))
 
     def joined(self, other: Split) -> Split:
         """The images of this split, then those of another one with the same properties."""
@@ -300,7 +302,7 @@ class Batches:
         self.batch_size = batch_size
         self.seed = seed
         self.device = device
-        self.fetch = fetch or (lambda source, index: source[index])
+        self.fetch = fetch or operator.getitem
         self._order: dict[int, tuple[int, Tensor]] = {}  # stream -> epoch and its shuffle
 
     def __len__(self) -> int:

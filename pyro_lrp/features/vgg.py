@@ -51,7 +51,7 @@ class Features(Frozen):
             file, downloaded if torch's cache does not have it.
 
     Attributes:
-        layers: The requested layers that the file has.
+        layers: The requested layers that the file has, in the order of the request.
         caffe_scale: What brings the activations to the scale of Caffe's VGG, which sees pixels from 0 to 255:
             57.6 for weights that were trained on torchvision's input, whose deviation is about 1; 1 for Caffe's
             weights, whose first kernels were multiplied by 57.6 to fit that input. A VGG's activations grow in
@@ -92,7 +92,7 @@ class Features(Frozen):
         self.requires_grad_(False).eval()
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """The activation of each layer.
+        """The activation of each layer, in the order of :attr:`layers`.
 
         Args:
             x: Images in [0, 1], shape ``(B, 1 or 3, H, W)``; grey is repeated to RGB.
@@ -101,16 +101,17 @@ class Features(Frozen):
             Tensors of shape ``(B, C, h, w)``.
         """
         x = (self.rgb(x) - self.mean) / self.deviation
-        activations = []
+        wanted = set(self.places)
+        found = {}
         for index, module in enumerate(self.trunk):
             if isinstance(module, nn.ReLU):
                 # not in place, which would overwrite what the layer before needs for its gradient
                 x = nn.functional.relu(x)
             else:
                 x = module(x)
-            if index in self.places:
-                activations.append(x)
-        return activations
+            if index in wanted:
+                found[index] = x
+        return [found[place] for place in self.places]
 
 
 def _check(layers: Sequence[str], known: Sequence[str]) -> None:

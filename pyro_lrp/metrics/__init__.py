@@ -1,7 +1,8 @@
 """Metrics of trained models.
 
-:data:`METRICS` holds the metrics that ``evaluate`` computes, each a function of a :class:`Subject`; a metric's
-name carries its protocol. The functions in :mod:`pyro_lrp.metrics.functional` map tensors to numbers.
+:data:`METRICS` holds the metrics that the command ``evaluate`` computes, and :func:`evaluate` in Python: each a
+function of a :class:`Subject`, under a name that carries its protocol. The functions in
+:mod:`pyro_lrp.metrics.functional` map tensors to numbers.
 """
 
 from pyro_lrp.latents.views import changes as perceptual_changes
@@ -13,6 +14,7 @@ from pyro_lrp.metrics import prior_gap as _prior_gap
 from pyro_lrp.metrics import reconstruction as _reconstruction
 from pyro_lrp.metrics import separability as _separability
 from pyro_lrp.metrics.classifiers import Classifier, train_classifier
+from pyro_lrp.metrics.evaluate import evaluate
 from pyro_lrp.metrics.functional import (
     FeatureStatistics,
     classifier_two_sample_test,
@@ -45,6 +47,7 @@ __all__ = [
     "copying",
     "density_and_coverage",
     "energy_distance",
+    "evaluate",
     "frechet_distance",
     "importance_weighted_bound",
     "inception_score",

@@ -14,6 +14,7 @@ from pyro_lrp.core.randomness import derive_seed, seeded
 from pyro_lrp.data import Batch, Split, chunks
 from pyro_lrp.latents.codes import seeded_chunks
 from pyro_lrp.metrics.classifiers import Classifier, class_classifier, class_record
+from pyro_lrp.metrics.functional.checks import check_finite
 from pyro_lrp.metrics.metric import Metric, labels, result
 from pyro_lrp.metrics.subject import DECODED, Results, Subject, as_files
 from pyro_lrp.people import GroundTruth
@@ -61,7 +62,7 @@ def class_accuracy(subject: Subject) -> Results:
     test = subject.some(subject.data.test, n, "test")
     assert test.labels is not None, "required above"
     images = subject.images("reconstructions", n)
-    predicted = [network(as_files(x)).argmax(1).cpu() for x in images]
+    predicted = [_classes_of(network, x) for x in images]
     reconstructed = torch.cat(predicted) == test.labels
     values = {
         "class_accuracy": (correct.double().mean(), n),
@@ -83,12 +84,23 @@ def _predict_samples(subject: Subject, network: Classifier, target: Tensor, clas
         draw = subject.autoencoder.draw(len(context), context=context)
         if draw.non_finite:
             raise UserError(f"{draw.non_finite} of {len(context)} samples are not finite: they have no class")
-        return network(as_files(draw.images)).argmax(1).cpu()
+        return _classes_of(network, draw.images)
 
     n = len(target)
     labels = ("evaluate", "class_accuracy")
     parts = seeded_chunks(predict, n, subject.batch_size, subject.seed, *labels, by_number=True)
     return torch.cat([*subject.steps(parts, n)])
+
+
+def _classes_of(network: Classifier, images: Tensor) -> Tensor:
+    """The predicted class of each image, shape ``(B,)``.
+
+    Raises:
+        UserError: If the network's outputs are not finite: the largest of them would be a class all the same.
+    """
+    logits = network(as_files(images)).cpu()
+    check_finite(logits, "the outputs of the classifier")
+    return logits.argmax(1)
 
 
 # --------------------------------------------------------------------- poses
@@ -127,6 +139,9 @@ def pose_recovery(subject: Subject) -> Results:
     The model gets the pose of each test image and draws one sample (2,000 by default). Results are
     ``pose_recovery`` (samples), ``_reconstructions``, ``_real`` (the test images themselves, the best possible)
     and ``_of_another_pose`` (samples compared with the pose of the next image, the score of chance).
+
+    Raises:
+        UserError: If no marker is detected in the test images.
     """
     truth = subject.data.truth
     assert truth is not None, "required above"
@@ -136,16 +151,18 @@ def pose_recovery(subject: Subject) -> Results:
     places = _detected(subject, truth, test)
     side = subject.data.image_shape[-1]
     visible = _hits(places["_real"], expected, side)
+    if not visible.any():
+        raise UserError("pose_recovery: no marker is detected in the test images, so none can be recovered")
     places["_of_another_pose"] = places[""].roll(1, 0)
     protocol = _protocol(truth, side)
     results = {}
     for name, where in places.items():
         hits = _hits(where, expected, side) & visible
         n = int(visible.sum())
-        share = hits.sum().item() / max(1, n)
+        share = hits.sum().item() / n
         results[f"pose_recovery{name}"] = result(
             subject, share, n, protocol,
-            standard_error=(share * (1 - share) / max(1, n)) ** 0.5,
+            standard_error=(share * (1 - share) / n) ** 0.5,
             by_marker=_by_marker(truth, hits, visible),
         )  # fmt: skip
     return results

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_lrp.features import obtainable
 from pyro_lrp.metrics.subject import Results, Subject
+from pyro_lrp.objectives.regularization import is_point
 
 __all__ = [
     "Metric", "attributes", "density", "image_density", "labels", "labels_or_attributes", "result",
@@ -108,10 +109,10 @@ def density(subject: Subject) -> str | None:
 
 def stochastic_encoder(subject: Subject) -> str | None:
     """The posterior q(z|x) has a density."""
-    x = subject.data.test.batch(slice(0, 1)).x.to(subject.device)
+    one = subject.on_device(subject.data.test[:1]).batch(slice(None))
     with torch.no_grad():
-        _, scale = subject.autoencoder.encoder(x)
-    if scale is None:
+        posterior = subject.autoencoder.encode(one.x, one.context)
+    if is_point(posterior):
         return "needs a stochastic encoder, and this run's is deterministic"
     return None
 

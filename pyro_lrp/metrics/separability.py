@@ -20,6 +20,7 @@ from pyro_lrp.metrics.classifiers import (
     class_classifier,
     class_record,
 )
+from pyro_lrp.metrics.functional.checks import check_finite
 from pyro_lrp.metrics.functional.separability import (
     Separability,
     confident_half,
@@ -137,6 +138,7 @@ def _draw(subject: Subject, network: DatasetClassifier, n: int) -> _Predicted:
     for chunk in finite_chunks(chunks, n):
         if len(chunk.images):
             logits = network(as_files(chunk.images))
+            check_finite(logits, "the outputs of the classifier")
             parts.append({**chunk.codes, "logits": logits.cpu()})
     joined = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
     logits = joined.pop("logits")

@@ -17,7 +17,13 @@ from pyro_lrp.core.gradients import boundary, full_precision
 from pyro_lrp.core.modules import eval_mode
 from pyro_lrp.data import Batch, Split, chunks, no_context
 from pyro_lrp.likelihoods import Likelihood
+from pyro_lrp.models.checks import (
+    refuse_impossible_posterior,
+    refuse_impossible_score,
+    refuse_other_images,
+)
 from pyro_lrp.models.codes import Codes, ImageCodes
+from pyro_lrp.networks.heads import loc_and_scale
 from pyro_lrp.priors import Prior
 
 __all__ = ["Autoencoder", "Draw"]
@@ -82,8 +88,23 @@ class Autoencoder(nn.Module):
         return context
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
-        """Data-dependent initialization, called once with a batch of training images and their contexts."""
+        """Data-dependent initialization, called once with a batch of training images and their contexts.
+
+        Raises:
+            UserError: If the encoder, the decoder or the likelihood cannot be those of such images.
+        """
         self.prior.initialize(x)
+        self._refuse_impossible_networks(x, context)
+
+    @torch.no_grad()
+    def _refuse_impossible_networks(self, x: Tensor, context: Tensor | None) -> None:
+        # in eval mode, so that the statistics of a batch normalization stay as they are
+        with eval_mode(self):
+            loc, scale = self._loc_and_scale(x)
+            refuse_impossible_posterior(self.encoder, loc, scale)
+            mean = self.decode(full_precision(loc), context)
+            refuse_other_images(self.decoder, mean, x, x.dim() - 1)
+            refuse_impossible_score(self.likelihood, mean, x)
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         """p(x|z) p(z|context), with ``x``, ``(B, ...)``, observed unless it is None. Returns the image."""
@@ -103,6 +124,7 @@ class Autoencoder(nn.Module):
         mean = self.decode(z, context)
         batch_dim = z.dim() - len(self.prior.event_shape)
         event_dim = mean.dim() - batch_dim
+        refuse_other_images(self.decoder, mean, x, event_dim)
         p = self.likelihood(mean, event_dim)
         return pyro.sample("x", p, obs=x)
 
@@ -118,14 +140,21 @@ class Autoencoder(nn.Module):
             x: Images, shape ``(B, ...)``.
             context: Contexts of these images. The networks of this class ignore them; those of
                 :class:`~pyro_lrp.models.HierarchicalAutoencoder` do not.
+
+        Raises:
+            UserError: If the encoder returns no such pair of mean and scale.
         """
-        loc, scale = self.encoder(x)
+        loc, scale = self._loc_and_scale(x)
         event_dim = len(self.prior.event_shape)
         loc = full_precision(loc)
         if scale is None:
             return dist.Delta(loc, event_dim=event_dim)
         scale = full_precision(scale)
         return dist.Normal(loc, scale).to_event(event_dim)
+
+    def _loc_and_scale(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        shape = (len(x), *self.prior.event_shape)
+        return loc_and_scale(self.encoder, self.encoder(x), shape)
 
     def codes(self, images: Split | Batch) -> Codes | ImageCodes:
         """The codes of a minibatch, or of a whole split, which is encoded in batches."""
@@ -177,14 +206,18 @@ class Autoencoder(nn.Module):
                 ``(context_dim,)`` or ``(1, context_dim)``. An unconditional prior ignores it.
 
         Raises:
-            ValueError: If the number of contexts is neither 1 nor ``n``.
+            ValueError: If ``n`` is negative, or the number of contexts is neither 1 nor ``n``.
         """
+        if n < 0:
+            raise ValueError(f"expected n, the number of samples, to be at least 0, got {n}")
         context = self.contexts(context, torch.zeros(n, 0))
         is_shared = context.dim() == 1 or len(context) == 1
         if is_shared:
             context = context.expand(n, -1)
         if len(context) != n:
-            raise ValueError(f"expected a context for each of {n} samples, got {len(context)}")
+            raise ValueError(
+                f"expected a context for each of {n} samples, got {len(context)} (one alone serves all)"
+            )
         with eval_mode(self):
             z = self._codes(temperature, context)
             images = self._decode_in_parts(z, context)

@@ -15,6 +15,7 @@ from pyro_lrp.core.gradients import full_precision
 from pyro_lrp.data import Batch, Split, at_once
 from pyro_lrp.likelihoods import Likelihood
 from pyro_lrp.models.autoencoder import Autoencoder
+from pyro_lrp.models.checks import refuse_other_images
 from pyro_lrp.models.codes import ImageCodes
 from pyro_lrp.networks.vunet.blocks import data_dependent_initialization
 from pyro_lrp.priors import Hierarchy
@@ -58,7 +59,7 @@ class HierarchicalAutoencoder(Autoencoder):
         return [f"z{number}" for number in range(1, count + 1)]
 
     def contexts(self, context: Tensor | None, like: Tensor) -> Tensor:
-        """The context, which these networks require.
+        """The context in the networks' precision, which they require.
 
         Raises:
             ValueError: If it is None or has length 0.
@@ -66,7 +67,8 @@ class HierarchicalAutoencoder(Autoencoder):
         context = super().contexts(context, like)
         if context.shape[-1] == 0:
             raise ValueError("the networks of this autoencoder need one: call it with a context")
-        return context
+        parameter = next(self.parameters())
+        return context.to(parameter.dtype)
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
@@ -91,6 +93,7 @@ class HierarchicalAutoencoder(Autoencoder):
 
         with pyro.plate("batch", len(context)):
             mean = full_precision(self.decoder(context, draw))
+            refuse_other_images(self.decoder, mean, x, 3)
             p = self.likelihood(mean, 3)
             return pyro.sample("x", p, obs=x)
 

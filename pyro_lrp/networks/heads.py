@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.gradients import full_precision
 
-__all__ = ["GaussianHead", "PointHead", "check_image_shape", "head"]
+__all__ = ["GaussianHead", "PointHead", "check_image_shape", "head", "loc_and_scale"]
 
 SCALE_FLOOR = 1e-6  # keeps log q finite at beta = 0, where the loss does not reward entropy
 
@@ -82,6 +84,50 @@ def head(
     if stochastic:
         return GaussianHead(trunk, features, latent_dim, least_log_scale)
     return PointHead(trunk, features, latent_dim)
+
+
+def loc_and_scale(encoder: nn.Module, output: Any, shape: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+    """The mean and the scale of q(z|x) that an encoder returned.
+
+    Args:
+        encoder: Is named in the error.
+        output: What it returned.
+        shape: The shape of a batch of codes, which that of the scale may broadcast to.
+
+    Raises:
+        UserError: If it is no such pair, or a shape differs.
+    """
+    expected = tuple(shape)
+    if isinstance(output, (tuple, list)) and len(output) == 2:
+        loc, scale = output
+        right = _shape(loc) == expected
+        if right and (scale is None or _broadcasts(scale, expected)):
+            return loc, scale
+        shapes = [_shape(part) for part in output]
+        returned = f"a pair of {shapes[0]} and {shapes[1]}"
+    else:
+        returned = f"one value, {_shape(output)}"
+        if isinstance(output, (tuple, list)):
+            returned = f"{len(output)} values"
+    raise UserError(
+        f"the encoder ({type(encoder).__name__}) must return a pair (loc, scale), each of shape {expected} for "
+        f"this batch, or (loc, None) if it is deterministic; it returned {returned}"
+    )
+
+
+def _shape(value: Any) -> Any:
+    """The shape of a tensor, or else its type."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape)
+    return type(value).__name__
+
+
+def _broadcasts(value: Any, shape: Sequence[int]) -> bool:
+    """Whether the value is a tensor whose shape broadcasts to the given one."""
+    if not isinstance(value, Tensor) or value.dim() > len(shape):
+        return False
+    pairs = zip(reversed(value.shape), reversed(shape), strict=False)
+    return all(own in (1, other) for own, other in pairs)
 
 
 def check_image_shape(image_shape: Sequence[int]) -> tuple[int, int, int]:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from pyro_lrp.networks.heads import check_image_shape, head
+from pyro_lrp.networks.spectral import spectral_norm
 
 __all__ = ["infogan"]
 

@@ -7,7 +7,7 @@ loss and moves one or more players. A game knows no optimizer and no device.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,10 @@ class Game(nn.Module):
     def score(self, batch: Any) -> dict[str, Tensor]:
         """Terms on a held-out batch, as means over its images."""
         return {}
+
+    def fault(self, terms: Mapping[str, float]) -> str | None:
+        """What is wrong with the means of the training terms since the last report; None if nothing is."""
+        return None
 
     def in_force(self) -> Autoencoder:
         """The autoencoder with the prior of the present phase: what generates images now."""
@@ -132,6 +136,9 @@ class AutoencoderGame(Game):
         if not prior.estimates:
             return None
         return prior.fit(codes.sample(), codes.context)
+
+    def fault(self, terms: Mapping[str, float]) -> str | None:
+        return self.autoencoder.likelihood.fault(terms)
 
     def gamma(self) -> dict[str, Tensor]:
         """The decoder's variance, for the log, if the likelihood has one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -9,7 +10,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
-__all__ = ["NormalBase", "Prior", "StandardNormal", "checked", "over"]
+__all__ = ["NormalBase", "Prior", "StandardNormal", "broadcast", "checked", "over"]
 
 
 def over(distribution: TorchDistribution, context: Tensor | None) -> TorchDistribution:
@@ -25,6 +26,19 @@ def over(distribution: TorchDistribution, context: Tensor | None) -> TorchDistri
     if distribution.batch_shape == batch_shape:
         return distribution
     return distribution.expand(batch_shape)
+
+
+def broadcast(codes: Tensor, batch: Sequence[int], event_dim: int = 1) -> Tensor:
+    """Expand codes to a code for each context of a batch: conditional transforms of Pyro and zuko need it.
+
+    Args:
+        codes: Shape ``(*, *event)``, where ``*`` broadcasts against ``batch``.
+        batch: The batch shape of the contexts.
+        event_dim: The number of dimensions of a code.
+    """
+    split = codes.dim() - event_dim
+    whole = torch.broadcast_shapes(codes.shape[:split], batch)
+    return codes.expand(*whole, *codes.shape[split:])
 
 
 def checked(context: Tensor | None, context_dim: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch.distributions import Transform
 
 from pyro_lrp import transforms as paper_transforms
 from pyro_lrp.core.gradients import full_precision
-from pyro_lrp.priors.core import Prior, checked
+from pyro_lrp.priors.core import Prior, broadcast, checked
 from pyro_lrp.priors.stack import Stack, uncached
 from pyro_lrp.transforms import inverse_and_ladj
 
@@ -36,9 +36,10 @@ class FlowDistribution(dist.TransformedDistribution):
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
+        """Log density of codes that broadcast against the batch: ``(*, dim) -> (*)``."""
         event_dim = len(self.event_shape)
         with torch.autocast(value.device.type, enabled=False):
-            x = full_precision(value)
+            x = broadcast(full_precision(value), self.batch_shape, event_dim)
             total: Tensor | float = 0.0
             for transform in reversed(self.transforms):
                 x, ladj = inverse_and_ladj(transform, x, event_dim)
@@ -55,7 +56,7 @@ class FlowDistribution(dist.TransformedDistribution):
     def conditionals(self, value: Tensor) -> TorchDistribution:
         """The normal of each coordinate given those of ``value`` before it; requires :attr:`shifts_alone`."""
         with torch.autocast(value.device.type, enabled=False):
-            x = full_precision(value)
+            x = broadcast(full_precision(value), self.batch_shape)
             noise, _ = inverse_and_ladj(self.transforms[0], x, 1)
             shift = x - noise
         mean = self.base_dist.mean + shift
@@ -281,11 +282,15 @@ class ConditionalFlow(Stack):
 
     def to_base(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Latent to base, ``z_T -> z_0``, shape ``(*, dim)``; the context broadcasts against it."""
-        return self._backward(self._conditioned(context), z)
+        features = self._features(context)
+        z = broadcast(z, features.shape[:-1])
+        return self._backward(self._conditioned(features), z)
 
     def to_latent(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Base to latent, ``z_0 -> z_T``, shape ``(*, dim)``; the context broadcasts against it."""
-        return self._forward(self._conditioned(context), z)
+        features = self._features(context)
+        z = broadcast(z, features.shape[:-1])
+        return self._forward(self._conditioned(features), z)
 
     def _base(self, temperature: float) -> Any:
         if self.mean is None:
@@ -293,13 +298,11 @@ class ConditionalFlow(Stack):
         scale = torch.full_like(self.zero, temperature)
         return _ConditionalNormal(self.mean, scale)
 
-    def _conditioned(self, context: Tensor | None) -> list[Transform]:
-        features = self._features(context)
+    def _conditioned(self, features: Tensor) -> list[Transform]:
         return self.conditional().condition(features).transforms
 
     def _features(self, context: Tensor | None) -> Tensor:
-        context = checked(context, self.context_dim)
-        context = full_precision(context)
+        context = checked(context, self.context_dim).to(self.zero.dtype)
         if self.context_network is None:
             return context
         return self.context_network(context)

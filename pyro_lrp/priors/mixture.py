@@ -17,6 +17,7 @@ from torch.func import functional_call
 
 from pyro_lrp.core.gradients import boundary, full_precision
 from pyro_lrp.core.modules import eval_mode
+from pyro_lrp.networks.heads import loc_and_scale
 from pyro_lrp.priors.core import Prior
 
 __all__ = ["Mixture", "MixtureDistribution", "VampPrior"]
@@ -307,7 +308,8 @@ class VampPrior(Prior):
         """Bind the prior to the autoencoder's encoder."""
         encoder: Any = autoencoder.encoder
         with torch.no_grad(), eval_mode(encoder):
-            _, scale = encoder(self.pseudo_inputs[:1])
+            output = encoder(self.pseudo_inputs[:1])
+        _, scale = loc_and_scale(encoder, output, (1, *self.event_shape))
         if scale is None:
             raise ValueError("VampPrior needs an encoder with noise, and this one is deterministic")
         self._encoder = [encoder]
@@ -338,7 +340,10 @@ class VampPrior(Prior):
             weights[name] = boundary(parameter)
         images = self.pseudo_inputs.clamp(0.0, 1.0)
         with eval_mode(encoder), torch.autocast(images.device.type, enabled=False):
-            loc, scale = functional_call(encoder, weights, (images,))
+            output = functional_call(encoder, weights, (images,))
+        loc, scale = loc_and_scale(encoder, output, (len(images), *self.event_shape))
+        assert scale is not None, "bind refuses a deterministic encoder"
+        scale = scale.expand_as(loc)
         equal_logits = loc.new_zeros(len(loc))
         return MixtureDistribution(equal_logits, loc, 1.0 / scale, temperature)
 

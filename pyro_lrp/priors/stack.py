@@ -18,6 +18,8 @@ from pyro_lrp.transforms import Whitening, inverse_and_ladj
 
 __all__ = ["Stack", "uncached"]
 
+_REMEMBERED = "_cache"  # how Pyro begins the names of attributes that hold values of the last call
+
 
 class Stack(NormalBase):
     """A prior that owns a list of transforms; subclasses restrict their types.
@@ -52,7 +54,7 @@ class Stack(NormalBase):
                 leaves[id(leaf)] = leaf
         for leaf in leaves.values():
             self._own(leaf)
-        self.register_load_state_dict_post_hook(lambda stack, _: stack._hand_back())
+        self.register_load_state_dict_post_hook(_after_loading)
 
     @property
     def _whitening(self) -> Whitening | None:
@@ -112,7 +114,7 @@ class Stack(NormalBase):
     def _should_hold(self, holder: object, name: str, value: object) -> bool:
         if not isinstance(value, Tensor):
             return False
-        if name.startswith("_cache") or _is_lazy(holder, name):
+        if name.startswith(_REMEMBERED) or _is_lazy(holder, name):
             return False
         for known_holder, known_name, _ in self._held:
             if holder is known_holder and name == known_name:
@@ -135,6 +137,13 @@ class Stack(NormalBase):
                 if _is_lazy(holder, attribute):
                     delattr(holder, attribute)
             setattr(holder, name, getattr(self, key))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state of a pickle or a copy: stock transforms remember tensors of a graph, which have none."""
+        for transform in self.transforms:
+            for leaf in _leaves(transform):
+                _forget(leaf)
+        return vars(self).copy()
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, FBT002
         super()._apply(fn, recurse)
@@ -167,6 +176,26 @@ class Stack(NormalBase):
                 raise ValueError(
                     f"the transforms do not reach all codes (the last is {last}), so some have no density"
                 )
+
+
+def _after_loading(stack: Stack, incompatible_keys: Any) -> None:
+    """A function of the module, and no lambda, so that a stack can be pickled."""
+    stack._hand_back()
+
+
+def _forget(leaf: object) -> None:
+    """Drop the tensors that a transform remembers of its last call: it computes them anew."""
+    holders = [leaf]
+    if isinstance(leaf, nn.Module):
+        holders = list(leaf.modules())
+    for holder in holders:
+        for name, value in list(vars(holder).items()):
+            if not isinstance(value, Tensor):
+                continue
+            if _is_lazy(holder, name):
+                delattr(holder, name)
+            elif name.startswith(_REMEMBERED):
+                setattr(holder, name, None)
 
 
 def uncached(transform: Transform) -> Transform:

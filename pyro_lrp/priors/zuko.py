@@ -15,7 +15,7 @@ from torch.distributions import Distribution, Independent, Normal, constraints
 
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.gradients import full_precision
-from pyro_lrp.priors.core import Prior, checked, over
+from pyro_lrp.priors.core import Prior, broadcast, checked, over
 
 __all__ = ["Zuko", "ZukoDistribution"]
 
@@ -54,7 +54,7 @@ class ZukoDistribution(ZukoToPyro):
 
     def log_prob(self, x: Tensor) -> Tensor:
         with torch.autocast(self.device_type, enabled=False):
-            return self.dist.log_prob(full_precision(x))
+            return self.dist.log_prob(broadcast(full_precision(x), self.batch_shape))
 
     def expand(
         self,
@@ -178,7 +178,7 @@ class Zuko(Prior):
             if not self.context_dim:
                 return self.flow(None)
             context = checked(context, self.context_dim)
-            return self.flow(full_precision(context))
+            return self.flow(context.to(self.zero.dtype))
 
     @torch.no_grad()
     def _refuse_unless_usable(self, normalizing_flow: Any) -> Any:

@@ -200,6 +200,8 @@ def _contexts(at: At, z: Tensor) -> Iterator[Law]:
     if at.prior.has_log_prob:
         yield _batch_of_densities(at, contexts)
     yield _batch_of_samples(at, contexts)
+    if at.prior.context_dim and at.prior.has_log_prob:
+        yield _broadcasts(at, contexts)
 
 
 def _depends(at: At, z: Tensor, contexts: Tensor) -> Law:
@@ -226,12 +228,28 @@ def _batch_of_densities(at: At, contexts: Tensor) -> Law:
     for index, context in enumerate(contexts):
         alone = at.prior(context).log_prob(codes)
         rows.append(alone[index])
-    expected = torch.stack(rows)
-    figure = math.inf
-    if together.shape == expected.shape:
-        figure = gap(together, expected)
+    figure = _gap_or_infinity(together, torch.stack(rows))
     name = "a batch of contexts gives a batch of densities"
     return Law(name, figure, _noisy_limit(at))
+
+
+def _broadcasts(at: At, contexts: Tensor) -> Law:
+    """One code is scored, and mapped to the base, at each context of a batch as if it were repeated."""
+    prior = at.prior
+    code = torch.randn(at.dim)
+    repeated = code.expand(len(contexts), -1)
+    figure = _gap_or_infinity(prior(contexts).log_prob(code), prior(contexts).log_prob(repeated))
+    if prior.has_base:
+        for function in (prior.to_base, prior.to_latent):
+            mapped = _gap_or_infinity(function(code, contexts), function(repeated, contexts))
+            figure = max(figure, mapped)
+    return Law("one code broadcasts against a batch of contexts", figure, _noisy_limit(at))
+
+
+def _gap_or_infinity(actual: Tensor, expected: Tensor) -> float:
+    if actual.shape != expected.shape:
+        return math.inf
+    return gap(actual, expected)
 
 
 def _batch_of_samples(at: At, contexts: Tensor) -> Law:

@@ -58,6 +58,7 @@ class Trainer:
         validation: Share of the training images that is held out.
         seed: Seeds data order, noise and evaluation, which are separate streams.
         directory: For checkpoints and ``metrics.jsonl``, which a run resumes from; None writes nothing.
+            ``pyro_lrp.load(directory, into=autoencoder)`` fills a new model with the newest checkpoint.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         threads: CPU threads: a number; ``"auto"``, one for small networks and the idle cores for large ones; or
             None, torch's own number. A resumed run keeps the number that ``"auto"`` chose.
@@ -144,7 +145,7 @@ class Trainer:
         self.show_progress = progress
         self.directory = None if directory is None else Path(directory)
         self.saver = Saver(self.directory, save_minutes)
-        self.window = Window()
+        self.window = Window(game.fault)
         self.scoring = Scoring(
             game, self.splits, self.fabric, seed=seed, images=evaluation_images, callbacks=callbacks
         )
@@ -179,7 +180,7 @@ class Trainer:
         """Train to the end, from the last checkpoint if there is one; returns the rows of the metrics.
 
         A checkpoint of shorter phases is gone on from as well: the first phase that is now longer goes on from
-        where it was, and those after it begin anew.
+        where it was, and those after it begin anew. However it ends, the game is in eval mode afterwards.
 
         Raises:
             TrainingDiverged: If a term or a parameter stops being finite; the last checkpoint is kept.
@@ -211,6 +212,8 @@ class Trainer:
             except TrainingDiverged as error:
                 advice = self.saver.advice()
                 raise TrainingDiverged(f"{error}: {advice}") from error
+            finally:
+                self.game.eval()
 
     def _prepare(self, state: Mapping[str, Any]) -> None:
         """Set up what lives on the device, and go on from a checkpoint's state, unless it is empty."""

@@ -35,8 +35,8 @@ class PriorPhase:
     Attributes:
         code_noise: Noise on the codes, in units of each dimension's own standard deviation over the training
             codes; encoder and decoder are untouched.
-        ema: Decay of an exponential moving average of the prior's parameters, which is scored, drawn from and,
-            at the end, kept; 0 for none.
+        ema: Largest decay of an exponential moving average of the prior's parameters, which is scored, drawn
+            from and, at the end, kept; 0 for none. The decay grows towards it, see :class:`EMA`.
         patience: Scorings of the held-out codes without a better one after which the phase stops; the best
             parameters are kept. None never stops.
 
@@ -181,12 +181,15 @@ class PriorOnly:
         if self.ema is None and self.early_stop is None:
             return {}
         averages = self.ema.values if self.ema else []
+        updates = self.ema.updates if self.ema else 0
         early_stop = self.early_stop.state() if self.early_stop else {}
-        return {"averages": averages, "early_stop": early_stop}
+        return {"averages": averages, "updates": updates, "early_stop": early_stop}
 
     def _load(self, state: Mapping[str, Any]) -> None:
         if self.ema:
             assign(self.ema.values, state["averages"])
+            # averages of version 0.2 had the largest decay from the first update on
+            self.ema.updates.fill_(state.get("updates", math.inf))
         if self.early_stop:
             self.early_stop.load(state["early_stop"])
 
@@ -243,9 +246,19 @@ def held_out_score(row: Mapping[str, Any]) -> float:
 
 
 class EMA:
-    """Exponential moving average of a module's parameters.
+    r"""Exponential moving average of a module's parameters.
+
+    The t-th update has the decay :math:`\min(d, t / (9 + t))`, so that the first parameters are soon forgotten:
+    with d itself they would keep a weight of :math:`d^t`, which is 0.9 after a hundred updates at 0.999.
 
     Torch's ``AveragedModel`` copies the module, which a stock transform that was used once refuses.
+
+    Args:
+        module: Whose parameters are averaged.
+        decay: The largest decay, d.
+
+    References:
+        ``ExponentialMovingAverage`` of TensorFlow, with ``num_updates`` = t - 1.
 
     >>> module = nn.Linear(1, 1)
     >>> ema = EMA(module, decay=0.5)
@@ -254,18 +267,26 @@ class EMA:
     >>> ema.update()
     >>> with ema.applied():
     ...     round(module.bias.item() - before, 3)
-    0.5
+    0.9
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.parameters: list[Tensor] = [*module.parameters()]
         self.decay = decay
         self.values = _copies(self.parameters)
+        # on the device, so that a captured step can be replayed: no kernel receives a number that changes
+        like = next(module.parameters(), torch.zeros(()))
+        self.updates = like.new_zeros(())
 
     @torch.no_grad()
     def update(self) -> None:
         """Take the present parameters in."""
-        torch._foreach_lerp_(self.values, self.parameters, 1.0 - self.decay)
+        self.updates += 1
+        weight = 9 / (9 + self.updates)
+        weight = weight.clamp_min(1 - self.decay)
+        changes = torch._foreach_sub(self.parameters, self.values)
+        torch._foreach_mul_(changes, weight)
+        torch._foreach_add_(self.values, changes)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pyro_lrp.core.errors import TrainingDiverged
+from pyro_lrp.core.errors import TrainingDiverged, UserError
 from pyro_lrp.core.modules import eval_mode
 from pyro_lrp.core.randomness import seeded, some_rows
 from pyro_lrp.data import Batch, Split, at_once
@@ -49,6 +49,9 @@ class Window:
 
     The terms stay on the device until they are read: the only moment at which the host waits for it.
 
+    Args:
+        fault: Maps the means to a sentence about what is wrong with them, or to None.
+
     >>> window = Window()
     >>> for loss in (1.0, 2.0):
     ...     window.add({"loss": torch.tensor(loss)})
@@ -56,7 +59,8 @@ class Window:
     {'loss': 1.5}
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fault: Callable[[Mapping[str, float]], str | None] = lambda means: None) -> None:
+        self.fault = fault
         self.names: list[str] = []
         self.rows: list[Tensor] = []
 
@@ -85,6 +89,7 @@ class Window:
 
         Raises:
             TrainingDiverged: Names the first term that is not finite, and its step.
+            UserError: If something else is wrong with the means.
         """
         values = torch.stack(self.rows).cpu().double()
         first = step - len(self.rows) + 1
@@ -94,8 +99,12 @@ class Window:
             row, column = bad[0].tolist()
             value = values[row, column].item()
             raise TrainingDiverged(f"{self.names[column]} is {value} at step {first + row}")
-        means = values.mean(0).tolist()
-        return dict(zip(self.names, means, strict=True))
+        averages = values.mean(0).tolist()
+        means = dict(zip(self.names, averages, strict=True))
+        fault = self.fault(means)
+        if fault is not None:
+            raise UserError(f"training stops at step {step}: {fault}")
+        return means
 
 
 class Scoring:

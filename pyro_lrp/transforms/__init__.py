@@ -5,17 +5,19 @@ the inverse, which every transform here computes in one pass, with its log-deter
 Transforms do not cache.
 """
 
+from pyro_lrp.transforms.affine import (
+    ConditionalElementwiseAffine,
+    ElementwiseAffine,
+    conditional_elementwise_affine,
+    elementwise_affine,
+)
 from pyro_lrp.transforms.core import VectorTransform, inverse_and_ladj, inverse_of
 from pyro_lrp.transforms.couplings import (
-    ConditionalElementwiseAffine,
     ConditionalSigmoidCoupling,
-    ElementwiseAffine,
     SigmoidCoupling,
     Swap,
-    conditional_elementwise_affine,
     conditional_paper_flow,
     conditional_sigmoid_coupling,
-    elementwise_affine,
     paper_flow,
     sigmoid_coupling,
     swap,

@@ -1,4 +1,4 @@
-r"""The paper's coupling and elementwise affine, as Pyro transforms (appendix A.1 of Morrow and Chiu).
+r"""The paper's coupling, and its flow, as Pyro transforms (appendix A.1 of Morrow and Chiu).
 
 Direction. A transform maps base to latent, as Pyro samplers expect: :math:`z_T = t(z_0)`. The paper lists the
 steps latent to base, which is the cheap and numerically safe direction: it only multiplies by numbers in (0, 1)
@@ -21,18 +21,20 @@ from torch.distributions import Transform
 from torch.nn import functional as F
 
 from pyro_lrp.networks.mlp import perceptron
+from pyro_lrp.transforms.affine import (
+    ConditionalElementwiseAffine,
+    ElementwiseAffine,
+    conditional_elementwise_affine,
+    elementwise_affine,
+)
 from pyro_lrp.transforms.core import VectorTransform, check_dim
 
 __all__ = [
-    "ConditionalElementwiseAffine",
     "ConditionalSigmoidCoupling",
-    "ElementwiseAffine",
     "SigmoidCoupling",
     "Swap",
-    "conditional_elementwise_affine",
     "conditional_paper_flow",
     "conditional_sigmoid_coupling",
-    "elementwise_affine",
     "paper_flow",
     "sigmoid_coupling",
     "swap",
@@ -79,14 +81,14 @@ class SigmoidCoupling(VectorTransform):
         kept, moved = self._split(x)
         shift, logit = self._shift_and_logit(kept)
         moved = moved / torch.sigmoid(logit) - shift
-        return torch.cat([kept, moved], dim=-1)
+        return _joined(kept, moved)
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Latent to base with its log-determinant: ``(*, dim) -> (*, dim), (*)``."""
         kept, moved = self._split(y)
         shift, logit = self._shift_and_logit(kept)
         moved = torch.sigmoid(logit) * (moved + shift)
-        x = torch.cat([kept, moved], dim=-1)
+        x = _joined(kept, moved)
         return x, F.logsigmoid(logit).sum(-1)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
@@ -96,35 +98,10 @@ class SigmoidCoupling(VectorTransform):
         return -F.logsigmoid(logit).sum(-1)
 
 
-class ElementwiseAffine(VectorTransform):
-    r"""Learnable scale and shift: latent to base, :math:`z' = e^{s} \odot z + b` (A.1, step 1, "actnorm").
-
-    It starts at the identity and has no data-dependent initialization. The scale is stored as its logarithm, so
-    the map stays invertible. Couplings only contract, so only this transform can expand codes towards the base.
-
-    Args:
-        log_scale: :math:`s`, shape ``(dim,)`` (or ``(*, dim)`` when conditioned).
-        shift: :math:`b`, of the same shape.
-    """
-
-    def __init__(self, log_scale: Tensor, shift: Tensor) -> None:
-        super().__init__()
-        self.log_scale = log_scale
-        self.shift = shift
-
-    def _call(self, x: Tensor) -> Tensor:
-        inverse_scale = torch.exp(-self.log_scale)
-        return (x - self.shift) * inverse_scale
-
-    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Latent to base with its log-determinant: ``(*, dim) -> (*, dim), (*)``."""
-        x = y * torch.exp(self.log_scale) + self.shift
-        ladj = self.log_scale.sum(-1)
-        return x, ladj.expand(x.shape[:-1])
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        ladj = self.log_scale.sum(-1)
-        return -ladj.expand(x.shape[:-1])
+def _joined(kept: Tensor, moved: Tensor) -> Tensor:
+    """The two parts of vectors; the batch of the kept part is smaller where a context has more rows."""
+    kept = kept.expand(*moved.shape[:-1], -1)
+    return torch.cat([kept, moved], dim=-1)
 
 
 class Swap(VectorTransform):
@@ -178,23 +155,6 @@ class ConditionalSigmoidCoupling(ConditionalTransformModule):
         return SigmoidCoupling(self.split_dim, conditioner)
 
 
-class ConditionalElementwiseAffine(ConditionalTransformModule):
-    """An :class:`ElementwiseAffine` whose log-scale and shift are functions of a context.
-
-    Args:
-        network: Maps ``(*, context_dim)`` to ``(*, 2 * dim)``: the log-scale, then the shift.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def condition(self, context: Tensor) -> ElementwiseAffine:
-        """The affine at ``context``, shape ``(*batch, context_dim)``."""
-        log_scale, shift = self.network(context).chunk(2, dim=-1)
-        return ElementwiseAffine(log_scale, shift)
-
-
 def sigmoid_coupling(
     dim: int,
     hidden_dims: Sequence[int] = (1024, 1024),
@@ -228,14 +188,6 @@ def _conditioner(
     )
 
 
-def elementwise_affine(dim: int) -> ElementwiseAffine:
-    """A learnable :class:`ElementwiseAffine` that starts at the identity."""
-    check_dim(dim)
-    log_scale = nn.Parameter(torch.zeros(dim))
-    shift = nn.Parameter(torch.zeros(dim))
-    return ElementwiseAffine(log_scale, shift)
-
-
 def swap() -> Swap:
     """A :class:`Swap`."""
     return Swap()
@@ -254,17 +206,6 @@ def conditional_sigmoid_coupling(
     inputs = kept + context_dim
     network = _conditioner(inputs, dim - kept, hidden_dims, dropout)
     return ConditionalSigmoidCoupling(kept, network)
-
-
-def conditional_elementwise_affine(
-    dim: int,
-    context_dim: int,
-    hidden_dims: Sequence[int] = (),
-) -> ConditionalElementwiseAffine:
-    """The conditional form of :func:`elementwise_affine`; it starts at the identity for every context."""
-    check_dim(dim)
-    network = perceptron(context_dim, hidden_dims, 2 * dim, zero_last=True)
-    return ConditionalElementwiseAffine(network)
 
 
 def paper_flow(

@@ -115,7 +115,8 @@ class PhaseShift(VectorTransform):
         return x, x.new_zeros(shape[:-1])
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        return x.new_zeros(x.shape[:-1])
+        batch = torch.broadcast_shapes(x.shape, self.features.shape)[:-1]
+        return x.new_zeros(batch)
 
 
 class ConditionalPhaseShift(ConditionalTransformModule):

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_lrp.metrics.functional.checks import check_finite, check_rows
+
 __all__ = ["FeatureStatistics", "frechet_distance", "frechet_error"]
 
 
@@ -26,8 +28,11 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
         mean2: As ``mean1``.
         cov2: As ``cov1``.
 
+    Returns:
+        The distance, at least 0.
+
     Raises:
-        ValueError: If the sizes differ.
+        ValueError: If the sizes differ, or a number is not finite.
 
     References:
         Dowson and Landau (1982); Heusel et al. (2017), for its use on features.
@@ -41,13 +46,16 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
     square = (len(mean1), len(mean1))
     if not (mean1.shape == mean2.shape and cov1.shape == cov2.shape == square):
         raise ValueError(f"expected equal sizes, got {[tuple(t.shape) for t in arguments]}")
+    for argument in arguments:
+        check_finite(argument, "means and covariances")
     values, vectors = torch.linalg.eigh(cov1)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     eigenvalues = torch.linalg.eigvalsh(root @ cov2 @ root)
     trace = eigenvalues.clamp(min=0).sqrt().sum()
     shift = (mean1 - mean2).square().sum()
     distance = shift + cov1.trace() + cov2.trace() - 2 * trace
-    return distance.item()
+    # rounding can take the difference of nearly equal traces below 0
+    return max(0.0, distance.item())
 
 
 class FeatureStatistics:
@@ -68,20 +76,24 @@ class FeatureStatistics:
         """Add a batch.
 
         Args:
-            features: Shape ``(B, d)``.
+            features: Shape ``(B, d)``; an empty batch adds nothing.
 
         Raises:
-            ValueError: If they are not finite.
+            ValueError: If they are not finite, or have another length than those before.
         """
         features = features.detach().cpu().double()
-        if not torch.isfinite(features).all():
-            raise ValueError("features are not finite: are there NaN images?")
+        check_rows(features, "features", least=0)
+        if not len(features):
+            return
         if self._sum is None or self._outer is None:
             # subtracted throughout: no cancellation when means are large
             self._shift = features.mean(0)
             dim = len(self._shift)
             self._sum = torch.zeros_like(self._shift)
             self._outer = torch.zeros(dim, dim, dtype=torch.float64)
+        dim = len(self._shift)
+        if features.shape[1] != dim:
+            raise ValueError(f"expected features of length {dim}, as before, got {tuple(features.shape)}")
         centred = features - self._shift
         self.n += len(features)
         self._sum += centred.sum(0)
@@ -142,11 +154,17 @@ def frechet_error(features: Tensor, reference: FeatureStatistics, groups: int = 
     Args:
         features: Shape ``(n, d)``, in random order, at least two for each group.
         reference: Statistics whose own sampling error is not counted: all sets share it.
-        groups: How many groups; each is left out once.
+        groups: How many groups, at least 2; each is left out once.
+
+    Raises:
+        ValueError: If there are fewer features or groups.
 
     References:
         Efron and Tibshirani (1993), An Introduction to the Bootstrap, section 11.5.
     """
+    if groups < 2:
+        raise ValueError(f"expected at least 2 groups, got {groups}")
+    check_rows(features, "features", least=2 * groups)
     group = torch.arange(len(features)) % groups
     distances = []
     for left_out in range(groups):

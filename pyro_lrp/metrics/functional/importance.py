@@ -11,6 +11,8 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
+from pyro_lrp.metrics.functional.checks import check_finite
+
 __all__ = ["RATE", "STEPS", "Bound", "LogJoint", "importance_weighted_bound", "refine"]
 
 LogJoint = Callable[[Tensor], "tuple[Tensor, Tensor]"]
@@ -47,11 +49,17 @@ def importance_weighted_bound(log_joint: LogJoint, proposal: TorchDistribution, 
     Args:
         log_joint: Maps codes ``(k, B, *event)`` to log p(x|z) and log p(z), each ``(k, B)``.
         proposal: q, with batch shape ``(B,)``.
-        k: Draws for each image.
+        k: Draws for each image, at least 1.
+
+    Raises:
+        ValueError: If there are no images or draws, or a term is NaN.
 
     References:
         Burda, Grosse and Salakhutdinov (2016), Importance Weighted Autoencoders, arXiv:1509.00519, Eq. 8.
     """
+    if k < 1 or 0 in proposal.batch_shape:
+        batch = tuple(proposal.batch_shape)
+        raise ValueError(f"expected at least 1 draw for each of at least 1 image, got k={k}, batch {batch}")
     parts = []
     size = max(1, _DRAWS // proposal.batch_shape[0])
     for start in range(0, k, size):
@@ -62,6 +70,7 @@ def importance_weighted_bound(log_joint: LogJoint, proposal: TorchDistribution, 
         parts.append(terms.double())
     log_likelihood, log_prior, log_proposal = torch.cat(parts, dim=1)
     log_weight = log_likelihood + log_prior - log_proposal
+    _refuse_nan(log_weight)
     total = log_weight.logsumexp(0)
     sample_size = (2 * total - (2 * log_weight).logsumexp(0)).exp()
     return Bound(
@@ -71,6 +80,13 @@ def importance_weighted_bound(log_joint: LogJoint, proposal: TorchDistribution, 
         log_prior.mean(0),
         log_proposal.mean(0),
     )
+
+
+def _refuse_nan(log_weight: Tensor) -> None:
+    """An infinite weight is an answer; one that is NaN would be lost in a mean over images."""
+    wrong = log_weight.isnan().any(0)
+    if wrong.any():
+        raise ValueError(f"log p(x, z) / q(z) is NaN for {int(wrong.sum())} of {len(wrong)} images")
 
 
 def refine(
@@ -95,9 +111,14 @@ def refine(
         steps: Steps of Adam, whose rate falls to 0 as a cosine.
         rate: The first rate.
 
+    Raises:
+        ValueError: If the encoder's means or standard deviations are not finite.
+
     References:
         Kim et al. (2018), Semi-Amortized Variational Autoencoders, arXiv:1802.02550.
     """
+    check_finite(loc, "the encoder's means")
+    check_finite(scale, "the encoder's standard deviations")
     shift = torch.zeros_like(loc, requires_grad=True)
     log_scale = torch.maximum(scale, unit / 20).log()
     log_scale = log_scale.detach().requires_grad_()

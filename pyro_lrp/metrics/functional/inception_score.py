@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_lrp.metrics.functional.checks import check_rows
+
 __all__ = ["inception_score"]
 
 
@@ -16,7 +18,7 @@ def inception_score(probabilities: Tensor, splits: int = 10) -> tuple[float, flo
         splits: How many consecutive parts; each has its own p(y).
 
     Raises:
-        ValueError: If there are fewer images than splits.
+        ValueError: If there are fewer images than splits, or a row is no probabilities.
 
     References:
         Salimans et al. (2016), Improved Techniques for Training GANs, arXiv:1606.03498; and their code.
@@ -24,6 +26,11 @@ def inception_score(probabilities: Tensor, splits: int = 10) -> tuple[float, flo
     >>> inception_score(torch.eye(4), splits=1)[0]
     4.0
     """
+    check_rows(probabilities, "probabilities")
+    sums = probabilities.double().sum(1)
+    off = (sums - 1).abs().max().item()
+    if off > 1e-3 or probabilities.min() < 0:
+        raise ValueError(f"expected rows of probabilities, whose sum is 1, got a sum that is off by {off:.3g}")
     n = len(probabilities)
     if not 1 <= splits <= n:
         raise ValueError(f"expected 1 to {n} splits, as many as images, got {splits}")

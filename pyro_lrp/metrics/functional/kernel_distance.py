@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_lrp.metrics.functional.checks import check_pair
+
 __all__ = ["kernel_distance", "polynomial_mmd"]
 
 
@@ -15,9 +17,13 @@ def polynomial_mmd(x: Tensor, y: Tensor) -> float:
         x: Features, shape ``(n, d)``, of at least two images.
         y: Features, shape ``(m, d)``, of at least two images.
 
+    Raises:
+        ValueError: If there are fewer, or features are not finite.
+
     References:
         Bińkowski et al. (2018), Demystifying MMD GANs, arXiv:1801.01401, section 4 and appendix D.
     """
+    check_pair(x, y, "features", least=2)
     x = x.double()
     y = y.double()
     between = _kernel(x, y).mean()
@@ -39,11 +45,12 @@ def kernel_distance(
         subset_size: Images of each set in a subset; all if there are fewer.
 
     Raises:
-        ValueError: If either set has fewer than two images.
+        ValueError: If either set has fewer than two images, features are not finite, or there are no subsets.
     """
+    check_pair(x, y, "features", least=2)
+    if min(subsets, subset_size - 1) < 1:
+        raise ValueError(f"expected at least 1 subset of 2 images, got {subsets} of {subset_size}")
     size = min(subset_size, len(x), len(y))
-    if size < 2:
-        raise ValueError(f"expected 2 images at least on both sides, got {len(x)} and {len(y)}")
     distances = []
     for _ in range(subsets):
         some_x = x[torch.randperm(len(x))[:size]]

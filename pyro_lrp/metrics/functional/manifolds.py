@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_lrp.metrics.functional.blocks import distance_blocks
+from pyro_lrp.metrics.functional.checks import check_pair
 
 __all__ = ["density_and_coverage", "precision_and_recall"]
 
@@ -26,11 +27,12 @@ def precision_and_recall(real: Tensor, generated: Tensor, k: int = 3) -> tuple[f
         k: The neighbour that sets the radius.
 
     Raises:
-        ValueError: If there are too few images.
+        ValueError: If there are too few images, features are not finite, or k is below 1.
 
     References:
         Kynkäänniemi et al. (2019), Improved Precision and Recall Metric, arXiv:1904.06991.
     """
+    check_pair(real, generated, "features")
     precision = _share_inside(generated, real, k)
     recall = _share_inside(real, generated, k)
     return precision, recall
@@ -47,11 +49,12 @@ def density_and_coverage(real: Tensor, generated: Tensor, k: int = 5) -> tuple[f
         k: The neighbour of a real image that bounds what is near.
 
     Raises:
-        ValueError: If there are too few real images.
+        ValueError: If there are too few images, features are not finite, or k is below 1.
 
     References:
         Naeem et al. (2020), Reliable Fidelity and Diversity Metrics, arXiv:2002.09797.
     """
+    check_pair(real, generated, "features")
     count = 0
     covered = torch.zeros(len(real), dtype=torch.bool)
     for inside in _inside(generated, real, _radii(real, k)):
@@ -70,6 +73,8 @@ def _share_inside(points: Tensor, centres: Tensor, k: int) -> float:
 
 def _radii(points: Tensor, k: int) -> Tensor:
     """The distance of each point to its ``k``-th neighbour, not counting itself."""
+    if k < 1:
+        raise ValueError(f"expected k to be at least 1, got {k}")
     if len(points) <= k:
         raise ValueError(f"expected more than k = {k} images, got {len(points)}")
     blocks = distance_blocks(points, points, _BATCH)

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_lrp.metrics.functional.checks import check_finite, check_rows
+
 __all__ = ["Separability", "conditional_entropy", "confident_half", "separability", "standardized"]
 
 
@@ -124,9 +126,14 @@ def confident_half(confidence: Tensor) -> Tensor:
     Returns:
         Bool, shape ``(N, A)``.
 
+    Raises:
+        ValueError: If a value is NaN.
+
     >>> confident_half(torch.tensor([[0.1], [3.0], [0.2], [2.0]])).flatten().tolist()
     [False, True, False, True]
     """
+    if confidence.isnan().any():
+        raise ValueError("confidences are NaN: are there NaN images?")
     order = confidence.argsort(dim=0, descending=True, stable=True)
     half = order[: (len(order) + 1) // 2]
     none = torch.zeros_like(confidence, dtype=torch.bool)
@@ -134,7 +141,12 @@ def confident_half(confidence: Tensor) -> Tensor:
 
 
 def standardized(codes: Tensor) -> Tensor:
-    """Codes ``(N, d)`` with mean 0 and variance 1 in each dimension, in float64."""
+    """Codes ``(N, d)`` with mean 0 and variance 1 in each dimension, in float64.
+
+    Raises:
+        ValueError: If there are none, or one is not finite.
+    """
+    check_rows(codes, "codes")
     from sklearn.preprocessing import StandardScaler
 
     scaled = StandardScaler().fit_transform(codes.double().numpy())
@@ -146,11 +158,10 @@ def _check(latents: Tensor, labels: Tensor, keep: Tensor) -> None:
     matrices = latents.dim() == labels.dim() == 2
     if not matrices or len(latents) != len(labels) or keep.shape != labels.shape:
         raise ValueError(f"expected latents (N, d), labels (N, A) and keep (N, A), got {shapes}")
-    if not torch.isfinite(latents).all():
-        raise ValueError("latents are not finite")
+    check_finite(latents, "latents")
     if not ((labels == 0) | (labels == 1)).all():
         raise ValueError("expected labels of 0 and 1")
-    if not keep.any(0).all():
+    if not labels.shape[1] or not keep.any(0).all():
         raise ValueError("expected at least one code that is kept for each attribute")
 
 

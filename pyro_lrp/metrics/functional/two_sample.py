@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_lrp.core.randomness import derive_seed
 from pyro_lrp.metrics.functional.blocks import distance_blocks
+from pyro_lrp.metrics.functional.checks import check_pair, check_rows
 
 __all__ = [
     "CLASSIFIER", "Copying", "Moments", "TwoSample", "classifier_two_sample_test", "copying", "energy_distance",
@@ -87,7 +88,7 @@ def classifier_two_sample_test(a: Tensor, b: Tensor, seed: int = 0) -> TwoSample
         seed: Seed of the halves and of the classifier.
 
     Raises:
-        ValueError: If either sample has fewer than 20 points, or their lengths differ.
+        ValueError: If either sample has fewer than 20 points, their lengths differ, or a point is not finite.
 
     References:
         Lopez-Paz and Oquab (2017), Revisiting Classifier Two-Sample Tests.
@@ -99,7 +100,7 @@ def classifier_two_sample_test(a: Tensor, b: Tensor, seed: int = 0) -> TwoSample
     """
     from scipy.stats import binomtest
 
-    _check(a, b, least=20)
+    check_pair(a, b, "points", least=20)
     half = min(len(a), len(b)) // 2
     generator = torch.Generator().manual_seed(derive_seed(seed, "classifier_two_sample_test"))
     samples = []
@@ -139,7 +140,7 @@ def energy_distance(a: Tensor, b: Tensor) -> float:
         b: Shape ``(m, d)``, at least 2 points.
 
     Raises:
-        ValueError: If there are fewer points, or their lengths differ.
+        ValueError: If there are fewer points, their lengths differ, or a point is not finite.
 
     References:
         Szekely and Rizzo (2013), Energy statistics: a class of statistics based on distances.
@@ -147,7 +148,7 @@ def energy_distance(a: Tensor, b: Tensor) -> float:
     >>> energy_distance(torch.tensor([[0.0], [1.0]]), torch.tensor([[3.0], [5.0]]))
     4.0
     """
-    _check(a, b, least=2)
+    check_pair(a, b, "points", least=2)
 
     def total(x: Tensor, y: Tensor) -> float:
         return sum(block.sum().item() for block in _distances(x, y))
@@ -173,7 +174,7 @@ def copying(generated: Tensor, test: Tensor, train: Tensor) -> Copying:
         train: Shape ``(k, d)``, at least 2 points.
 
     Raises:
-        ValueError: If there are fewer points, or their lengths differ.
+        ValueError: If there are fewer points, their lengths differ, or a point is not finite.
 
     References:
         Meehan, Chaudhuri and Dasgupta (2020), A Non-Parametric Test to Detect Data-Copying in Generative Models
@@ -186,8 +187,8 @@ def copying(generated: Tensor, test: Tensor, train: Tensor) -> Copying:
     """
     from scipy.stats import mannwhitneyu
 
-    _check(generated, train, least=1)
-    _check(test, train, least=1)
+    check_pair(generated, test, "points")
+    check_pair(test, train, "points")
     if len(train) < 2:
         raise ValueError("expected at least 2 training points, got 1")
     pairs = len(generated) * len(test)
@@ -210,9 +211,13 @@ def moments(z: Tensor) -> Moments:
     Args:
         z: Shape ``(n, d)``, at least 2 points.
 
+    Raises:
+        ValueError: If there are fewer points, or one is not finite.
+
     >>> moments(torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]])).square
     2.5
     """
+    check_rows(z, "points", least=2)
     z = z.detach().cpu().double()
     dim = z.shape[1]
     squares = z.square().sum(1)
@@ -232,13 +237,6 @@ def _largest_correlation(z: Tensor) -> float:
     correlations = torch.nan_to_num(z.T.corrcoef())
     diagonal = torch.eye(dim, dtype=torch.bool)
     return correlations.masked_fill(diagonal, 0.0).abs().max().item()
-
-
-def _check(a: Tensor, b: Tensor, least: int) -> None:
-    matrices = a.dim() == b.dim() == 2
-    if not matrices or a.shape[1] != b.shape[1] or min(len(a), len(b)) < least:
-        shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
-        raise ValueError(f"expected two samples (n, d) of at least {least} points, got {shapes}")
 
 
 def _distances(x: Tensor, y: Tensor) -> Iterator[Tensor]:
