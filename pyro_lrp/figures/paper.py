@@ -104,7 +104,7 @@ def latent(requests: Sequence[Request]) -> Figure:
     classes = None
     if request.data.test.labels is not None:
         labels = request.data.test.labels[: len(z)].numpy()
-        classes = [str(label) for label in range(int(request.data.test.labels.max()) + 1)]
+        classes = list(request.data.classes)
     return figures.latent_spaces(_latent_panels(base, z, samples, labels), classes)
 
 

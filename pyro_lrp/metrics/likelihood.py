@@ -208,7 +208,7 @@ def scores(subject: Subject) -> Results:
     test = subject.on_device(subject.data.test[index])
     columns: dict[str, list[Any]] = {"index": index.tolist()}
     if test.labels is not None:
-        columns["label"] = test.labels.tolist()
+        columns["label"] = [_class_name(subject, label) for label in test.labels.tolist()]
     columns |= _errors(subject.autoencoder, test)
     if bounds is not None:
         columns["bound"] = bounds.refined.bound.tolist()
