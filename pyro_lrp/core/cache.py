@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import TypeVar
 
 from pyro_lrp.core.errors import UserError, printable
 from pyro_lrp.core.files import CACHE, cache_dir, remove_temporaries, unwritable
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from pyro_lrp.core.locks import one_writer
 
 __all__ = ["cache_file", "kept", "locked", "read_intact"]
 
@@ -99,55 +94,15 @@ def kept(
 def locked(path: Path) -> Iterator[None]:
     """Within the block, this process alone makes a file of the cache; others wait, and say for which process.
 
-    The operating system gives up the lock of a process that ends, however it ends, so nothing stale remains.
     Where files cannot be locked nobody waits: since files are renamed to their place when they are complete,
     both processes are right, and one of them worked for nothing.
     """
     with ExitStack() as stack:
-        lock = path.with_name(f".{path.name}.lock")
-        file = _acquire(lock, path)
-        if file is not None:
-            stack.enter_context(file)
-            stack.callback(lock.unlink, missing_ok=True)  # while it is held: see _is_current
+        try:
+            lock = cache_dir("locks") / f"{path.parent.name}-{path.name}.lock"
+            stack.enter_context(one_writer(lock, what=str(path), wait=True))
+        except (UserError, OSError, NotImplementedError) as error:  # a folder without write access, or without locks
+            LOG.debug("%s is not locked: %s", path, error)
+        else:
             remove_temporaries(path.parent, path.name)
         yield
-
-
-def _acquire(lock: Path, path: Path) -> IO[str] | None:
-    """The open and locked file; None if it cannot be locked."""
-    if fcntl is None:
-        return None
-    while True:
-        try:
-            file = open(lock, "a+", encoding="ascii")  # noqa: SIM115
-        except OSError:
-            return None
-        try:
-            _wait(file, path)
-            if _is_current(file, lock):
-                file.truncate(0)
-                file.write(str(os.getpid()))
-                file.flush()
-                return file
-        except OSError:  # a file system without locks
-            file.close()
-            return None
-        file.close()
-
-
-def _wait(file: IO[str], path: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        owner = file.read() or "that is just starting"
-        LOG.warning(printable(f"waiting for process {owner}, which makes {path}"))
-        fcntl.flock(file, fcntl.LOCK_EX)
-
-
-def _is_current(file: IO[str], lock: Path) -> bool:
-    """Whether the locked file still has its name: its last owner may have deleted it before we got it."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(lock))
-    except FileNotFoundError:
-        return False

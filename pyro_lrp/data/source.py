@@ -14,13 +14,13 @@ from pyro_lrp.core.errors import UserError, printable
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Source", "unreadable_errors"]
+__all__ = ["Source", "is_hidden", "unreadable_errors"]
 
 _SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".webp", ".avif", ".heic", ".bmp", ".gif", ".tif", ".tiff",
     ".ppm", ".pgm", ".pbm", ".pnm", ".tga",
 )  # fmt: skip
-_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # of files with other suffixes
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # of files with other suffixes
 _LITTER = ("thumbs.db", "desktop.ini")
 _UTF8 = 0x800  # flags of a file in a zip
 _ENCRYPTED = 0x1
@@ -52,18 +52,18 @@ class Source:
         self._entries: dict[str, zipfile.ZipInfo] = {}
         self._local = threading.local()
         for name in sorted(self._file_names()):
-            if _is_hidden(name) or not self._is_image(name):
+            if is_hidden(name) or not self._is_image(name):
                 self.others.append(name)
             else:
                 self.names.append(name)
         if not self.names:
             raise UserError(f"{key}: there are no images in {path}{self._example()}")
 
-    def open(self, name: str, formats: Sequence[str] | None = None) -> Image.Image:
+    def open(self, name: str) -> Image.Image:
         """Open one image, without decoding it."""
         from PIL import Image
 
-        return Image.open(self._file(name), formats=formats)
+        return Image.open(self._file(name))
 
     def read(self, name: str) -> bytes:
         """The contents of a file."""
@@ -125,10 +125,14 @@ class Source:
         raise UserError(f"{self.key}: there is no folder or .zip {path}")
 
     def _is_image(self, name: str) -> bool:
+        from PIL import Image
+
         if name.lower().endswith(_SUFFIXES):
             return True
+        Image.init()
+        formats = [known for known in _FORMATS if known in Image.OPEN]
         try:
-            with self.open(name, _FORMATS):
+            with Image.open(self._file(name), formats=formats):
                 return True
         except unreadable_errors():
             return False
@@ -161,7 +165,7 @@ def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
         return
     for entry in os.scandir(folder):
         path = folder / entry.name
-        if entry.is_dir() and not _is_hidden(entry.name):
+        if entry.is_dir() and not is_hidden(entry.name):
             yield from _walk(path, (*above, real))
         elif entry.is_dir() or entry.is_file() or _leads_nowhere(entry):
             yield path
@@ -180,7 +184,8 @@ def _stamp(file: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a name is of a hidden file, or of one that a system leaves beside images."""
     parts = name.split("/")
     return parts[-1].lower() in _LITTER or any(part.startswith((".", "__MACOSX")) for part in parts)
 

@@ -73,7 +73,8 @@ class Request:
         paths = files
         if not isinstance(files, list):
             paths = [files]
-        names, raw, notes = pictures(paths, tuple(self.run.settings.image_shape))
+        background = self.run.settings.data.get("background", "white")
+        names, raw, notes = pictures(paths, tuple(self.run.settings.image_shape), background)
         context = self.run.condition.of_files(paths, self.options["context"], len(names))
         x = raw.to(self.device) / 255
         return names, x, context.to(self.device), notes

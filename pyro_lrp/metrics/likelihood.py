@@ -219,6 +219,13 @@ def scores(subject: Subject) -> Results:
     return {"scores": result(subject, float(len(index)), len(index), protocol)}
 
 
+def _class_name(subject: Subject, label: int) -> str:
+    """The name of a class; empty for an image without one."""
+    if label < 0:
+        return ""
+    return subject.data.classes[label]
+
+
 def _errors(autoencoder: Autoencoder, test: Split) -> dict[str, list[float]]:
     """The columns ``squared_error`` and, if the prior has a density, ``log_prior``."""
     errors = []
