@@ -224,7 +224,7 @@ class _Results:
         unreadable = self.refused[_UNREADABLE]
         if unreadable:
             example = printable(min(unreadable))
-            notes.append(f"{key}: {len(unreadable)} files that cannot be read are left out, the first: {example}")
+            notes.append(f"{key}: images that cannot be read are left out ({len(unreadable)}, the first {example})")
         return notes
 
 

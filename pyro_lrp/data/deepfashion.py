@@ -88,7 +88,7 @@ def deepfashion(
     if split is None:
         rows, parts = _by_index_or_garment(known, rows, origin)
     else:
-        rows.sort(key=lambda row: _shuffled(known.names[row]))
+        rows.sort(key=lambda row: _shuffled(files[row]))
         parts = _consecutive(counts_of(split, len(rows)))
 
     source.names = [files[row] for row in rows]  # only these are decoded, in this order

@@ -131,7 +131,7 @@ def _classes(names: list[str], key: str) -> tuple[Sequence[str | None], list[str
     if len(loose) == len(names):
         return [None] * len(names), []
     note = (
-        f"{key}: {len(loose)} images lie beside the subfolders, such as {printable(loose[0])}, so these are not "
+        f"{key}: images lie beside the subfolders ({len(loose)}, such as {printable(loose[0])}), so these are not "
         "taken as classes"
     )
     return [None] * len(names), [note]
