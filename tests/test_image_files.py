@@ -67,7 +67,9 @@ def test_crop_channels_split_and_a_zip(pictures, tmp_path, packed):
     assert [len(part) for part in (images.train, images.validation, images.test)] == [8, 2, 2]
     assert images.classes == ("cat", "dog")
     files = [sorted((pictures / name).iterdir()) for name in images.classes]
-    exact = [np.asarray(Image.open(file).convert("L"))[10:20, 5:15].tobytes() for group in files for file in group]
+    exact = [
+        np.asarray(Image.open(file).convert("L"))[10:20, 5:15].tobytes() for group in files for file in group
+    ]
     rows = []
     for part in (images.train, images.validation, images.test):
         rows += [exact.index(image.numpy().tobytes()) for image in part.images]
@@ -241,6 +243,36 @@ def test_celeba_at_half_size_from_a_zip_with_gzipped_attributes(celeba, tmp_path
     assert difference.max() <= 4  # the same region of the face: half a row of a slope, JPEG, rounding
 
 
+def test_celeba_as_kaggle_packs_it(celeba):
+    """The images in a folder of a folder, tables with commas, the partition's in a folder of its name."""
+    expected = data.celeba(celeba)
+    inner = celeba / "img_align_celeba" / "img_align_celeba"
+    (celeba / "img_align_celeba").rename(celeba / "faces")
+    inner.parent.mkdir()
+    (celeba / "faces").rename(inner)
+    lines = (celeba / ATTRIBUTES).read_text().splitlines()[1:]
+    rows = [",".join(["image_id", *lines[0].split()]), *(",".join(line.split()) for line in lines[1:])]
+    (celeba / "list_attr_celeba.csv").write_text("\n".join(rows))
+    parts = [",".join(line.split()) for line in (celeba / PARTITION).read_text().splitlines()]
+    (celeba / "list_eval_partition.csv").mkdir()
+    (celeba / "list_eval_partition.csv" / "list_eval_partition.csv").write_text(
+        "\n".join(["image_id,partition", *parts])
+    )
+    for name in (ATTRIBUTES, PARTITION):
+        (celeba / name).unlink()
+    (celeba / "list_bbox_celeba.csv").write_text("image_id,x_1\n")
+    faces = data.celeba(celeba)
+    assert faces.attributes == COLUMNS
+    for split, same in zip(faces.splits, expected.splits, strict=True):
+        assert split.fingerprint() == same.fingerprint()
+
+
+def test_a_damaged_face_is_named_without_an_option_that_does_not_exist(celeba):
+    (celeba / "img_align_celeba" / "000003.jpg").write_bytes(b"no image")
+    with pytest.raises(UserError, match="1 of 8 files are no images that can be read, the first: 000003.jpg$"):
+        data.celeba(celeba)
+
+
 def rewrite(name, change):
     def spoil(root):
         path = root / name
@@ -254,7 +286,7 @@ SPOILED_CELEBA = {
     "no partition": (
         lambda root: (root / PARTITION).unlink(),
         {},
-        r"needs the official list_eval_partition.txt, or Kaggle's .csv, in .*, or data.split=\[TRAIN,TEST\] of the 8 images",
+        r"needs the official list_eval_partition.txt, or Kaggle's .csv, in .*, or data.split=\[TRAIN,TEST\] of",
     ),
     "partition lacks images": (
         rewrite(PARTITION, lambda text: "000001.jpg 0\n000002.jpg 2\n"),

@@ -31,15 +31,14 @@ RANGES = {  # how bytes are scaled, and the range that is said
 @pytest.mark.parametrize("as_tensor", [False, True])
 def test_every_usual_range_gives_the_same_bytes_and_is_said(kind, as_tensor):
     change, said = RANGES[kind]
-    given = change(byte_images())
-    if as_tensor:
-        given = torch.from_numpy(given)
-    copy = given + 0
+    array = change(byte_images())
+    copy = array.copy()
+    given = torch.from_numpy(array) if as_tensor else array
     images = data.from_arrays(given, given[:3])
     assert np.array_equal(images.train.images.numpy(), byte_images())
-    assert (given == copy).all()  # not changed
+    assert np.array_equal(array, copy)  # not changed
     images.train.batch(slice(0, 5)).x.zero_()
-    assert (given == copy).all()
+    assert np.array_equal(array, copy)
     assert [f"taken as {said}" in note for note in images.notes] == [True] * (said is not None)
 
 
@@ -86,7 +85,10 @@ NO_IMAGES = {
     "ragged": ([np.zeros((8, 8)), np.zeros((9, 9))], "must be one array, of images of the same size"),
     "NaN": (np.full((9, 8, 8), np.nan), "train has values that are NaN or infinite, the first in image 0"),
     "infinite": (np.full((9, 8, 8), np.inf), "NaN or infinite"),
-    "standardized": (np.linspace(-3, 3, 576).reshape(9, 8, 8), "which fills neither [0, 1] nor [-1, 1] nor [0, 255]"),
+    "standardized": (
+        np.linspace(-3, 3, 576).reshape(9, 8, 8),
+        "which fills neither [0, 1] nor [-1, 1] nor [0, 255]",
+    ),
     "levels of 16": (np.linspace(0, 16, 576).reshape(9, 8, 8), "such as data.value_range=[0,16]"),
     "one only": (np.zeros((1, 8, 8), np.uint8), "there is one image; training and testing need at least two"),
 }
@@ -177,7 +179,9 @@ def test_all_unlabelled_is_without_labels():
 def test_labels_of_one_part_only_train_without_context():
     images = data.from_arrays(byte_images(6), byte_images(4), labels=[0, 1] * 3)
     assert images.test.labels is None
-    with pytest.raises(UserError, match="context=label needs class labels, and data=arrays has none of its test"):
+    with pytest.raises(
+        UserError, match="context=label needs class labels, and data=arrays has none of its test"
+    ):
         data.with_context(images, "label")
 
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import pathlib
 import shutil
 import unicodedata
 import zipfile
@@ -55,7 +56,12 @@ def tree(*names):
 
 
 SPLITS = {  # names, and which values are in each part
-    "train and test": (["train/a/1.png", "train/b/2.png", "test/a/3.png", "test/b/4.png"], [1, 2], None, [3, 4]),
+    "train and test": (
+        ["train/a/1.png", "train/b/2.png", "test/a/3.png", "test/b/4.png"],
+        [1, 2],
+        None,
+        [3, 4],
+    ),
     "any case, with val": (["Train/1.png", "VAL/2.png", "Test/3.png"], [1], [2], [3]),
     "other words": (["training/1.png", "valid/2.png", "testing/3.png"], [1], [2], [3]),
     "below one folder": (["x/y/train/1.png", "x/y/validation/2.png", "x/y/test/3.png"], [1], [2], [3]),
@@ -88,12 +94,17 @@ def test_a_test_folder_without_classes_has_no_labels():
     images = data.folder("d", image_size=8)
     assert images.train.labels.tolist() == [0, 1]
     assert images.test.labels is None
-    with pytest.raises(UserError, match="context=label needs class labels, and data=d has none of its test images"):
+    with pytest.raises(
+        UserError, match="context=label needs class labels, and data=d has none of its test images"
+    ):
         data.with_context(images, "label")
 
 
 MEANT = {  # names, what is said
-    "beside": (["train/1.png", "test/2.png", "new/3.png"], "new/3.png lies beside the subfolders of training and"),
+    "beside": (
+        ["train/1.png", "test/2.png", "new/3.png"],
+        "new/3.png lies beside the subfolders of training and",
+    ),
     "loose": (["train/1.png", "test/2.png", "3.png"], "3.png lies beside the subfolders of training and test"),
     "no train": (["val/1.png", "test/2.png"], "there are subfolders test and val and none of training images"),
 }
@@ -176,13 +187,13 @@ def test_a_zip_whose_names_are_utf_8_without_saying_so():
     with zipfile.ZipFile("m.zip", "w") as archive:
         for name in ("Köln/1.png", "Würzburg/1.png"):
             archive.writestr(name, buffer.getvalue())
-    packed = bytearray(open("m.zip", "rb").read())
+    packed = bytearray(pathlib.Path("m.zip").read_bytes())
     for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         place = packed.find(header)
         while place >= 0:
             packed[place + flags + 1] &= ~0x08
             place = packed.find(header, place + 1)
-    open("m.zip", "wb").write(packed)
+    pathlib.Path("m.zip").write_bytes(packed)
     assert data.folder("m.zip", image_size=8).classes == ("Köln", "Würzburg")
 
 
@@ -299,7 +310,9 @@ def test_transparent_images_are_composed_on_a_background(background, colour):
     expected[2:6, 2:6] = (255, 0, 0)
     assert np.array_equal(pixels, expected)
     assert notes == ("data.path: 2 of 2 images are transparent, and are composed on data.background",)
-    with pytest.raises(UserError, match="data.background must be a colour such as white, black or #808080, got"):
+    with pytest.raises(
+        UserError, match="data.background must be a colour such as white, black or #808080, got"
+    ):
         data.folder("d", background="nothing")
 
 

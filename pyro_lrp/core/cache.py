@@ -1,4 +1,4 @@
-"""The user's cache: files that one process at a time makes, that others read, and that are made again if damaged."""
+"""The user's cache: files that one process at a time makes, and that are made again if they are damaged."""
 
 from __future__ import annotations
 
@@ -101,7 +101,11 @@ def locked(path: Path) -> Iterator[None]:
         try:
             lock = cache_dir("locks") / f"{path.parent.name}-{path.name}.lock"
             stack.enter_context(one_writer(lock, what=str(path), wait=True))
-        except (UserError, OSError, NotImplementedError) as error:  # a folder without write access, or without locks
+        except (
+            UserError,
+            OSError,
+            NotImplementedError,
+        ) as error:  # a folder without write access, or without locks
             LOG.debug("%s is not locked: %s", path, error)
         else:
             remove_temporaries(path.parent, path.name)

@@ -178,7 +178,7 @@ def _is_csv(path: Path) -> bool:
 
 
 def _tables(base: Path, name: str) -> list[Path]:
-    """The files of a table, official ones before Kaggle's, also in a folder of its name, as Kaggle unpacks them."""
+    """The files of a table: official ones before Kaggle's, which may lie in a folder of the same name."""
     found = []
     for pattern in (f"{name}*.txt*", f"{name}*.csv*"):
         for path in sorted(base.glob(pattern)):

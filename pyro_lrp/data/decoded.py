@@ -220,11 +220,15 @@ class _Results:
     def notes(self) -> list[str]:
         """A sentence for each kind of change, and for images that were left out."""
         key = self.source.key
-        notes = [f"{key}: {number} of {len(self.decoded)} images {kind}" for kind, number in self.changes.items()]
+        notes = [
+            f"{key}: {number} of {len(self.decoded)} images {kind}" for kind, number in self.changes.items()
+        ]
         unreadable = self.refused[_UNREADABLE]
         if unreadable:
             example = printable(min(unreadable))
-            notes.append(f"{key}: images that cannot be read are left out ({len(unreadable)}, the first {example})")
+            notes.append(
+                f"{key}: images that cannot be read are left out ({len(unreadable)}, the first {example})"
+            )
         return notes
 
 

@@ -63,8 +63,8 @@ def deepfashion(
             folder. By default ``index.p`` or ``index.pkl``, else the only ``.npz`` of keypoints, else the only
             ``.csv`` (plain or gzipped) of annotations there.
         split: ``[train, test]`` or ``[train, validation, test]``, numbers of images or shares of them. The
-            garments are in an order that is random, and the same in every run, each with all its images. If None
-            the index decides, and if it does not, the test images are those of a tenth of the garments.
+            garments are in an order that is random, and the same in every run, each with all its images. If
+            None the index decides, and if it does not, the test images are those of a tenth of the garments.
         image_size: Side of the resulting squares, in pixels: a power of two from 32 to 1024.
 
     Returns:

@@ -98,7 +98,9 @@ def _pixels(image: Any, name: str) -> np.ndarray:
         return image.detach().cpu().numpy()
     if isinstance(image, np.ndarray):
         return image
-    raise UserError(f"{name} has a {type(image).__name__} for an image, expected a tensor, an array or a PIL image")
+    raise UserError(
+        f"{name} has a {type(image).__name__} for an image, expected a tensor, an array or a PIL image"
+    )
 
 
 def _label(label: Any, name: str) -> Any:

@@ -60,7 +60,9 @@ def _texts(labels: Any, images: int, name: str) -> list[str]:
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.shape[:1] != (images,):
-        raise UserError(f"{name} must hold a label for each of the {images} images, got the shape {array.shape}")
+        raise UserError(
+            f"{name} must hold a label for each of the {images} images, got the shape {array.shape}"
+        )
     if array.ndim == 2:
         array = _of_one_hot(array, name)
     if array.ndim != 1:
@@ -89,11 +91,15 @@ def _array(labels: Any, name: str) -> np.ndarray:
 def _of_one_hot(array: np.ndarray, name: str) -> np.ndarray:
     """Class numbers from one-hot rows."""
     if array.dtype.kind not in "biuf" or not ((array == 0) | (array == 1)).all():
-        raise UserError(f"{name} has the shape {array.shape}, and its rows are not one-hot (0, and 1 for the class)")
+        raise UserError(
+            f"{name} has the shape {array.shape}, and its rows are not one-hot: 0, and 1 for the class"
+        )
     totals = array.sum(1)
     odd = np.flatnonzero(totals != 1)
     if len(odd):
-        raise UserError(f"{name}: row {odd[0]} has {int(totals[odd[0]])} classes, and images have one: not one-hot")
+        raise UserError(
+            f"{name}: row {odd[0]} has {int(totals[odd[0]])} classes, and images have one: not one-hot"
+        )
     return array.argmax(1)
 
 

@@ -46,9 +46,9 @@ class Layout:
 def layout_of(names: Sequence[str], key: str) -> Layout:
     """The layout of images in a folder.
 
-    A folder that holds nothing but one subfolder stands for it. Subfolders ``train``, ``val`` and ``test`` (also
-    ``validation`` and the like, in any case) are the parts of the data set. The subfolders that are left are
-    classes, if there are two or more and no image lies beside them.
+    A folder that holds nothing but one subfolder stands for it. Subfolders ``train``, ``val`` and ``test``
+    (also ``validation`` and the like, in any case) are the parts of the data set. The subfolders that are left
+    are classes, if there are two or more and no image lies beside them.
 
     Args:
         names: Names of the images relative to the folder, with ``/``.
@@ -131,8 +131,8 @@ def _classes(names: list[str], key: str) -> tuple[Sequence[str | None], list[str
     if len(loose) == len(names):
         return [None] * len(names), []
     note = (
-        f"{key}: images lie beside the subfolders ({len(loose)}, such as {printable(loose[0])}), so these are not "
-        "taken as classes"
+        f"{key}: images lie beside the subfolders ({len(loose)}, such as {printable(loose[0])}), so these are "
+        "not taken as classes"
     )
     return [None] * len(names), [note]
 

@@ -1,4 +1,4 @@
-"""Image files of every mode as 8-bit grey or RGB: deep, transparent, with a palette, turned, or in printers' colours.
+"""Image files of every mode as 8-bit grey or RGB: deep, transparent, with a palette, or in printers' colours.
 
 Each function says what it did to an image, in words that complete the sentence "3 of 12 images ...".
 """
@@ -51,7 +51,9 @@ def background_colour(name: str) -> Colour:
     try:
         red, green, blue, *_ = ImageColor.getrgb(str(name))
     except ValueError as error:
-        raise UserError(f"data.background must be a colour such as white, black or #808080, got {name!r}") from error
+        raise UserError(
+            f"data.background must be a colour such as white, black or #808080, got {name!r}"
+        ) from error
     return red, green, blue
 
 
@@ -125,7 +127,9 @@ def _shallow(image: Image.Image, file_format: str | None) -> Image.Image:
     pixels = np.asarray(image)
     if image.mode == "F":
         if not ((pixels >= 0) & (pixels <= 1)).all():
-            raise Refused("are floats outside of [0, 1], whose range is not known: convert them to 8 or 16 bits")
+            raise Refused(
+                "are floats outside of [0, 1], whose range is not known: convert them to 8 or 16 bits"
+            )
         return Image.fromarray(np.rint(pixels * 255).astype(np.uint8))
     # some releases of Pillow open a PNG of 16 bits as one of 32
     is_16_bit = image.mode.startswith("I;16") or file_format in ("PNG", "PPM")

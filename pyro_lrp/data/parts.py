@@ -130,7 +130,7 @@ def _is_positive_number(value: Any) -> bool:
 
 
 def _mixed(images: int, labels: Tensor | None, purpose: str) -> Tensor:
-    """A random order of all rows in which every class is spread evenly, so that any piece has its share of each.
+    """A random order of all rows in which every class is spread evenly: any piece has its share of each.
 
     The r-th image of a class of n stands at (r + u) / n, where u in [0, 1) is a random number of the class.
     """

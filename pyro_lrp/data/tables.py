@@ -22,9 +22,9 @@ Flags = dict[str, list[bool]]
 
 
 def composed(name: str) -> str:
-    """A name as others are compared with it: accents composed (NFC), and ``/`` between folders.
+    r"""A name as others are compared with it: accents composed (NFC), and ``/`` between folders.
 
-    >>> composed("cafe\\u0301\\\\1.png")
+    >>> composed("cafe\u0301\\1.png")
     'café/1.png'
     """
     return unicodedata.normalize("NFC", name).replace("\\", "/").removeprefix("./")

@@ -86,8 +86,10 @@ def _channels_first(array: np.ndarray, name: str) -> np.ndarray:
             "must be reshaped to (N, H, W) first"
         )
     if array.ndim > 4:
-        raise UserError(f"{name} has the shape {shape}: videos and volumes are no images; take frames or slices")
-    if array.ndim == 3 and shape[-1] > 4:
+        raise UserError(
+            f"{name} has the shape {shape}: videos and volumes are no images; take frames or slices"
+        )
+    if array.ndim == 3 and shape[-1] not in _CHANNELS:  # else it is one image
         return array[:, None]
     if array.ndim != 4:
         raise UserError(f"{name} must have the shape (N, H, W), (N, H, W, C) or (N, C, H, W), got {shape}")

@@ -219,8 +219,8 @@ def _obtained(network: str) -> Path:
         torch.hub.download_url_to_file(official.url, str(path), hash_prefix=official.hash)
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"the download of {official.url} to {path.parent} failed ({error}): {advice}, or set the environment "
-            "variable TORCH_HOME to a folder that can be written"
+            f"the download of {official.url} to {path.parent} failed ({error}): {advice}, or set the "
+            "environment variable TORCH_HOME to a folder that can be written"
         ) from error
     return path
 

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from pyro_lrp.core import checkpoint
 from pyro_lrp.core.cache import kept
-from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.pixels import as_files
 from pyro_lrp.core.randomness import derive_seed, seeded
 from pyro_lrp.data import ImageData, Split, at_once, chunks
@@ -324,7 +323,7 @@ class Subject:
         return FeatureStatistics.of(self.features(extractor, of, n, prepare))
 
     def _reference(self, extractor: Extractor, of: str, n: int, prepare: Preparation) -> str:
-        """The name of the file of the statistics of real images; its name depends on the images and the protocol."""
+        """The name of the file of the statistics of real images, which depends on images and protocol."""
         split = self.train
         if of == "test":
             split = self.data.test
