@@ -167,8 +167,8 @@ class Labels(Condition):
         unknown = [name for name in condition.names if name not in names]
         if unknown:
             raise UserError(
-                f"context: {unknown[0]} is no class of this run, and data={data.name} has it; the run's classes "
-                f"are {', '.join(names)}"
+                f"context: {unknown[0]} is no class of this run, and data={data.name} has it; the run "
+                f"knows {', '.join(names)}"
             )
         condition.names = tuple(names)
         return condition

@@ -109,8 +109,8 @@ def _whole(array: np.ndarray, name: str) -> np.ndarray:
         odd = np.flatnonzero(~np.isfinite(array) | (array != np.floor(array)))
         if len(odd):
             raise UserError(
-                f"{name} must be whole numbers, and label {odd[0]} is {array[odd[0]]}: classes are not measured; "
-                "an image without a class has the label -1"
+                f"{name} must be whole numbers, and label {odd[0]} is {array[odd[0]]}: classes are not "
+                "measured; an image without a class has the label -1"
             )
     array = array.astype(np.int64)
     below = np.flatnonzero(array < -1)
