@@ -401,3 +401,34 @@ def test_attributes_name_images_with_or_without_their_folders():
     assert tables.matched(flags, names, "x").tolist() == [[True], [False], [True]]
     with pytest.raises(UserError, match="1 of 3 have no row, the first: pets/dog/2.png"):
         tables.matched({"1.png": [True], "cat/2.png": [False], "2.png": [True]}, names, "x")
+
+
+# --------------------------------------------------------------------- commands
+
+
+def test_a_users_own_image_is_read_as_those_of_the_folder():
+    saved(Image.fromarray(hidden_colours()))
+    pixels, _ = read(background="black")
+    names, images, notes = data.pictures(["d/x.png"], (3, 8, 8), "black")
+    assert names == ["x.png"]
+    assert np.array_equal(images[0].permute(1, 2, 0).numpy(), pixels)
+    assert notes == ["x.png is among images that are transparent, and are composed on data.background"]
+
+
+def test_classes_of_a_folder_are_named_in_every_command(train):
+    for value in range(40):
+        picture(f"pets/{'cat' if value % 2 else 'dog'}/{value}.png", 6 * value)
+    code, _, err = train(
+        "data=folder", "data.path=pets", "data.image_size=8", "prior=conditional_flow", "context=label", "name=p",
+        "epochs=1", "prior_epochs=1", "device=cpu", "progress=false", "data.flow={layers: 2, width: 8}",
+        "latent_dim=4", "trainer.evaluations=1",
+    )  # fmt: skip
+    assert code == 0, err
+    places = ("run=runs/p/seed_0", "data.path=pets")
+    code, _, err = train(*places, "n=4", "context=cat", command="sample")
+    assert code == 0, err
+    code, _, err = train(*places, "mode=edit", "attribute=dog", command="sample")
+    assert code == 0, err
+    code, _, err = train(*places, "n=4", "context=cow", command="sample")
+    assert code == 1
+    assert "context=cow is no class of this run; there are cat, dog" in err
