@@ -280,6 +280,33 @@ def test_class_accuracy_counts_samples_of_the_class_that_was_asked_for(given_dig
     assert found["class_accuracy_reconstructions"]["value"] == pytest.approx(expected)
 
 
+def unlabelled(split):
+    """The split with every fourth image unlabelled."""
+    labels = split.labels.clone()
+    labels[::4] = -1
+    return replace(split, labels=labels)
+
+
+def test_unlabelled_images_are_neither_learned_nor_counted():
+    fake = data.fake(40, (1, 8, 8), classes=2)
+    partly = replace(fake, train=unlabelled(fake.train), test=unlabelled(fake.test))
+    rest = replace(fake, train=partly.train.labelled(), test=partly.test.labelled())
+    assert len(rest.train) == 30
+    assert weights_sha256(train_classifier(partly, epochs=1)) == weights_sha256(train_classifier(rest, epochs=1))
+    nothing = replace(fake, test=replace(fake.test, labels=torch.full((40,), -1)))
+    assert METRICS["class_accuracy"].lacks(subject(nothing)) == "needs class labels, and data=fake has none"
+
+
+def test_class_accuracy_of_reconstructions_counts_labelled_images(given_digits):
+    plain = replace(given_digits, test=unlabelled(given_digits.test), train=unlabelled(given_digits.train))
+    partly, _ = data.with_context(plain, "label")
+    judged = subject(partly, real(given_digits))
+    assert METRICS["class_accuracy"].lacks(judged) is None
+    found = METRICS["class_accuracy"].compute(judged)["class_accuracy_reconstructions"]
+    assert found["n"] == len(partly.test.labelled()) < len(partly.test)
+    assert found["value"] > 0.9
+
+
 def test_samples_whose_class_cannot_be_told_are_refused(given_digits):
     with pytest.raises(UserError, match="3 of 500 samples are not finite"):
         METRICS["class_accuracy"].compute(subject(given_digits, real(given_digits, lost=3)))

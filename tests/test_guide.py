@@ -26,6 +26,7 @@ EXAMPLES = [  # sections with blocks of Python or YAML
     "README.md#From Python",
     "conf/README.md#A model preset",
     "conf/README.md#A data set",
+    "pyro_lrp/data/README.md#Your own images",
     "pyro_lrp/data/README.md#A new kind of condition",
     "pyro_lrp/metrics/README.md#Add a metric",
     "pyro_lrp/objectives/README.md#With Pyro",

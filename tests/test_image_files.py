@@ -39,13 +39,17 @@ def pictures(tmp_path):
     return folder
 
 
+def _square(file):
+    """The centre square of a picture of 20x30, of 8x8."""
+    return Image.open(file).crop((0, 5, 20, 25)).resize((8, 8), Image.Resampling.BILINEAR)
+
+
 def test_a_folder_with_classes(pictures):
     images = data.folder(pictures, image_size=8)
     assert (images.name, images.image_shape) == ("my pictures", (3, 8, 8))
     assert (len(images.train), len(images.test)) == (11, 1)
-    assert images.train.labels.tolist() == [0] * 6 + [1] * 5  # the tenth, a dog, is the test image
-    square = Image.open(pictures / "cat" / "01.png").crop((0, 5, 20, 25))
-    expected = np.asarray(square.resize((8, 8), Image.Resampling.BILINEAR))
+    assert images.train.labels.tolist() == [0] * 6 + [1] * 5  # the test image is a dog
+    expected = np.asarray(_square(pictures / "cat" / "01.png"))
     assert np.array_equal(images.train.images[0].permute(1, 2, 0).numpy(), expected)
 
 
@@ -61,8 +65,17 @@ def test_crop_channels_split_and_a_zip(pictures, tmp_path, packed):
     images = data.folder(place, image_size=10, crop=10, channels=1, split=[8, 2, 2])
     assert images.image_shape == (1, 10, 10)
     assert [len(part) for part in (images.train, images.validation, images.test)] == [8, 2, 2]
-    exact = np.asarray(Image.open(pictures / "cat" / "01.png").convert("L"))[10:20, 5:15]
-    assert np.array_equal(images.train.images[0, 0].numpy(), exact)
+    assert images.classes == ("cat", "dog")
+    files = [sorted((pictures / name).iterdir()) for name in images.classes]
+    exact = [
+        np.asarray(Image.open(file).convert("L"))[10:20, 5:15].tobytes() for group in files for file in group
+    ]
+    rows = []
+    for part in (images.train, images.validation, images.test):
+        rows += [exact.index(image.numpy().tobytes()) for image in part.images]
+        assert [exact.index(image.numpy().tobytes()) // 6 for image in part.images] == part.labels.tolist()
+        assert part.labels.sum() * 2 == len(part)  # each class in proportion
+    assert sorted(rows) == list(range(12))
 
 
 def test_images_are_decoded_once_and_again_when_a_file_changes(pictures, tmp_path, monkeypatch):
@@ -87,12 +100,17 @@ def test_images_are_decoded_once_and_again_when_a_file_changes(pictures, tmp_pat
 def test_files_that_are_no_images_are_named_or_left_out(pictures, tmp_path):
     (pictures / "cat" / "notes.txt").write_text("no image")
     (pictures / "dog" / "zz.png").write_bytes((pictures / "dog" / "00.png").read_bytes()[:-400])
-    message = "data.path: 2 of 14 files are no images that can be read, the first: cat/notes.txt .data.skip_unr"
+    message = "data.path: 1 of 13 files are no images that can be read, the first: dog/zz.png .data.skip_unr"
     with pytest.raises(UserError, match=message):
         data.folder(pictures, image_size=8)
     assert list((tmp_path / "cache" / "images").iterdir()) == []
     images = data.folder(pictures, image_size=8, skip_unreadable=True)
     assert len(images.train) + len(images.test) == 12
+    assert images.notes == (
+        "data.path: 2 files that are no images are passed over, such as .DS_Store",
+        "data.path: images that cannot be read are left out (1, the first dog/zz.png)",
+    )
+    assert images.notes == data.folder(pictures, 8, skip_unreadable=True).notes  # now from the cache
     assert torch.equal(images.train.images, data.folder(pictures, 8, skip_unreadable=True).train.images)
 
 
@@ -103,8 +121,12 @@ def test_attributes_beside_the_images(pictures):
     images = data.folder(pictures, image_size=8, split=[10, 2])
     assert images.attributes == ("odd", "third")
     assert images.train.attributes.dtype == torch.bool
-    expected = [[False, True], [True, False], [False, False], [True, True]]
-    assert images.train.attributes[:4].tolist() == expected
+    tested = {image.numpy().tobytes() for image in images.test.images}
+    expected = []
+    for i, name in enumerate(names):
+        if np.asarray(_square(pictures / name)).transpose(2, 0, 1).tobytes() not in tested:
+            expected.append([i % 2 == 1, i % 3 == 0])
+    assert images.train.attributes.tolist() == expected
     assert images.train[torch.tensor([1, 0])].attributes.tolist() == expected[1::-1]
     (pictures / "attributes.csv").write_text("file,odd,third\n" + "\n".join(rows[2:]))
     with pytest.raises(UserError, match="do not match the images: 2 of 12 have no row, the first: cat/01.png"):
@@ -127,11 +149,6 @@ def no_image(folder):
 SPOILED = {  # what is done to the folder, options, what is said
     "one image": (one_image, {}, "has one image; training and testing need at least two"),
     "empty": (no_image, {}, "there are no images in"),
-    "grey among colour": (
-        lambda folder: picture(mode="L").save(folder / "dog" / "zz.png"),
-        {},
-        "1 of 13 images are grey among colour ones: set data.channels=3 or data.channels=1; the first: dog/zz",
-    ),
     "smaller than the crop": (
         lambda folder: picture((9, 30)).save(folder / "dog" / "zz.png"),
         {"crop": 16},
@@ -219,9 +236,41 @@ def test_celeba_at_half_size_from_a_zip_with_gzipped_attributes(celeba, tmp_path
     half = data.celeba(root.parent, split=[0.75, 0.25])  # of the file with the most images
     assert (half.name, half.attributes) == ("celeba_89x109", COLUMNS)
     assert [len(half.train), len(half.test)] == [6, 2]
+    (root / PARTITION).write_text((celeba / PARTITION).read_text())
+    half = data.celeba(root.parent)
     assert len(data.celeba(root, images="img_align_celeba_few.zip", split=[1, 1]).train) == 1
     difference = (half.train.images[:5].float() - data.celeba(celeba).train.images.float()).abs()
     assert difference.max() <= 4  # the same region of the face: half a row of a slope, JPEG, rounding
+
+
+def test_celeba_as_kaggle_packs_it(celeba):
+    """The images in a folder of a folder, tables with commas, the partition's in a folder of its name."""
+    expected = data.celeba(celeba)
+    inner = celeba / "img_align_celeba" / "img_align_celeba"
+    (celeba / "img_align_celeba").rename(celeba / "faces")
+    inner.parent.mkdir()
+    (celeba / "faces").rename(inner)
+    lines = (celeba / ATTRIBUTES).read_text().splitlines()[1:]
+    rows = [",".join(["image_id", *lines[0].split()]), *(",".join(line.split()) for line in lines[1:])]
+    (celeba / "list_attr_celeba.csv").write_text("\n".join(rows))
+    parts = [",".join(line.split()) for line in (celeba / PARTITION).read_text().splitlines()]
+    (celeba / "list_eval_partition.csv").mkdir()
+    (celeba / "list_eval_partition.csv" / "list_eval_partition.csv").write_text(
+        "\n".join(["image_id,partition", *parts])
+    )
+    for name in (ATTRIBUTES, PARTITION):
+        (celeba / name).unlink()
+    (celeba / "list_bbox_celeba.csv").write_text("image_id,x_1\n")
+    faces = data.celeba(celeba)
+    assert faces.attributes == COLUMNS
+    for split, same in zip(faces.splits, expected.splits, strict=True):
+        assert split.fingerprint() == same.fingerprint()
+
+
+def test_a_damaged_face_is_named_without_an_option_that_does_not_exist(celeba):
+    (celeba / "img_align_celeba" / "000003.jpg").write_bytes(b"no image")
+    with pytest.raises(UserError, match="1 of 8 files are no images that can be read, the first: 000003.jpg$"):
+        data.celeba(celeba)
 
 
 def rewrite(name, change):
@@ -237,7 +286,7 @@ SPOILED_CELEBA = {
     "no partition": (
         lambda root: (root / PARTITION).unlink(),
         {},
-        r"needs the official list_eval_partition.txt in .*, or data.split=\[TRAIN,TEST\] of the 8 images",
+        r"needs the official list_eval_partition.txt, or Kaggle's .csv, in .*, or data.split=\[TRAIN,TEST\] of",
     ),
     "partition lacks images": (
         rewrite(PARTITION, lambda text: "000001.jpg 0\n000002.jpg 2\n"),

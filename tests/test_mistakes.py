@@ -30,7 +30,7 @@ MISTAKES = {
         "prior: the paper's flow splits a code into halves: expected an even latent_dim",
     ),
     "no latent": (("latent_dim=0",), "latent_dim must be a whole number of at least 1, got 0"),
-    "no batch": (("batch_size=0",), "batch_size must be a whole number of at least 1, got 0"),
+    "no batch": (("batch_size=0",), "batch_size must be a whole number of at least 1, or null, got 0"),
     "batch too large": (
         ("batch_size=1000",),
         "batch_size must be between 1 and the 230 images there are, got 1000",

@@ -14,10 +14,12 @@ from pyro_lrp.config import allowed
 from pyro_lrp.config.bounds import Budget, check_sizes
 from pyro_lrp.config.command import conf_dir
 from pyro_lrp.config.identity import Identity
+from pyro_lrp.config.sizes import NETWORK_SIZES, batch_size_for, network_sizes, size_notes
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.randomness import seeded
 from pyro_lrp.core.trees import KeyPath, map_leaves
 from pyro_lrp.data import ImageData, condition_kinds, condition_of, with_context
+from pyro_lrp.data.dataset import held_out
 from pyro_lrp.models import Autoencoder, HierarchicalAutoencoder
 from pyro_lrp.objectives import Game
 from pyro_lrp.priors import Hierarchy, Prior
@@ -38,8 +40,11 @@ __all__ = [
 PLACES = ("root", "path", "images", "attributes", "index")
 """The keys of a data set that name files or folders."""
 
-FROM_DATA = ("context_dim", "image_shape")
-"""Keys of a prior's node whose value is taken from the data set if it is null."""
+FROM_DATA = {
+    "prior": ("context_dim", "image_shape"),
+    "network": tuple(NETWORK_SIZES),
+}
+"""Keys of a node whose value is taken from the data set if it is null."""
 
 NOT_ARGUMENTS = ("limit", "validation", "fingerprint", *PLACES)
 """Keys of ``data`` that are not arguments of the data set, or that are passed separately."""
@@ -64,6 +69,9 @@ def needs_context(identity: dict[str, Any]) -> bool:
 def settle(identity: dict[str, Any], data: ImageData) -> tuple[dict[str, Any], ImageData]:
     """Complete an identity from its data set, and give the data set the contexts that the identity asks for.
 
+    Sizes that the identity leaves null become those that suit the number of training images, and notes of the
+    data set say so.
+
     Raises:
         UserError: If the prior is conditional and no context is asked for.
     """
@@ -74,29 +82,40 @@ def settle(identity: dict[str, Any], data: ImageData) -> tuple[dict[str, Any], I
             f"prior={planned.preset('prior')} is conditional: say on what, "
             "such as context=label or context=attributes"
         )
+    images = len(data.train) - held_out(planned.validation, len(data.train))
     image_shape = list(data.image_shape)
     from_data = {
         "image_shape": image_shape,
         "context_dim": len(condition) or None,
+        **network_sizes(images),
     }
+    batch_size = None
+    if planned.batch_size is None:
+        batch_size = batch_size_for(images)
+    network, sizes = _filled(planned.network, "network", from_data)
+    prior, _ = _filled(planned.prior, "prior", from_data)
     settled = {
         "image_shape": image_shape,
         "context": condition.record(),
-        "prior": _filled(planned.prior, from_data),
+        "network": network,
+        "prior": prior,
+        "batch_size": batch_size or planned.batch_size,
     }
-    return {**identity, **settled}, data
+    return {**identity, **settled}, data.noted(*size_notes(images, batch_size, sizes))
 
 
-def _filled(node: Any, from_data: dict[str, Any]) -> Any:
-    """The node with the values of ``from_data`` in place of null."""
+def _filled(node: Any, group: str, from_data: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The node with values of ``from_data`` in place of null, and the values that were filled in, by key."""
+    filled = {}
 
     def fill(path: KeyPath, leaf: Any) -> Any:
         key = path[-1]
-        if leaf is None and key in FROM_DATA:
-            return from_data[str(key)]
-        return leaf
+        if leaf is not None or key not in FROM_DATA[group]:
+            return leaf
+        filled[str(key)] = from_data[str(key)]
+        return filled[str(key)]
 
-    return map_leaves(fill, node)
+    return map_leaves(fill, node), filled
 
 
 def build_data(

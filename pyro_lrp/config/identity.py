@@ -47,7 +47,7 @@ class Identity:
     epochs = Entry[int]()
     prior_epochs = Entry[int]()
     lr = Entry[float]()
-    batch_size = Entry[int]()
+    batch_size = Entry[Any]()  # null until it is settled
     prior_batch_size = Entry[int | None]()
     precision = Entry[Any]()
     prior_code_noise = Entry[float]()

@@ -115,7 +115,7 @@ RULES: dict[str, Rule] = {
     "beta": _FINITE,
     "seed": _at_least(0),
     "latent_dim": _COUNT,
-    "batch_size": _COUNT,
+    "batch_size": _COUNT.or_null(),
     "prior_batch_size": _COUNT.or_null(),
     "epochs": _at_least(0).or_null(),
     "prior_epochs": _at_least(0).or_null(),

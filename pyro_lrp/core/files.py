@@ -18,14 +18,19 @@ from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.trees import map_leaves
 
 __all__ = [
+    "CACHE",
     "cache_dir",
     "plain",
     "read_json",
     "read_npz",
     "remove_temporaries",
+    "unwritable",
     "write_atomically",
     "write_json",
 ]
+
+CACHE = "PYRO_LRP_CACHE"
+"""The environment variable that names the folder of the cache."""
 
 _TEMPORARY = ".tmp"
 _READ_ERRORS = (
@@ -39,11 +44,27 @@ _READ_ERRORS = (
 
 
 def cache_dir(name: str) -> Path:
-    """A folder of the user's cache, ``$PYRO_LRP_CACHE`` or ``~/.cache/pyro_lrp``; created if it is missing."""
-    root = os.environ.get("PYRO_LRP_CACHE") or "~/.cache/pyro_lrp"
+    """A folder of the user's cache, ``$PYRO_LRP_CACHE`` or ``~/.cache/pyro_lrp``; created if it is missing.
+
+    Raises:
+        UserError: If it cannot be created; the message names the variable.
+    """
+    root = os.environ.get(CACHE) or "~/.cache/pyro_lrp"
     folder = Path(root).expanduser() / name
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from error
     return folder
+
+
+def unwritable(path: Path, error: OSError) -> UserError:
+    """The error of a file or folder of the cache that cannot be written."""
+    reason = error.strerror or error
+    return UserError(
+        f"the cache cannot be written: {path} ({reason}); set the environment variable {CACHE} to a folder "
+        "that can, with enough space"
+    )
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -66,10 +87,16 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def remove_temporaries(folder: Path) -> None:
-    """Delete the temporary files that an interrupted :func:`write_atomically` left in a folder."""
-    for path in folder.glob(f".*{_TEMPORARY}"):
-        path.unlink(missing_ok=True)
+def remove_temporaries(folder: Path, name: str = "") -> None:
+    """Delete the temporary files that an interrupted :func:`write_atomically` left in a folder.
+
+    Args:
+        folder: The folder.
+        name: Only those of the file of this name.
+    """
+    for path in folder.iterdir():
+        if path.name.startswith(f".{name}") and path.name.endswith(_TEMPORARY):
+            path.unlink(missing_ok=True)
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:

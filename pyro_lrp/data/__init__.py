@@ -1,6 +1,6 @@
 """Image data sets as uint8 tensors, and batches of them in an order that is a function of seed and step."""
 
-from pyro_lrp.data.arrays import digits, fake, npz
+from pyro_lrp.data.arrays import digits, fake, from_arrays, from_dataset, npz
 from pyro_lrp.data.celeba import celeba
 from pyro_lrp.data.cifar10 import cifar10
 from pyro_lrp.data.conditions import (
@@ -13,10 +13,11 @@ from pyro_lrp.data.conditions import (
     condition_of,
     with_context,
 )
-from pyro_lrp.data.dataset import Batch, Batches, ImageData, Split, at_once, chunks, divide, no_context
+from pyro_lrp.data.dataset import Batch, Batches, ImageData, Split, at_once, chunks, no_context
 from pyro_lrp.data.deepfashion import deepfashion
 from pyro_lrp.data.folder import folder
 from pyro_lrp.data.mnist import fashion_mnist, mnist
+from pyro_lrp.data.parts import divide
 from pyro_lrp.data.pictures import pictures
 from pyro_lrp.data.pose import Pose
 from pyro_lrp.data.posed_figures import posed_figures
@@ -44,6 +45,8 @@ __all__ = [
     "fake",
     "fashion_mnist",
     "folder",
+    "from_arrays",
+    "from_dataset",
     "mnist",
     "no_context",
     "npz",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zipfile
+import zlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pyro_lrp.core.errors import UserError
-from pyro_lrp.data.dataset import ImageData, Rows, Split, divide
+from pyro_lrp.core.errors import UserError, printable
+from pyro_lrp.data.dataset import ImageData, Split
 from pyro_lrp.data.decoded import Refused, Source, decode
-from pyro_lrp.data.folder import matched
+from pyro_lrp.data.modes import eight_bit
+from pyro_lrp.data.parts import Parts, as_slice, divide
+from pyro_lrp.data.tables import Flags, composed, csv_rows, decoded_text, flags_of_csv, matched
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -46,9 +49,10 @@ def celeba(
         root: A folder that contains ``celeba/``, or that folder.
         images: ``img_align_celeba``, a folder or a ``.zip``, relative to that folder. By default the one with
             this name, or the one whose name begins with it and that has the most images.
-        attributes: ``list_attr_celeba.txt``, plain or gzipped; by default the one in that folder, if any.
-        split: As for :func:`pyro_lrp.data.divide`, in the order of names; if None the official
-            ``list_eval_partition.txt`` decides.
+        attributes: ``list_attr_celeba.txt``, plain or gzipped, or Kaggle's ``.csv``; by default the one in that
+            folder, if any.
+        split: As for :func:`pyro_lrp.data.divide`: at random, and the same in every run. If None the official
+            ``list_eval_partition.txt``, or Kaggle's ``.csv``, decides.
         crop: Side of the square, in pixels of the official 178x218 images.
         image_size: Side of the resulting images.
 
@@ -64,35 +68,37 @@ def celeba(
     else:
         place = base / Path(images).expanduser()
     source = Source(place, "data.images")
-    columns, table, origin = _attribute_table(base, attributes)
+    columns, flags, origin = _attribute_table(base, attributes)
     partition = {}
     if split is None:
         partition = _partition(base, len(source.names))
 
-    names, pixels = decode(
+    names, pixels, converted = decode(
         source,
         partial(_crop, crop=crop, image_size=image_size),
-        (3, image_size, image_size),
-        {"celeba": crop},
-        key="data.images",
+        lambda: (3, image_size, image_size),
+        {"celeba": crop, "image_size": image_size},
     )
-    files = [name.rsplit("/", 1)[-1] for name in names]
-    flags = None
+    files = [composed(name).rsplit("/", 1)[-1] for name in names]
+    table = None
     if columns:
-        flags = matched(table, files, origin)
-    everything = Split(pixels, attributes=flags)
-    train: Rows
-    validation: Rows | None
-    test: Rows
+        table = matched(flags, files, origin)
+    everything = Split(pixels, attributes=table)
     if split is None:
         train, validation, test = _partition_rows(partition, files, base)
     else:
         train, validation, test = divide(split, len(files))
     held_out = None
     if validation is not None:
-        held_out = everything[validation]
-    name = _name(source)
-    return ImageData(name, everything[train], everything[test], held_out, columns)
+        held_out = everything[as_slice(validation)]
+    return ImageData(
+        _name(source),
+        everything[as_slice(train)],
+        everything[as_slice(test)],
+        held_out,
+        columns,
+        notes=(*source.notes(), *converted),
+    )
 
 
 def _check_options(crop: int, image_size: int) -> None:
@@ -127,13 +133,13 @@ def _default_images(base: Path) -> Path:
     if not counts:
         raise UserError(
             "data=celeba needs img_align_celeba (a folder or .zip), list_eval_partition.txt and "
-            "list_attr_celeba.txt, of mmlab.ie.cuhk.edu.hk/projects/CelebA.html, "
+            "list_attr_celeba.txt (or Kaggle's .csv of both), of mmlab.ie.cuhk.edu.hk/projects/CelebA.html, "
             f"in {base}: place them there, or set data.root"
         )
     return max(counts, key=lambda path: counts[path])
 
 
-def _crop(image: Image.Image, crop: int, image_size: int) -> Image.Image:
+def _crop(image: Image.Image, crop: int, image_size: int) -> tuple[Image.Image, list[str]]:
     from PIL import Image
 
     scale = image.width / _WIDTH
@@ -146,8 +152,9 @@ def _crop(image: Image.Image, crop: int, image_size: int) -> Image.Image:
     top = int((_CENTRE_Y - crop / 2) * scale)
     side = round(crop * scale)
     box = (left, top, left + side, top + side)
-    square = image.convert("RGB").crop(box)
-    return square.resize((image_size, image_size), Image.Resampling.BILINEAR)
+    converted, changes = eight_bit(image, "RGB", turn=False)
+    square = converted.crop(box)
+    return square.resize((image_size, image_size), Image.Resampling.BILINEAR), changes
 
 
 # ---------------------------------------------------------------------
@@ -155,96 +162,103 @@ def _crop(image: Image.Image, crop: int, image_size: int) -> Image.Image:
 # ---------------------------------------------------------------------
 
 
-def _lines(path: Path) -> list[str]:
-    """The lines of a plain or gzipped file."""
+def _text(path: Path) -> str:
+    """The text of a plain or gzipped file."""
     try:
         content = path.read_bytes()
         if path.suffix == ".gz":
             content = gzip.decompress(content)
-        return content.decode().splitlines()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} is not readable, or is truncated ({error})") from error
+    return decoded_text(content)
 
 
-def _attribute_table(
-    base: Path, attributes: str | Path | None
-) -> tuple[tuple[str, ...], dict[str, list[bool]], Path]:
+def _is_csv(path: Path) -> bool:
+    return ".csv" in path.suffixes
+
+
+def _tables(base: Path, name: str) -> list[Path]:
+    """The files of a table: official ones before Kaggle's, which may lie in a folder of the same name."""
+    found = []
+    for pattern in (f"{name}*.txt*", f"{name}*.csv*"):
+        for path in sorted(base.glob(pattern)):
+            if path.is_dir():
+                path = path / path.name
+            if path.is_file():
+                found.append(path)
+    return found
+
+
+def _attribute_table(base: Path, attributes: str | Path | None) -> tuple[tuple[str, ...], Flags, Path]:
     """Names of the columns, values by image, and their file; empty if there is no file."""
     if attributes is not None:
         path = base / Path(attributes).expanduser()
         if not path.is_file():
             raise UserError(f"data.attributes: there is no file {path}")
     else:
-        candidates = sorted(base.glob("list_attr_celeba*.txt*"))
+        candidates = _tables(base, "list_attr_celeba")
         if not candidates:
             return (), {}, base
         path = candidates[0]
-    lines = _lines(path)
+    text = _text(path)
+    if _is_csv(path):
+        columns, flags = flags_of_csv(text, path)
+        return columns, flags, path
+    lines = text.splitlines()
     if len(lines) < 3:
         raise UserError(f"{path} must hold a count, the names of the attributes, and a row for each image")
     columns = tuple(lines[1].split())
-    table = {}
+    flags = {}
     for number, line in enumerate(lines[2:], start=3):
         name, *values = line.split() or [""]
         if len(values) != len(columns) or not set(values) <= {"-1", "1"}:
             raise UserError(
                 f"{path}, line {number}: expected an image's name and {len(columns)} values, -1 or 1"
             )
-        table[name] = [value == "1" for value in values]
-    return columns, table, path
+        flags[composed(name)] = [value == "1" for value in values]
+    return columns, flags, path
 
 
 def _partition(base: Path, images: int) -> dict[str, str]:
     """The part of each image: 0 training, 1 validation, 2 test."""
-    candidates = sorted(base.glob("list_eval_partition.txt*"))
-    files = [path for path in candidates if path.is_file()]
+    files = _tables(base, "list_eval_partition")
     if not files:
         raise UserError(
-            f"data=celeba needs the official list_eval_partition.txt in {base}, or "
+            f"data=celeba needs the official list_eval_partition.txt, or Kaggle's .csv, in {base}, or "
             f"data.split=[TRAIN,TEST] of the {images} images there are"
         )
     path = files[0]
+    text = _text(path)
+    if _is_csv(path):
+        rows = csv_rows(text)[1:]
+    else:
+        rows = [line.split() for line in text.splitlines() if line.strip()]
     partition = {}
-    for line in _lines(path):
-        if not line.strip():
-            continue
-        row = line.split()
+    for row in rows:
         if len(row) != 2 or row[1] not in ("0", "1", "2"):
             raise UserError(f"{path} must hold rows of an image's name and 0, 1 or 2")
         name, part = row
-        partition[name] = part
+        partition[composed(name)] = part
     return partition
 
 
-def _partition_rows(partition: dict[str, str], names: list[str], base: Path) -> tuple[Rows, Rows | None, Rows]:
+def _partition_rows(partition: dict[str, str], names: list[str], base: Path) -> Parts:
     """Training, validation (or None) and test rows."""
     missing = [name for name in names if name not in partition]
     if missing:
         raise UserError(
-            f"list_eval_partition.txt in {base} has no row for {len(missing)} of {len(names)} images, "
-            f"the first: {missing[0]}"
+            f"list_eval_partition in {base} has no row for {len(missing)} of {len(names)} images, "
+            f"the first: {printable(missing[0])}"
         )
     rows: dict[str, list[int]] = {"0": [], "1": [], "2": []}
     for row, name in enumerate(names):
         rows[partition[name]].append(row)
-    train = rows["0"]
-    validation = rows["1"]
-    test = rows["2"]
-    if not train or not test:
+    train, validation, test = (torch.tensor(numbers, dtype=torch.long) for numbers in rows.values())
+    if not len(train) or not len(test):
         raise UserError(
-            f"list_eval_partition.txt in {base} leaves {len(train)} training and {len(test)} test "
+            f"list_eval_partition in {base} leaves {len(train)} training and {len(test)} test "
             f"images of the {len(names)} there are: set data.split=[TRAIN,TEST]"
         )
-    held_out = None
-    if validation:
-        held_out = _as_slice(validation)
-    return _as_slice(train), held_out, _as_slice(test)
-
-
-def _as_slice(rows: list[int]) -> Rows:
-    """Consecutive rows as a slice, since slices of a mapped array remain mapped."""
-    first = rows[0]
-    last = rows[-1]
-    if last - first + 1 == len(rows):
-        return slice(first, last + 1)
-    return torch.tensor(rows)
+    if not len(validation):
+        return train, None, test
+    return train, validation, test

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.data.dataset import ImageData, Split, no_context
+from pyro_lrp.data.tables import composed
 
 __all__ = [
     "Attributes",
@@ -137,9 +138,9 @@ class NoCondition(Condition):
 
 
 class Labels(Condition):
-    """The class of an image, one-hot.
+    """The class of an image, one-hot; zero for every class if the image has none.
 
-    >>> Labels(("0", "1", "2")).parse([2, 0], n=3)
+    >>> Labels(("bird", "cat", "dog")).parse(["dog", "bird"], n=3)
     tensor([[0., 0., 1.],
             [1., 0., 0.],
             [0., 0., 1.]])
@@ -147,26 +148,44 @@ class Labels(Condition):
 
     kind = "label"
 
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(names)
+        self._classes: tuple[str, ...] = self.names  # those of the data set, which its labels number
+
     @classmethod
     def for_data(cls, data: ImageData, wanted: Any) -> Labels:
-        if data.train.labels is None:
-            raise UserError(f"context=label needs class labels, and data={data.name} has none")
-        largest = 0
-        for split in (data.train, data.test, data.validation):
-            if split is not None and split.labels is not None and len(split):
-                largest = max(largest, int(split.labels.max()))
-        return cls(tuple(str(number) for number in range(largest + 1)))
+        for noun, split in (("training", data.train), ("test", data.test), ("validation", data.validation)):
+            if split is not None and len(split) and not len(split.labelled()):
+                raise UserError(
+                    f"context=label needs class labels, and data={data.name} has none of its {noun} images"
+                )
+        return cls(data.classes)
+
+    @classmethod
+    def again(cls, data: ImageData, names: Sequence[str]) -> Labels:
+        condition = cls.for_data(data, cls.kind)
+        unknown = [name for name in condition.names if name not in names]
+        if unknown:
+            raise UserError(
+                f"context: {unknown[0]} is no class of this run, and data={data.name} has it; the run "
+                f"knows {', '.join(names)}"
+            )
+        condition.names = tuple(names)
+        return condition
 
     def of(self, split: Split) -> Tensor:
-        assert split.labels is not None, "a data set has labels in all splits or in none"
-        return F.one_hot(split.labels, len(self.names)).float()
+        assert split.labels is not None, "checked when the condition was made"
+        columns = _positions(self._classes, self.names).to(split.labels.device)
+        context = torch.zeros(len(split), len(self.names), device=split.labels.device)
+        rows = (split.labels >= 0).nonzero().flatten()
+        context[rows, columns[split.labels[rows]]] = 1.0
+        return context
 
     def parse(self, wanted: Any, n: int) -> Tensor:
         """The given classes in turn; all classes if ``wanted`` is None."""
         if wanted is None:
             wanted = self.names
-        classes = _as_list(wanted)
-        _refuse_unknown(classes, self.names, "class")
+        classes = _known(_as_list(wanted), self.names, "class")
         if not classes:
             raise UserError("context must name a class, such as context=0")
         index = _positions(classes, self.names)
@@ -199,7 +218,7 @@ class Attributes(Condition):
             raise UserError(f"context={wanted} needs attributes, and data={data.name} has none")
         names = columns
         if wanted != cls.kind:
-            names = tuple(str(name) for name in wanted)
+            names = tuple(_name_in(columns, name) or str(name) for name in wanted)
         available = ", ".join(columns)
         if not names:
             raise UserError(f"context: names no attribute; there are {available}")
@@ -225,8 +244,7 @@ class Attributes(Condition):
         if wanted is None:
             example = self.names[0]
             raise UserError(f"context must say which attributes, such as context=[{example}], or []")
-        present = _as_list(wanted)
-        _refuse_unknown(present, self.names, "attribute")
+        present = _known(_as_list(wanted), self.names, "attribute")
         signs = -torch.ones(len(self.names))
         signs[_positions(present, self.names)] = 1.0
         return signs.expand(n, -1)
@@ -294,13 +312,41 @@ def _as_list(wanted: Any) -> list[Any]:
     return [wanted]
 
 
-def _positions(items: Sequence[Any], names: Sequence[str]) -> Tensor:
-    positions = [names.index(str(item)) for item in items]
+def _positions(items: Sequence[str], names: Sequence[str]) -> Tensor:
+    positions = [names.index(item) for item in items]
     return torch.tensor(positions, dtype=torch.long)
 
 
-def _refuse_unknown(items: Sequence[Any], names: Sequence[str], noun: str) -> None:
+def _known(items: Sequence[Any], names: Sequence[str], noun: str) -> list[str]:
+    """The names that items of ``context=`` mean.
+
+    Raises:
+        UserError: On the first item that means none.
+    """
+    known = []
     for item in items:
-        if str(item) not in names:
+        name = _name_in(names, item)
+        if name is None:
             available = ", ".join(names)
             raise UserError(f"context={item} is no {noun} of this run; there are {available}")
+        known.append(name)
+    return known
+
+
+def _name_in(names: Sequence[str], item: Any) -> str | None:
+    """The name that an item means; the command line turns 007 and true into other types than text.
+
+    >>> _name_in(("001", "True", "Café"), 1), _name_in(("true", "false"), True), _name_in(("cat",), "Dog")
+    ('001', 'true', None)
+    """
+    text = composed(str(item))
+    if text in names:
+        return text
+    alike = []
+    for name in names:
+        same_number = isinstance(item, int) and name.isdecimal() and int(name) == item
+        if same_number or name.casefold() == text.casefold():
+            alike.append(name)
+    if len(alike) == 1:
+        return alike[0]
+    return None

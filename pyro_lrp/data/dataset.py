@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.pixels import as_bytes
 from pyro_lrp.core.randomness import derive_seed
+from pyro_lrp.data.parts import choose
 
-__all__ = ["Batch", "Batches", "ImageData", "Split", "at_once", "chunks", "divide", "no_context"]
+__all__ = ["Batch", "Batches", "ImageData", "Split", "at_once", "chunks", "no_context"]
 
 # Bytes. A larger split stays in host memory (or mapped into it), and only its batches move to the device.
 _RESIDENT = 4 << 30
@@ -54,12 +56,16 @@ class Split:
     """Images with their labels and other properties, row by row.
 
     Attributes:
-        images: uint8, shape ``(N, C, H, W)``; may be mapped from a file.
-        labels: Class labels, int64 of shape ``(N,)``, or None.
+        images: uint8, shape ``(N, C, H, W)``; may be mapped from a file. Floats in [0, 1] are rounded to 256
+            levels, as files hold them; other ranges are for :func:`pyro_lrp.data.from_arrays`.
+        labels: Class labels, int64 of shape ``(N,)``, -1 for an image without one; None if no image has one.
         attributes: Binary attributes, bool of shape ``(N, A)``, or None.
         context: The context of each image, float32 of shape ``(N, context_dim)``; of length 0 by default.
         extras: Further properties by name, each a tensor of ``N`` rows, such as the ``joints`` of people.
         device: The device of batches, if it is not that of the images.
+
+    Raises:
+        UserError: If the images are no images, or the labels no whole numbers of the same length.
     """
 
     images: Tensor
@@ -70,6 +76,8 @@ class Split:
     device: torch.device | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "images", _as_uint8(self.images))
+        _check_labels(self.labels, len(self.images))
         if self.context is None:
             object.__setattr__(self, "context", no_context(self.images))
 
@@ -121,6 +129,15 @@ class Split:
             device=self.device,
         )
 
+    def labelled(self) -> Split:
+        """The images that have a class label."""
+        if self.labels is None:
+            return self[:0]
+        has_label = self.labels >= 0
+        if bool(has_label.all()):
+            return self
+        return self[has_label.nonzero().flatten()]
+
     def fingerprint(self) -> str:
         """16 hexadecimal digits that depend on all images, labels, attributes and extras."""
         shape = tuple(self.images.shape)
@@ -149,6 +166,33 @@ class Split:
         )
 
 
+def _as_uint8(images: Tensor) -> Tensor:
+    """The images of a split, of which floats are rounded to bytes; the caller's tensor is never changed."""
+    if images.dim() != 4:
+        raise UserError(f"images must have the shape (N, C, H, W), got {tuple(images.shape)}")
+    if images.dtype == torch.uint8:
+        return images
+    if not images.is_floating_point():
+        raise UserError(f"images must be uint8, or floats in [0, 1], got {images.dtype}")
+    if len(images) and not bool(((images >= 0) & (images <= 1)).all()):  # NaN is refused as well
+        raise UserError(
+            "images that are floats must lie in [0, 1], and these lie in "
+            f"[{images.min().item():.3g}, {images.max().item():.3g}]: data.from_arrays converts other ranges"
+        )
+    return as_bytes(images)
+
+
+def _check_labels(labels: Tensor | None, images: int) -> None:
+    if labels is None:
+        return
+    is_whole = not labels.is_floating_point() and labels.dtype != torch.bool
+    if not is_whole or labels.shape != (images,):
+        raise UserError(
+            f"labels must be whole numbers of shape ({images},), "
+            f"got {labels.dtype} of shape {tuple(labels.shape)}: data.from_arrays converts other kinds"
+        )
+
+
 @dataclass(frozen=True)
 class ImageData:
     """A data set.
@@ -160,6 +204,9 @@ class ImageData:
         validation: The data set's own validation images, if it has any.
         attributes: Names of the columns of the splits' attributes.
         truth: The generator of a synthetic data set (:class:`~pyro_lrp.people.GroundTruth`), or None.
+        classes: Names of the classes; labels are their numbers in this order. By default the names are the
+            numbers themselves, from 0 to the largest label.
+        notes: What was done to the images, or passed over, that their owner may want to know; a sentence each.
     """
 
     name: str
@@ -168,6 +215,27 @@ class ImageData:
     validation: Split | None = None
     attributes: tuple[str, ...] = ()
     truth: Any = None
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        largest = -1
+        for split in self.splits:
+            if split.labels is not None and len(split):
+                largest = max(largest, int(split.labels.max()))
+        if not self.classes:
+            numbers = tuple(str(number) for number in range(largest + 1))
+            object.__setattr__(self, "classes", numbers)
+        if largest >= len(self.classes):
+            raise UserError(f"labels must number the {len(self.classes)} classes from 0, and one is {largest}")
+
+    @property
+    def splits(self) -> list[Split]:
+        """Training, test and, if there are any, validation images."""
+        splits = [self.train, self.test]
+        if self.validation is not None:
+            splits.append(self.validation)
+        return splits
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -175,12 +243,23 @@ class ImageData:
         return channels, height, width
 
     def limited(self, limit: int | None) -> ImageData:
-        """The data set with only the first ``limit`` training images."""
+        """The data set with only ``limit`` training images, chosen at random, with each class in proportion.
+
+        The choice has a fixed seed, and a smaller one is part of each larger one.
+        """
         if limit is None:
             return self
-        if not 1 <= limit <= len(self.train):
-            raise UserError(f"data.limit must be between 1 and {len(self.train)}, got {limit}")
-        return replace(self, train=self.train[:limit])
+        count = len(self.train)
+        if not 1 <= limit <= count:
+            raise UserError(f"data.limit must be between 1 and {count}, got {limit}")
+        if limit == count:
+            return self
+        rows = choose(limit, count, self.train.labels)
+        return replace(self, train=self.train[rows])
+
+    def noted(self, *notes: str) -> ImageData:
+        """The data set with further notes."""
+        return replace(self, notes=(*self.notes, *notes))
 
     def with_contexts(self, context: Callable[[Split], Tensor]) -> ImageData:
         """The data set with ``context(split)``, ``(N, context_dim)``, as the contexts of each split."""
@@ -208,7 +287,7 @@ class ImageData:
                 return self.train, self.train[:0]
             return self.train, self.validation
         count = len(self.train)
-        held = round(share * count)
+        held = held_out(share, count)
         generator = torch.Generator().manual_seed(0)
         order = torch.randperm(count, generator=generator)
         kept_rows = order[held:].sort().values
@@ -216,57 +295,9 @@ class ImageData:
         return self.train[kept_rows], self.train[held_rows]
 
 
-def divide(split: Sequence[float], images: int) -> tuple[slice, slice | None, slice]:
-    """Training, validation (or None) and test rows of images in order, one after another.
-
-    Args:
-        split: ``[train, test]`` or ``[train, validation, test]``: numbers of images, or shares of them.
-        images: Number of images.
-
-    Raises:
-        UserError: If ``split`` has another form or exceeds the number of images.
-
-    >>> divide([9000, 1000], 10_000)
-    (slice(0, 9000, None), None, slice(9000, 10000, None))
-    >>> divide([0.8, 0.1, 0.1], 100)
-    (slice(0, 80, None), slice(80, 90, None), slice(90, 100, None))
-    """
-    counts = _split_counts(split, images)
-    if counts is None:
-        raise UserError(
-            "data.split must be [TRAIN,TEST] or [TRAIN,VALIDATION,TEST], as numbers of images or as "
-            f"shares, of the {images} images there are, got {split!r}"
-        )
-    rows = []
-    start = 0
-    for count in counts:
-        rows.append(slice(start, start + count))
-        start += count
-    if len(rows) == 2:
-        return rows[0], None, rows[1]
-    return rows[0], rows[1], rows[2]
-
-
-def _split_counts(split: Sequence[float], images: int) -> list[int] | None:
-    """The number of images in each part, or None if ``split`` is invalid."""
-    if not isinstance(split, (list, tuple)) or len(split) not in (2, 3):
-        return None
-    if not all(_is_positive_number(part) for part in split):
-        return None
-    counts = list(split)
-    if all(part < 1 for part in split):
-        counts = [round(share * images) for share in split]
-    if any(int(count) != count or count < 1 for count in counts):
-        return None
-    if sum(counts) > images:
-        return None
-    return [int(count) for count in counts]
-
-
-def _is_positive_number(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return value > 0
+def held_out(share: float, images: int) -> int:
+    """The number of training images that :meth:`ImageData.hold_out` holds out."""
+    return round(share * images)
 
 
 class Batches:

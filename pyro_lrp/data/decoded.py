@@ -2,237 +2,247 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-import threading
-import zipfile
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_lrp.core.errors import UserError
-from pyro_lrp.core.files import cache_dir
+from pyro_lrp.core.cache import cache_file, locked, read_intact
+from pyro_lrp.core.errors import UserError, printable
+from pyro_lrp.core.files import unwritable, write_atomically
+from pyro_lrp.data.modes import Refused
+from pyro_lrp.data.source import Source, unreadable_errors
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Refused", "Source", "decode"]
+__all__ = ["Decoded", "Refused", "Source", "decode", "map_array", "save_array"]
 
-_VERSION = 1  # increment when the same parameters give other pixels
+_VERSION = 2  # increment when the same parameters give other pixels
 _UNREADABLE = "unreadable"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+Convert = Callable[["Image.Image"], "tuple[Image.Image, Iterable[str]]"]
+Shape = Callable[[], tuple[int, int, int]]
 
 
-class Source:
-    """The files of a folder (with its subfolders) or of a zip archive, in the order of their names.
+class Decoded(NamedTuple):
+    """The images of a source.
 
-    Hidden files are ignored.
-
-    Args:
-        path: A folder or a ``.zip``.
-        key: Configuration key of the path, for errors.
-        leave_out: Names of files that are not images.
+    Attributes:
+        names: Names of the images.
+        images: uint8 of shape ``(N, C, H, W)``, mapped into memory.
+        notes: What was done to how many images, and which were left out; a sentence each.
     """
 
-    def __init__(self, path: Path, key: str, leave_out: Sequence[str] = ()) -> None:
-        self.path = path
-        self.names = []
-        for name in sorted(_file_names(path, key)):
-            ignored = name in leave_out or name.endswith("Thumbs.db")
-            if not ignored and not _is_hidden(name):
-                self.names.append(name)
-        if not self.names:
-            raise UserError(f"{key}: there are no images in {path}")
-        self._local = threading.local()
-
-    def open(self, name: str) -> Image.Image:
-        """Open one image, without decoding it."""
-        from PIL import Image
-
-        if self.path.is_dir():
-            return Image.open(self.path / name)
-        # One archive per thread, since reading moves the position in the file.
-        if not hasattr(self._local, "archive"):
-            self._local.archive = zipfile.ZipFile(self.path)
-        return Image.open(self._local.archive.open(name))
-
-    def stamp(self) -> list[Any]:
-        """Paths, sizes and times of the files, to detect changes."""
-        files = [self.path]
-        if self.path.is_dir():
-            files = [self.path / name for name in self.names]
-        stamps = []
-        for file in files:
-            stat = file.stat()
-            stamps.append((stat.st_size, stat.st_mtime_ns))
-        return [str(self.path.resolve()), self.names, stamps]
-
-
-def _file_names(path: Path, key: str) -> list[str]:
-    """Names of all files in a folder or a zip archive, relative to it."""
-    if path.is_dir():
-        files = [file for file in path.rglob("*") if file.is_file()]
-        return [file.relative_to(path).as_posix() for file in files]
-    if path.is_file() and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-        return [entry.filename for entry in entries if not entry.is_dir()]
-    if path.exists():
-        raise UserError(f"{key}: {path} is neither a folder nor a readable .zip (or is truncated)")
-    raise UserError(f"{key}: there is no folder or .zip {path}")
-
-
-def _is_hidden(name: str) -> bool:
-    parts = name.split("/")
-    return any(part.startswith((".", "__MACOSX")) for part in parts)
-
-
-class Refused(Exception):
-    """An image that does not satisfy the request.
-
-    Args:
-        kind: A statement that holds for all images refused for the same reason.
-        detail: An addition to the name of this image.
-    """
-
-    def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(detail)
-        self.kind = kind
-        self.detail = detail
+    names: list[str]
+    images: Tensor
+    notes: list[str]
 
 
 def decode(
     source: Source,
-    convert: Callable[[Image.Image], Image.Image],
-    shape: tuple[int, int, int],
+    convert: Convert,
+    shape: Shape,
     parameters: dict[str, Any],
     *,
-    skip_unreadable: bool = False,
-    key: str,
-) -> tuple[list[str], Tensor]:
+    skip_unreadable: bool | None = None,
+) -> Decoded:
     """The names and pixels of all images; from the user's cache if they were decoded before.
 
     The cache is ``$PYRO_LRP_CACHE``, or ``~/.cache/pyro_lrp``. The key of a cached file consists of the names,
-    sizes and times of the source's files and of ``parameters``.
+    sizes and times of the source's files and of ``parameters``. A damaged file is made again. A second process
+    that needs the same images waits for the first.
 
     Args:
         source: The image files.
-        convert: Converts each image to the requested shape; raises :class:`Refused`.
-        shape: ``(C, H, W)`` of the result.
-        parameters: Everything that ``convert`` depends on.
-        skip_unreadable: Omit files that are not images, instead of raising an error.
-        key: Configuration key of the source, for errors.
-
-    Returns:
-        Names, and uint8 of shape ``(N, C, H, W)``, mapped into memory.
+        convert: Converts an image to the requested shape, and says what it did, as
+            :func:`pyro_lrp.data.modes.eight_bit` does; raises :class:`Refused`.
+        shape: Returns ``(C, H, W)`` of the result; asked only if the images must be decoded.
+        parameters: Everything that ``convert`` and ``shape`` depend on, besides the source.
+        skip_unreadable: Omit images that cannot be read, instead of raising an error; None if the data set has
+            no such option.
 
     Raises:
-        UserError: If files are no images, or were refused: the first of them, and their number.
+        UserError: If files are no images, or were refused: the first of them, and their number. If the cache
+            cannot be written.
     """
-    request = [_VERSION, source.stamp(), shape, parameters, skip_unreadable]
+    request = [_VERSION, source.stamp(), parameters, skip_unreadable]
     text = json.dumps(request, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    path = cache_dir("images") / f"{source.path.stem}_{digest}.npy"
-    index_path = path.with_suffix(".json")
-    if not (path.is_file() and index_path.is_file()):
-        _decode_all(source, convert, shape, path, index_path, skip_unreadable=skip_unreadable, key=key)
-    images = np.load(path, mmap_mode="c")  # copy on write: the file is never changed
-    rows = json.loads(index_path.read_text())
+    path = cache_file("images", f"{source.path.stem[:40]}_{digest}.npy")
+    with suppress(OSError, ValueError, EOFError, KeyError, TypeError):
+        return _read(path, source)
+    with locked(path):
+        found = read_intact(path, lambda path: _read(path, source))
+        if found is None:
+            try:
+                _decode_all(source, convert, shape(), path, skip_unreadable=skip_unreadable)
+            except OSError as error:
+                raise unwritable(path, error) from error
+            found = _read(path, source)
+    return found
+
+
+def map_array(path: Path) -> np.ndarray:
+    """The array of a ``.npy`` file, mapped into memory; changes of it never reach the file."""
+    return np.load(path, mmap_mode="c")
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write a ``.npy`` file, atomically."""
+
+    def write(target: Path) -> None:
+        with open(target, "wb") as file:
+            np.save(file, array)
+
+    write_atomically(path, write)
+
+
+def _index_of(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _read(path: Path, source: Source) -> Decoded:
+    """The contents of two files of the cache; raises ValueError and the like if they are damaged."""
+    images = map_array(path)
+    index = json.loads(_index_of(path).read_text(encoding="utf-8"))
+    rows = index["rows"]
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(rows):
+        raise ValueError(f"{len(rows)} images were expected")
     names = [source.names[row] for row in rows]
-    return names, torch.from_numpy(images)
+    return Decoded(names, torch.from_numpy(images), list(index["notes"]))
 
 
 def _decode_all(
     source: Source,
-    convert: Callable,
+    convert: Convert,
     shape: tuple[int, int, int],
     path: Path,
-    index_path: Path,
     *,
-    skip_unreadable: bool,
-    key: str,
+    skip_unreadable: bool | None,
 ) -> None:
-    """Decode all images into ``path``, and write the numbers of the decoded ones to ``index_path``."""
-    temporary = _temporary(path)
-    temporary_index = _temporary(index_path)
+    """Decode all images into ``path``; the numbers of the decoded ones, and notes, go to a file beside it."""
     count = len(source.names)
-    array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(count, *shape))
-    try:
-        decoded, refused = _decode_into(array, source, convert)
-        unreadable = sorted(refused.pop(_UNREADABLE, []))
-        for kind, names in refused.items():
-            raise UserError(f"{key}: {len(names)} of {count} images {kind}; the first: {min(names)}")
-        if unreadable and (not skip_unreadable or not decoded):
-            raise UserError(
-                f"{key}: {len(unreadable)} of {count} files are no images that can be read, "
-                f"the first: {unreadable[0]} (data.skip_unreadable=true leaves them out)"
-            )
-        is_partial = len(decoded) < count
-        if is_partial:
+
+    def write(target: Path) -> None:
+        array = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=(count, *shape))
+        _reserve(target)
+        results = _Results(source)
+        results.decode_into(array, convert)
+        results.raise_errors(skip_unreadable=skip_unreadable)
+        decoded = results.decoded
+        if len(decoded) < count:
             array[: len(decoded)] = array[decoded]
         array.flush()
-        if is_partial:
-            _truncate(temporary, array[: len(decoded)])
-        temporary_index.write_text(json.dumps(decoded))
-        os.replace(temporary_index, index_path)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        if len(decoded) < count:
+            save_array(target, array[: len(decoded)])
+        index = json.dumps({"rows": decoded, "notes": results.notes()})
+        write_atomically(_index_of(path), lambda place: place.write_text(index, encoding="utf-8"))
+
+    write_atomically(path, write)
 
 
-def _decode_into(
-    array: np.ndarray, source: Source, convert: Callable
-) -> tuple[list[int], dict[str, list[str]]]:
-    """Fill the rows of an array; return the decoded rows, and the refused images by kind."""
-    from PIL import Image
-    from tqdm.auto import tqdm
+class _Results:
+    """What became of the images of a source.
 
-    unreadable_errors = (
-        OSError,
-        ValueError,
-        SyntaxError,
-        zipfile.BadZipFile,
-        Image.DecompressionBombError,
-    )
-    refused: dict[str, list[str]] = defaultdict(list)
+    Attributes:
+        decoded: Numbers of the images that were decoded, in order.
+        refused: Names of refused images by kind.
+        changes: How many images were changed, by kind.
+    """
 
-    def decode_one(row: int) -> bool:
-        name = source.names[row]
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.decoded: list[int] = []
+        self.refused: dict[str, list[str]] = defaultdict(list)
+        self.changes: Counter[str] = Counter()
+
+    def decode_into(self, array: np.ndarray, convert: Convert) -> None:
+        """Fill the rows of an array."""
+        from tqdm.auto import tqdm
+
+        expected = unreadable_errors()
+
+        def decode_one(row: int) -> list[str] | None:
+            name = self.source.names[row]
+            try:
+                with self.source.open(name) as file:
+                    image, changes = convert(file)
+                    pixels = np.asarray(image)
+            except Refused as error:
+                self.refused[error.kind].append(f"{name}{error.detail}")
+                return None
+            except expected:
+                self.refused[_UNREADABLE].append(name)
+                return None
+            if pixels.ndim == 2:
+                pixels = pixels[..., None]
+            array[row] = pixels.transpose(2, 0, 1)
+            return list(changes)
+
+        rows = range(len(self.source.names))
+        with ThreadPoolExecutor() as pool:  # Pillow releases the interpreter's lock while it decodes
+            results = pool.map(decode_one, rows)
+            progress = tqdm(results, "decoding", len(rows), unit="image", leave=False, disable=None)
+            for row, changes in enumerate(progress):
+                if changes is not None:
+                    self.decoded.append(row)
+                    self.changes.update(changes)
+
+    def raise_errors(self, *, skip_unreadable: bool | None) -> None:
+        """Raise an error that names the first image that was refused, or that could not be read."""
+        key = self.source.key
+        count = len(self.source.names)
+        for kind, names in self.refused.items():
+            if kind != _UNREADABLE:
+                example = printable(min(names))
+                raise UserError(f"{key}: {len(names)} of {count} images {kind}; the first: {example}")
+        unreadable = self.refused[_UNREADABLE]
+        if unreadable and (not skip_unreadable or not self.decoded):
+            remedy = ""
+            if skip_unreadable is not None:
+                remedy = " (data.skip_unreadable=true leaves them out)"
+            raise UserError(
+                f"{key}: {len(unreadable)} of {count} files are no images that can be read, "
+                f"the first: {printable(min(unreadable))}{remedy}"
+            )
+
+    def notes(self) -> list[str]:
+        """A sentence for each kind of change, and for images that were left out."""
+        key = self.source.key
+        notes = [
+            f"{key}: {number} of {len(self.decoded)} images {kind}" for kind, number in self.changes.items()
+        ]
+        unreadable = self.refused[_UNREADABLE]
+        if unreadable:
+            example = printable(min(unreadable))
+            notes.append(
+                f"{key}: images that cannot be read are left out ({len(unreadable)}, the first {example})"
+            )
+        return notes
+
+
+def _reserve(path: Path) -> None:
+    """Reserve the place of a sparse file, since writing to mapped pages of a full disk ends the process.
+
+    Raises:
+        OSError: If there is no place.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with open(path, "rb+") as file:
         try:
-            with source.open(name) as image:
-                pixels = np.asarray(convert(image))
-        except Refused as error:
-            refused[error.kind].append(f"{name}{error.detail}")
-            return False
-        except unreadable_errors:
-            refused[_UNREADABLE].append(name)
-            return False
-        if pixels.ndim == 2:
-            pixels = pixels[..., None]
-        array[row] = pixels.transpose(2, 0, 1)
-        return True
-
-    rows = range(len(source.names))
-    with ThreadPoolExecutor() as pool:  # Pillow releases the interpreter's lock while it decodes
-        results = pool.map(decode_one, rows)
-        progress = tqdm(results, "decoding", len(rows), unit="image", leave=False, disable=None)
-        succeeded = list(progress)
-    return [row for row in rows if succeeded[row]], refused
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f"{path.name}.{os.getpid()}.tmp")
-
-
-def _truncate(path: Path, array: np.ndarray) -> None:
-    """Replace the file of an array by its first part."""
-    shorter = path.with_suffix(".shorter")
-    with open(shorter, "wb") as file:
-        np.save(file, array)
-    os.replace(shorter, path)
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,8 +14,11 @@ import torch
 from torch import Tensor
 
 from pyro_lrp.core.errors import UserError
-from pyro_lrp.data.dataset import ImageData, Split, divide
+from pyro_lrp.core.randomness import derive_seed
+from pyro_lrp.data.dataset import ImageData, Split
 from pyro_lrp.data.decoded import Source, decode
+from pyro_lrp.data.modes import eight_bit
+from pyro_lrp.data.parts import counts_of
 from pyro_lrp.people import JOINTS, Keypoints, complete, read_keypoints
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ def deepfashion(
     """People of DeepFashion's in-shop retrieval benchmark (Liu et al., 2016), with their joints.
 
     As for the Variational U-Net (Esser et al., 2018), images on which a shoulder or a hip is missing are
-    omitted, with a warning that counts them. Images are padded to squares with grey, resized, bilinearly and
+    omitted, with a note that counts them. Images are padded to squares with grey, resized, bilinearly and
     antialiased, decoded once and then mapped into memory. Files and rows of the index are matched by path, else
     by the name without folder, suffix and case; files and rows without a match are omitted.
 
@@ -60,8 +62,9 @@ def deepfashion(
         index: The file of the joints, in a format of :func:`pyro_lrp.people.read_keypoints`, relative to that
             folder. By default ``index.p`` or ``index.pkl``, else the only ``.npz`` of keypoints, else the only
             ``.csv`` (plain or gzipped) of annotations there.
-        split: As for :func:`pyro_lrp.data.divide`, in the order of the files' names; if None the index decides,
-            and if it does not, the test images are those of a tenth of the garments.
+        split: ``[train, test]`` or ``[train, validation, test]``, numbers of images or shares of them. The
+            garments are in an order that is random, and the same in every run, each with all its images. If
+            None the index decides, and if it does not, the test images are those of a tenth of the garments.
         image_size: Side of the resulting squares, in pixels: a power of two from 32 to 1024.
 
     Returns:
@@ -80,31 +83,37 @@ def deepfashion(
     origin = _place(base, "index", index, _INDEX_PATTERNS)
     known = read_keypoints(origin)
     files = _match(known.names, source, origin)
-    rows = _complete_rows(known, files)
+    rows, notes = _complete_rows(known, files)
     parts: Parts
     if split is None:
         rows, parts = _by_index_or_garment(known, rows, origin)
     else:
-        parts = divide(split, len(rows))
+        rows.sort(key=lambda row: _shuffled(files[row]))
+        parts = _consecutive(counts_of(split, len(rows)))
 
     source.names = [files[row] for row in rows]  # only these are decoded, in this order
     joints = known.joints[rows]
     if known.of_image:
         joints = _padded(joints, source)
     _check_inside(joints, [known.names[row] for row in rows], origin)
-    _, pixels = decode(
+    _, pixels, converted = decode(
         source,
         partial(_square, image_size=image_size),
-        (3, image_size, image_size),
-        {"deepfashion": _GREY},
-        key="data.images",
+        lambda: (3, image_size, image_size),
+        {"deepfashion": _GREY, "image_size": image_size},
     )
     everything = Split(pixels, extras={"joints": joints})
     train, validation, test = parts
     held_out = None
     if validation is not None:
         held_out = everything[validation]
-    return ImageData("deepfashion", everything[train], everything[test], held_out)
+    return ImageData(
+        "deepfashion",
+        everything[train],
+        everything[test],
+        held_out,
+        notes=(*notes, *converted),
+    )
 
 
 def _check_size(image_size: int) -> None:
@@ -188,18 +197,35 @@ def _stem(name: str) -> str:
 # ---------------------------------------------------------------------
 
 
-def _complete_rows(known: Keypoints, files: dict[int, str]) -> list[int]:
-    """The rows with a file and with all shoulders and hips, in the order of the files' names."""
+def _complete_rows(known: Keypoints, files: dict[int, str]) -> tuple[list[int], list[str]]:
+    """The rows with a file and with all shoulders and hips, in the order of the files' names, and notes."""
     by_name = sorted(files, key=lambda row: files[row])
     is_complete = complete(known.joints)
     rows = [row for row in by_name if is_complete[row]]
     lacking = len(by_name) - len(rows)
+    notes = []
     if lacking:
-        warnings.warn(
-            f"data=deepfashion: {lacking} of {len(by_name)} images lack a shoulder or a hip and are left out",
-            stacklevel=3,
+        notes.append(
+            f"data=deepfashion: {lacking} of {len(by_name)} images lack a shoulder or a hip and are left out"
         )
-    return rows
+    return rows, notes
+
+
+def _consecutive(counts: Sequence[int]) -> Parts:
+    """Training, validation (or None) and test rows, one after another."""
+    rows = []
+    start = 0
+    for count in counts:
+        rows.append(slice(start, start + count))
+        start += count
+    if len(rows) == 2:
+        return rows[0], None, rows[1]
+    return rows[0], rows[1], rows[2]
+
+
+def _shuffled(name: str) -> tuple[int, str]:
+    """A key that sorts garments at random, and the images of a garment by name."""
+    return derive_seed(0, "garment", _garment(name)), name
 
 
 def _by_index_or_garment(known: Keypoints, rows: list[int], origin: Path) -> tuple[list[int], Parts]:
@@ -249,16 +275,17 @@ def _garment(name: str) -> str:
 # ---------------------------------------------------------------------
 
 
-def _square(image: Image.Image, image_size: int) -> Image.Image:
-    """The image, centred on a grey square and resized."""
+def _square(image: Image.Image, image_size: int) -> tuple[Image.Image, list[str]]:
+    """The image, centred on a grey square and resized, and what else was done to it."""
     from PIL import Image
 
-    side = max(image.size)
+    converted, changes = eight_bit(image, "RGB", turn=False)
+    side = max(converted.size)
     square = Image.new("RGB", (side, side), (_GREY, _GREY, _GREY))
-    left = (side - image.width) // 2
-    top = (side - image.height) // 2
-    square.paste(image.convert("RGB"), (left, top))
-    return square.resize((image_size, image_size), Image.Resampling.BILINEAR)
+    left = (side - converted.width) // 2
+    top = (side - converted.height) // 2
+    square.paste(converted, (left, top))
+    return square.resize((image_size, image_size), Image.Resampling.BILINEAR), changes
 
 
 def _padded(joints: Tensor, source: Source) -> Tensor:

@@ -10,23 +10,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.errors import UserError, printable
+from pyro_lrp.data.modes import Colour, Refused, background_colour, eight_bit
+from pyro_lrp.data.source import is_hidden, unreadable_errors
 
 if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = ["image_files", "pictures"]
 
+_NO_IMAGES = (".json", ".csv", ".txt", ".md")
 
-def pictures(paths: Sequence[str | Path], image_shape: Sequence[int]) -> tuple[list[str], Tensor, list[str]]:
+
+def pictures(
+    paths: Sequence[str | Path], image_shape: Sequence[int], background: str = "white"
+) -> tuple[list[str], Tensor, list[str]]:
     """Image files as a model's images: centred squares, resized, grey or RGB.
 
     Args:
         paths: Files, or folders of files.
         image_shape: ``(C, H, W)``.
+        background: The colour on which transparent images are composed.
 
     Returns:
-        Names; uint8 of shape ``(N, C, H, W)``; and a note for each that was not of this size.
+        Names; uint8 of shape ``(N, C, H, W)``; and a note for each that was not of this size or mode.
 
     Raises:
         UserError: If a file is missing or no image.
@@ -34,11 +41,13 @@ def pictures(paths: Sequence[str | Path], image_shape: Sequence[int]) -> tuple[l
     from PIL import Image, ImageOps
 
     channels, height, width = image_shape
+    colour = background_colour(background)
     names = []
     arrays = []
     notes = []
     for path in image_files(paths):
-        image = _open(path, channels)
+        image, changes = _open(path, channels, colour)
+        notes += [f"{path.name} is among images that {change}" for change in changes]
         if image.size != (width, height):
             notes.append(
                 f"{path.name} ({image.width}x{image.height}) is cut to its centre, resized to {width}x{height}"
@@ -51,24 +60,26 @@ def pictures(paths: Sequence[str | Path], image_shape: Sequence[int]) -> tuple[l
     return names, images.permute(0, 3, 1, 2).contiguous(), notes
 
 
-def _open(path: Path, channels: int) -> Image.Image:
-    """A decoded image, upright, grey or RGB."""
-    from PIL import Image, ImageOps
+def _open(path: Path, channels: int, background: Colour) -> tuple[Image.Image, list[str]]:
+    """A decoded image, upright, grey or RGB, and what was done to it."""
+    from PIL import Image
 
     mode = "RGB"
     if channels == 1:
         mode = "L"
     try:
         with Image.open(path) as file:
-            return ImageOps.exif_transpose(file).convert(mode)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"images: {path} is no image that can be read") from error
+            return eight_bit(file, mode, background)
+    except Refused as error:
+        raise UserError(f"images: {printable(str(path))} is among images that {error.kind}") from error
+    except unreadable_errors() as error:
+        raise UserError(f"images: {printable(str(path))} is no image that can be read") from error
 
 
 def image_files(paths: Sequence[str | Path]) -> list[Path]:
     """The files among ``paths``, and the files in the folders among them, in order.
 
-    Hidden files and ``.json`` files in folders are ignored.
+    Hidden files, tables and texts in folders are ignored.
 
     Raises:
         UserError: If there is none.
@@ -91,7 +102,7 @@ def image_files(paths: Sequence[str | Path]) -> list[Path]:
 def _files_in(folder: Path) -> list[Path]:
     files = []
     for path in sorted(folder.iterdir()):
-        is_hidden = path.name.startswith(".")
-        if path.is_file() and not is_hidden and path.suffix != ".json":
+        is_litter = is_hidden(path.name) or path.suffix.lower() in _NO_IMAGES
+        if path.is_file() and not is_litter:
             files.append(path)
     return files

@@ -202,19 +202,26 @@ def _official(network: str) -> _Official:
 
 
 def _obtained(network: str) -> Path:
-    """The official file, from torch's own cache or downloaded into it."""
+    """The official file, from torch's own cache or downloaded into it; a damaged one is downloaded again."""
     official = _official(network)
     path = official.place
-    if path.is_file():
+    damaged = path.is_file() and not sha256(network, path).startswith(official.hash)
+    if path.is_file() and not damaged:
         return path
+    problem = f"the weights of {network} are not here"
+    if damaged:
+        problem = f"{path} is damaged (its hash is not the one in its name)"
     advice = f"set weights.{network}=FILE, or place {official.file} in {path.parent}"
     if not online(official.url):
-        raise UserError(f"the weights of {network} are not here and there is no network: {advice}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+        raise UserError(f"{problem} and there is no network: {advice}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(official.url, str(path), hash_prefix=official.hash)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"the download of {official.url} failed ({error}): {advice}") from error
+        raise UserError(
+            f"the download of {official.url} to {path.parent} failed ({error}): {advice}, or set the "
+            "environment variable TORCH_HOME to a folder that can be written"
+        ) from error
     return path
 
 

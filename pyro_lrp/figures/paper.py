@@ -103,9 +103,9 @@ def latent(requests: Sequence[Request]) -> Figure:
     labels = None
     classes = None
     shown = some(request.data.test, _POINTS, "cloud").labels
-    if shown is not None and request.data.test.labels is not None:
+    if shown is not None:
         labels = shown.numpy()
-        classes = [str(label) for label in range(int(request.data.test.labels.max()) + 1)]
+        classes = list(request.data.classes)
     return figures.latent_spaces(_latent_panels(base, z, samples, labels), classes)
 
 

@@ -117,6 +117,8 @@ def _draw_points(panel: Axes, content: Mapping[str, Any]) -> None:
 
 
 def _colour(label: int) -> str:
+    if label < 0:
+        return "#999999"
     return PALETTE[label % len(PALETTE)]
 
 

@@ -78,7 +78,8 @@ class Request:
         paths = files
         if not isinstance(files, list):
             paths = [files]
-        names, raw, notes = pictures(paths, tuple(self.run.settings.image_shape))
+        background = self.run.settings.data.get("background", "white")
+        names, raw, notes = pictures(paths, tuple(self.run.settings.image_shape), background)
         context = self.run.condition.of_files(paths, self.options["context"], len(names))
         x = raw.to(self.device) / 255
         return names, x, context.to(self.device), notes
@@ -171,19 +172,13 @@ class Request:
         if split.attributes is not None and name in attributes:
             column = split.attributes[:, attributes.index(name)]
             return column.to(self.device)
-        classes = self._classes()
+        classes = self.data.classes
         if name in classes and split.labels is not None:
-            return (split.labels == int(name)).to(self.device)
+            return (split.labels == classes.index(name)).to(self.device)
         known = [*attributes, *classes]
         if not known:
             raise UserError(f"attribute={name}: data={self.data.name} has neither attributes nor classes")
         raise UserError(f"attribute={name} is unknown; the known ones are: {', '.join(known)}")
-
-    def _classes(self) -> list[str]:
-        labels = self.data.train.labels
-        if labels is None:
-            return []
-        return [str(label) for label in range(int(labels.max()) + 1)]
 
     def direction(self, name: str, codes: Tensor) -> Tensor:
         """The direction of an attribute or a class among training codes, scaled by ``strength``."""

@@ -29,11 +29,12 @@ _NEAR = 4 / 64  # of the side of an image: how far a marker may lie from its pla
 
 def class_contexts(subject: Subject) -> str | None:
     """The prior is conditional on the class, and on nothing else."""
-    train = subject.data.train
-    if train.labels is None or not subject.conditional:
+    train = subject.data.train.labelled()
+    if train.labels is None or not len(train) or not subject.conditional:
         return "needs a prior that is conditional on the class (context=label)"
-    expected = one_hot(train.labels, train.context.shape[1])
-    if not torch.equal(train.context, expected.to(train.context)):
+    classes = len(subject.data.classes)
+    same = train.context.shape[1] == classes
+    if not same or not torch.equal(train.context, one_hot(train.labels, classes).to(train.context)):
         return "needs context=label, and this run's contexts are others"
     return None
 
@@ -63,11 +64,12 @@ def class_accuracy(subject: Subject) -> Results:
     assert test.labels is not None, "required above"
     images = subject.images("reconstructions", n)
     predicted = [_classes_of(network, x) for x in images]
-    reconstructed = torch.cat(predicted) == test.labels
+    has_label = test.labels >= 0
+    reconstructed = (torch.cat(predicted) == test.labels)[has_label]
     values = {
         "class_accuracy": (correct.double().mean(), n),
         "class_accuracy_worst_class": (torch.stack(by_class).min(), n),
-        "class_accuracy_reconstructions": (reconstructed.double().mean(), len(test)),
+        "class_accuracy_reconstructions": (reconstructed.double().mean(), len(reconstructed)),
     }
     protocol = {**class_record(network, subject.data), "images": DECODED}
     results = {}

@@ -208,7 +208,7 @@ def scores(subject: Subject) -> Results:
     test = subject.on_device(subject.data.test[index])
     columns: dict[str, list[Any]] = {"index": index.tolist()}
     if test.labels is not None:
-        columns["label"] = test.labels.tolist()
+        columns["label"] = [_class_name(subject, label) for label in test.labels.tolist()]
     columns |= _errors(subject.autoencoder, test)
     if bounds is not None:
         columns["bound"] = bounds.refined.bound.tolist()
@@ -217,6 +217,13 @@ def scores(subject: Subject) -> Results:
     write_atomically(path, lambda target: _write(target, columns))
     protocol = {"file": path.name, "columns": list(columns), **protocol}
     return {"scores": result(subject, float(len(index)), len(index), protocol)}
+
+
+def _class_name(subject: Subject, label: int) -> str:
+    """The name of a class; empty for an image without one."""
+    if label < 0:
+        return ""
+    return subject.data.classes[label]
 
 
 def _errors(autoencoder: Autoencoder, test: Split) -> dict[str, list[float]]:

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from pyro_lrp.core import checkpoint
-from pyro_lrp.core.errors import UserError
-from pyro_lrp.core.files import cache_dir
+from pyro_lrp.core.cache import kept
 from pyro_lrp.core.pixels import as_files
 from pyro_lrp.core.randomness import seeded, some_rows
 from pyro_lrp.data import ImageData, Split, at_once, chunks
@@ -113,9 +112,9 @@ class Subject:
 
     @property
     def has_labels(self) -> bool:
-        """Whether training and test images have class labels."""
+        """Whether there are training and test images with class labels."""
         splits = (self.data.train, self.data.test)
-        return all(split.labels is not None for split in splits)
+        return all(len(split.labelled()) for split in splits)
 
     @property
     def has_attributes(self) -> bool:
@@ -321,15 +320,13 @@ class Subject:
         def compute() -> FeatureStatistics:
             if of not in ("test", "training"):
                 return self._statistics(extractor, of, n, prepare)
-            path = self._reference(extractor, of, n, prepare)
-            if path.is_file():
-                try:
-                    return FeatureStatistics.from_state(checkpoint.load(path))
-                except UserError:  # damaged: computed again
-                    pass
-            statistics = self._statistics(extractor, of, n, prepare)
-            checkpoint.save(path, statistics.state())
-            return statistics
+            return kept(
+                "statistics",
+                self._reference(extractor, of, n, prepare),
+                read=lambda path: FeatureStatistics.from_state(checkpoint.load(path)),
+                make=lambda: self._statistics(extractor, of, n, prepare),
+                write=lambda path, made: checkpoint.save(path, made.state()),
+            )
 
         return self.memo(("statistics", extractor.key, of, n, prepare), compute)
 
@@ -341,8 +338,8 @@ class Subject:
             return FeatureStatistics.of(rows.split(CHUNK))
         return FeatureStatistics.of(self.features(extractor, of, n, prepare))
 
-    def _reference(self, extractor: Extractor, of: str, n: int, prepare: Preparation) -> Path:
-        """The file of the statistics of real images; its name depends on the images and the protocol."""
+    def _reference(self, extractor: Extractor, of: str, n: int, prepare: Preparation) -> str:
+        """The name of the file of the statistics of real images, which depends on images and protocol."""
         split = self.train
         if of == "test":
             split = self.data.test
@@ -351,4 +348,4 @@ class Subject:
             chosen += f"_seed_{self.seed}"
         images = self.memo(("fingerprint", of), split.fingerprint)
         parts = (self.data.name, images, chosen, extractor.key, prepare.__name__)
-        return cache_dir("statistics") / f"{'_'.join(parts)}.safetensors"
+        return f"{'_'.join(parts)}.safetensors"

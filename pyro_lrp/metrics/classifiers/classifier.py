@@ -88,7 +88,7 @@ def train_classifier(
     device: torch.device | str = "cpu",
     on_step: Callable[[int, int], None] = no_progress,
 ) -> Classifier:
-    """Train a :class:`Classifier` on all training images and record its accuracy on the test images.
+    """Train a :class:`Classifier` on all labelled training images and record its accuracy on the test images.
 
     Args:
         data: A data set with labels.
@@ -144,11 +144,10 @@ def class_record(network: Classifier, data: ImageData) -> dict[str, Any]:
 
 
 def _initial(data: ImageData, seed: int, device: torch.device | str) -> Classifier:
-    if data.train.labels is None or data.test.labels is None:
+    if not len(data.train.labelled()) or not len(data.test.labelled()):
         raise UserError(f"a classifier needs class labels, and data={data.name} has none")
-    largest = max(data.train.labels.max(), data.test.labels.max())
     with seeded(seed, Classifier.kind):
-        return Classifier(data.image_shape, int(largest) + 1).to(device)
+        return Classifier(data.image_shape, len(data.classes)).to(device)
 
 
 def _train(
@@ -160,11 +159,12 @@ def _train(
     on_step: Callable[[int, int], None],
     epochs: int | None = None,
 ) -> Classifier:
-    batch_size = min(100, len(data.train))
-    steps_per_epoch = len(data.train) // batch_size
+    train = data.train.labelled()
+    batch_size = min(100, len(train))
+    steps_per_epoch = len(train) // batch_size
     if not epochs:
         epochs = min(40, max(3, round(2400 / steps_per_epoch)))
     plan = Plan(epochs, batch_size, lr=2e-3)
-    fit(network, data.train, plan, seed=seed, device=device, on_step=on_step)
-    network.accuracy.copy_(accuracy(network, data.test, device))
+    fit(network, train, plan, seed=seed, device=device, on_step=on_step)
+    network.accuracy.copy_(accuracy(network, data.test.labelled(), device))
     return network

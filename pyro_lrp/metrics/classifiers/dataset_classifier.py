@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from pyro_lrp.core import checkpoint
-from pyro_lrp.core.errors import UserError
-from pyro_lrp.core.files import cache_dir
+from pyro_lrp.core.cache import kept
 from pyro_lrp.core.modules import eval_mode
 from pyro_lrp.core.randomness import derive_seed
 from pyro_lrp.data import Batches, ImageData, Split
@@ -172,13 +171,18 @@ def trained_once(network: N, name: str, train: Callable[[N], N]) -> N:
         name: The name of the file; it contains everything that the trained weights depend on.
         train: Trains the network.
     """
-    path = cache_dir("classifiers") / f"{name}.safetensors"
-    with contextlib.suppress(UserError):  # missing, or damaged: then it is trained again
+
+    def read(path: Path) -> N:
         checkpoint.load_into(network, checkpoint.load(path), path)
         return network.requires_grad_(False).eval()
-    train(network)
-    checkpoint.save(path, network.state_dict())
-    return network
+
+    return kept(
+        "classifiers",
+        f"{name}.safetensors",
+        read,
+        make=lambda: train(network),
+        write=lambda path, trained: checkpoint.save(path, trained.state_dict()),
+    )
 
 
 def weights_sha256(network: nn.Module) -> str:
