@@ -52,10 +52,11 @@ MORE = (*SMALL, "name=a", "data.validation=0.1")
 CHANGES = {
     "an image": lambda d: _train(d, images=d.train.images ^ 1),
     "the order": lambda d: _train(d, images=d.train.images.flip(0)),
-    "a label": lambda d: _train(d, labels=d.train.labels + 1),
+    "a label": lambda d: _train(d, labels=9 - d.train.labels),
     "the number": lambda d: dataclasses.replace(d, train=d.train[:-1]),
     "the split": lambda d: dataclasses.replace(d, train=d.test, test=d.train),
     "a validation split": lambda d: dataclasses.replace(d, validation=d.test),
+    "the name of a class": lambda d: dataclasses.replace(d, classes=("zero", *d.classes[1:])),
     "attributes": lambda d: _train(d, attributes=torch.ones(len(d.train), 2, dtype=torch.bool)),
     "extras": lambda d: _train(d, extras={"joints": torch.zeros(len(d.train), 2)}),
 }

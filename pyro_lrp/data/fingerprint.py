@@ -35,8 +35,8 @@ def fingerprint(data: ImageData) -> str:
     >>> fingerprint(digits()) == fingerprint(digits())
     True
     """
-    shape = repr(data.image_shape)
-    digest = hashlib.sha256(shape.encode())
+    header = repr((data.image_shape, data.classes, data.attributes))
+    digest = hashlib.sha256(header.encode())
     for split in (data.train, data.validation, data.test):
         if split is None:
             continue
