@@ -292,7 +292,9 @@ def test_unlabelled_images_are_neither_learned_nor_counted():
     partly = replace(fake, train=unlabelled(fake.train), test=unlabelled(fake.test))
     rest = replace(fake, train=partly.train.labelled(), test=partly.test.labelled())
     assert len(rest.train) == 30
-    assert weights_sha256(train_classifier(partly, epochs=1)) == weights_sha256(train_classifier(rest, epochs=1))
+    assert weights_sha256(train_classifier(partly, epochs=1)) == weights_sha256(
+        train_classifier(rest, epochs=1)
+    )
     nothing = replace(fake, test=replace(fake.test, labels=torch.full((40,), -1)))
     assert METRICS["class_accuracy"].lacks(subject(nothing)) == "needs class labels, and data=fake has none"
 

@@ -147,6 +147,10 @@ WRONG_LABELS = {
     "two-hot": ([[1, 1], [0, 1]] * 3, "labels: row 0 has 2 classes, and images have one: not one-hot"),
     "scores": ([[0.5, 0.5]] * 6, "its rows are not one-hot"),
     "too few": ([0, 1], "labels must hold a label for each of the 6 images, got the shape (2,)"),
+    "one class": (
+        ["cat"] * 6,
+        "labels: every image has the class cat, and classes are two or more: leave them out",
+    ),
     "objects": ([None] * 6, "labels must be whole numbers or text"),
 }
 
@@ -283,9 +287,11 @@ def test_torch_data_sets_are_read_item_by_item(form):
 
 
 def test_subsets_and_tensors_are_torch_data_sets_too():
-    images = data.from_dataset(Subset(Photos("tensor"), range(0, 20, 2)), split=[6, 4])
-    assert images.classes == ("cat",)
+    images = data.from_dataset(Subset(Photos("tensor"), range(10)), split=[6, 4])
+    assert images.classes == ("cat", "dog")
     assert (len(images.train), len(images.test)) == (6, 4)
+    alike = data.from_dataset(Subset(Photos("tensor"), range(0, 20, 2)))
+    assert (alike.train.labels, alike.classes) == (None, ())
     bare = data.from_dataset(TensorDataset(torch.from_numpy(byte_images())))
     assert bare.train.labels is None
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.files import read_npz
 from pyro_lrp.data.dataset import ImageData, Split
-from pyro_lrp.data.gathered import class_names, gathered
+from pyro_lrp.data.gathered import class_names, gathered, tell_apart
 from pyro_lrp.data.labels import numbered
 from pyro_lrp.data.parts import divide, tenth
 from pyro_lrp.data.values import as_images
@@ -150,7 +150,8 @@ def from_arrays(
             taken.
         test: Test images, of the same form. If None, ``train`` is divided.
         labels: Classes of the training images: whole numbers, text, or one-hot rows; of shape ``(N,)``,
-            ``(N, 1)`` or ``(N, K)``; -1 for an image without a class. Only those that occur are classes.
+            ``(N, 1)`` or ``(N, K)``; -1 for an image without a class. Those that occur are the classes, two or
+            more.
         test_labels: Classes of the test images.
         validation: Validation images, if there are any.
         validation_labels: Their classes.
@@ -190,7 +191,7 @@ def from_dataset(
     Args:
         train: Yields images, pairs ``(image, label)``, or dicts with ``image`` and ``label``. An image is one
             of Pillow's, a tensor ``(C, H, W)`` or an array, all of one shape. Transforms at random are drawn
-            once.
+            once. Labels that are all alike are left out.
         test: The same of test images. If None, ``train`` is divided.
         split: As for :func:`from_arrays`.
         value_range: As for :func:`from_arrays`; of normalised tensors, for example.
@@ -205,8 +206,11 @@ def from_dataset(
     if test is not None:
         images, labels = gathered(test, "test")
         parts["test"] = _Part(images, labels, "test", "the labels of test")
+    columns = [part.labels for part in parts.values()]
     if classes is None:
-        classes = class_names(train, [part.labels for part in parts.values()])
+        classes = class_names(train, columns)
+    if not tell_apart(columns):
+        parts = {key: part._replace(labels=None) for key, part in parts.items()}
     return _assembled(name or type(train).__name__, parts, split, value_range, classes)
 
 

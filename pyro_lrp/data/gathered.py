@@ -11,8 +11,9 @@ from torch import Tensor
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.data.modes import eight_bit, is_grey
 
-__all__ = ["class_names", "gathered"]
+__all__ = ["class_names", "gathered", "tell_apart"]
 
+_UNLABELLED = -1
 _IMAGE_KEYS = ("image", "img", "pixel_values", "x")
 _LABEL_KEYS = ("label", "labels", "class", "y")
 
@@ -44,7 +45,13 @@ def gathered(dataset: Any, name: str) -> tuple[np.ndarray, list[Any] | None]:
         )
     if all(label is None for label in labels):
         return np.stack(images), None
-    return np.stack(images), [-1 if label is None else label for label in labels]
+    return np.stack(images), [_UNLABELLED if label is None else label for label in labels]
+
+
+def tell_apart(columns: Sequence[Sequence[Any] | None]) -> bool:
+    """Whether there are two or more labels; data sets without classes often have the same one everywhere."""
+    labels = {str(label) for column in columns for label in column or ()}
+    return len(labels - {str(_UNLABELLED)}) > 1
 
 
 def class_names(dataset: Any, labels: Sequence[Sequence[Any] | None]) -> Sequence[str] | None:

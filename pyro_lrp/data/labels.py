@@ -32,11 +32,16 @@ def numbered(
         number them.
 
     Raises:
-        UserError: If labels are no classes, or their number is not that of the images.
+        UserError: If labels are no classes, are all of one class, or their number is not that of the images.
     """
     texts = {name: _texts(labels, images, name) for name, (labels, images) in columns.items()}
     occurring = {text for column in texts.values() for text in column} - {_UNLABELLED}
     known = sorted(occurring, key=natural)
+    if len(known) == 1:
+        names = " and ".join(columns)
+        raise UserError(
+            f"{names}: every image has the class {known[0]}, and classes are two or more: leave them out"
+        )
     number = {text: position for position, text in enumerate(known)}
     labels = {}
     for name, column in texts.items():

@@ -64,7 +64,9 @@ def main():
             gc.collect()
             hours.append((time.monotonic() - begun) / 3600)
             memory.append(resident())
-            print(f"evaluation {number + 1:3}: {60 * hours[-1]:6.1f} minutes, {memory[-1]:8.1f} MiB", flush=True)
+            print(
+                f"evaluation {number + 1:3}: {60 * hours[-1]:6.1f} minutes, {memory[-1]:8.1f} MiB", flush=True
+            )
     half = len(hours) // 2
     slope = np.polyfit(hours[half:], memory[half:], 1)[0]
     spread = np.std(np.diff(memory[half:]))
