@@ -102,6 +102,12 @@ def test_what_is_no_array_of_images_is_named(kind):
     assert message in str(caught.value)
 
 
+def test_read_only_arrays_are_copied():
+    array = byte_images()
+    array.flags.writeable = False
+    assert np.array_equal(data.from_arrays(array, array[:2]).train.images.numpy(), array)
+
+
 def test_a_range_can_be_given():
     levels = np.arange(17, dtype=np.float32).repeat(16).reshape(17, 4, 4)
     images = data.from_arrays(levels, levels, value_range=[0, 16])

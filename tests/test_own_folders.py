@@ -419,10 +419,9 @@ def test_classes_of_a_folder_are_named_in_every_command(train):
     for value in range(40):
         picture(f"pets/{'cat' if value % 2 else 'dog'}/{value}.png", 6 * value)
     code, _, err = train(
-        "data=folder", "data.path=pets", "data.image_size=8", "prior=conditional_flow",
-        "context=label",
-        "name=p", "epochs=1", "prior_epochs=1", "device=cpu", "progress=false", "data.flow={layers: 2, width: 8}",
-        "latent_dim=4", "trainer.evaluations=1",
+        "data=folder", "data.path=pets", "data.image_size=8", "prior=conditional_flow", "context=label",
+        "name=p", "epochs=1", "prior_epochs=1", "device=cpu", "progress=false", "latent_dim=4",
+        "data.flow={layers: 2, width: 8}", "trainer.evaluations=1",
     )  # fmt: skip
     assert code == 0, err
     places = ("run=runs/p/seed_0", "data.path=pets")

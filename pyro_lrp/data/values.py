@@ -170,9 +170,9 @@ def _likely_range(dtypes: set[np.dtype], least: float, most: float) -> _Range | 
 
 
 def _as_bytes(array: np.ndarray, values: _Range) -> np.ndarray:
-    """Bytes, contiguous; the same memory if the array is of contiguous bytes already."""
+    """Bytes, contiguous and writable; the same memory if the array is so already."""
     if array.dtype == np.uint8 and values == _BYTES:
-        return np.ascontiguousarray(array)
+        return np.require(array, requirements=["C", "W"])
     result = np.empty(array.shape, np.uint8)
     for start in range(0, len(array), _ROWS):
         part = array[start : start + _ROWS].astype(np.float64)
