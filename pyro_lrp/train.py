@@ -64,6 +64,8 @@ def run_plan(plan: config.Plan) -> config.Run:
     ):
         if likelihood:
             LOG.info("likelihood: %s", ", ".join(f"{key} {value}" for key, value in likelihood.items()))
+        for note in run.data.notes:
+            LOG.info("data: %s", note)
         summary = _train(run, trainer, circumstances)
     if board:
         board.close()

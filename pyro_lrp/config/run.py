@@ -193,7 +193,13 @@ class Run:
         data = build.build_data(self.identity, self.places, self.allow_targets)
         condition = condition_of(self.settings.context, data)
         data = data.with_contexts(condition.of)
-        self.changed = self.settings.fingerprint not in (None, fingerprint(data))
+        if self.settings.fingerprint is None:
+            self.log(
+                f"{self.directory} was trained by an earlier version, which kept no fingerprint of its data: "
+                "with a folder, a split or a limit, images that it was trained on may now be test images"
+            )
+            return data
+        self.changed = self.settings.fingerprint != fingerprint(data)
         if self.changed:
             return self._of_changed(data)
         return data
