@@ -13,8 +13,9 @@ _LEAST = {"prior_only": 0.25, "joint": 1.0}
 
 _LEAST_SHARE = 0.05  # the same of a loss that is not in nats
 _REMEDIES = {
-    "prior_only": "prior_patience=2 data.validation=0.1, to keep the best; prior_code_noise=0.2; prior_epochs=",
-    "joint": "fewer epochs=, a smaller prior, or more images",
+    "prior_only": "prior_patience=2 (with data.validation=0.1) keeps the best; or prior_code_noise=0.2, "
+    "or fewer prior_epochs",
+    "joint": "fewer epochs, a smaller prior, or more images",
 }
 
 
@@ -116,6 +117,6 @@ def advice(found: Mapping[str, Any]) -> list[str]:
     rose = f"{found['train_then']:.2f} to {found['train_last']:.2f}"
     return [
         f"the prior over-fits: in phase {found['phase']} {what} of {codes} fell from {fell},",
-        f"  while that of training codes rose from {rose}; remedies:",
-        f"  {_REMEDIES[found['phase']]}",
+        f"  while that of training codes rose from {rose}",
+        f"  remedies: {_REMEDIES[found['phase']]}",
     ]
