@@ -46,6 +46,13 @@ class Likelihood(nn.Module):
         """
         return {}
 
+    def check(self, mean: Tensor) -> None:
+        """Refuse mean images that cannot be those of this likelihood; called once, before training.
+
+        Raises:
+            UserError: Says what they must be.
+        """
+
     def fault(self, terms: Mapping[str, float]) -> str | None:
         """What is wrong with a training, in a sentence; None if nothing is.
 
@@ -117,6 +124,16 @@ class Bernoulli(Likelihood):
     >>> round(Bernoulli()(mean).log_prob(x).item(), 5)
     -1.38629
     """
+
+    def check(self, mean: Tensor) -> None:
+        """Refuse values outside [0, 1], which would be clipped without a word."""
+        low = mean.min().item()
+        high = mean.max().item()
+        if not 0 <= low <= high <= 1:
+            raise UserError(
+                "likelihood Bernoulli: decoded images are probabilities, in [0, 1], and this decoder's lie "
+                f"between {low:.3g} and {high:.3g}: end it with a sigmoid"
+            )
 
     def forward(self, mean: Tensor, event_dim: int = 3) -> TorchDistribution:
         """p(x|z) with the given probabilities, shape ``(*batch, *event)``."""

@@ -14,7 +14,7 @@ from builders import random_vgg19
 from safetensors.torch import save_file
 
 from pyro_lrp.core.errors import UserError
-from pyro_lrp.features import LPIPS, Features, Inception, obtainable, sha256
+from pyro_lrp.features import LPIPS, Features, Inception, layer_names, obtainable, sha256
 from pyro_lrp.features import weights as official
 from pyro_lrp.likelihoods import Perceptual
 
@@ -51,6 +51,19 @@ def test_activations_are_torchvisions(weights, channels):
     for ours, theirs in zip(network(x), reference(weights, x, (1, 6, 11)), strict=True):
         torch.testing.assert_close(ours, theirs)
     assert not any(p.requires_grad for p in network.parameters())
+
+
+@pytest.mark.parametrize(
+    "layers", [("relu_3_1", "relu_1_1", "relu_2_1"), ("relu_2_1", "relu_2_1", "relu_1_1"), ("relu_1_2",)]
+)
+def test_activations_come_in_the_order_of_the_request(weights, layers):
+    x = torch.rand(2, 3, 16, 16)
+    network = Features("vgg19", layers, weights)
+    assert network.layers == layers
+    places = [layer_names("vgg19")[name] for name in layers]
+    by_place = dict(zip(sorted(set(places)), reference(weights, x, places), strict=True))
+    for ours, place in zip(network(x), places, strict=True):
+        torch.testing.assert_close(ours, by_place[place])
 
 
 def test_layers_that_a_file_lacks_are_left_out(weights, tmp_path):

@@ -11,7 +11,7 @@ from pyro_lrp.core import checkpoint
 from pyro_lrp.objectives import BilevelELBO, Codes, LatentGame
 from pyro_lrp.priors import Flow, Mixture, StandardNormal
 from pyro_lrp.trainer import PriorPhase
-from pyro_lrp.trainer.prior_phase import EMA, EarlyStop
+from pyro_lrp.trainer.prior_phase import EMA, EarlyStop, PriorOnly
 from pyro_lrp.transforms import paper_flow
 
 
@@ -109,6 +109,18 @@ def test_a_short_phase_forgets_the_first_parameters():
         ema.update()
     expected = math.factorial(15) * math.factorial(9) / math.factorial(24)
     assert ema.values[0].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_average_of_an_older_checkpoint_goes_on_with_the_largest_decay():
+    """It has no count of updates."""
+    phase = PriorOnly(small_game(), PriorPhase(ema=0.9), seed=0, fabric=None, log=print)
+    module = torch.nn.Linear(1, 1, bias=False)
+    phase.ema = EMA(module, 0.9)
+    phase._load({"averages": [torch.ones(1, 1)], "early_stop": {}})
+    with torch.no_grad():
+        module.weight.zero_()
+    phase.ema.update()
+    assert phase.ema.values[0].item() == pytest.approx(0.9)
 
 
 def test_averages_are_exponential_with_a_decay_that_grows():

@@ -323,6 +323,66 @@ def test_a_term_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path)
     assert all(torch.isfinite(t).all() for t in state["game"].values())
 
 
+@pytest.mark.parametrize("phases", [PHASES[:1], PHASES])
+def test_the_model_is_in_eval_mode_afterwards_and_learns_again_if_asked(phases):
+    game = jiggle(small_game())
+    game.autoencoder.encoder.trunk.append(torch.nn.Dropout(0.5))
+    run = trainer(game, phases=phases)
+    seen = []
+    run.on_row = lambda row: seen.append(game.autoencoder.encoder.training)
+    run.fit()
+    assert seen[0], "it trains in training mode"
+    assert not any(part.training for part in game.modules())
+    again = trainer(game)
+    again.on_row = lambda row: seen.append(game.autoencoder.encoder.training)
+    seen.clear()
+    again.fit()
+    assert seen[0]
+
+
+def test_the_model_is_in_eval_mode_after_an_interruption():
+    def interrupt(row):
+        raise StopError
+
+    run = trainer(on_row=interrupt)
+    with pytest.raises(StopError):
+        run.fit()
+    assert not run.game.training
+
+
+@pytest.mark.parametrize("shade", [0, 128, 255])
+def test_a_variance_that_collapses_on_constant_images_is_said(shade):
+    images = data.Split(torch.full((40, 1, 8, 8), shade, dtype=torch.uint8))
+    constant = data.ImageData("constant", images, images[:20])
+    options = {
+        "phases": [Phase("joint", 500)],
+        "batch_size": 10,
+        "lr": 1e-2,
+        "device": "cpu",
+        "progress": False,
+    }
+    torch.manual_seed(1)
+    learned = Trainer(
+        small_game(learn_gamma=True), constant, lr_of={"autoencoder.likelihood": 0.05}, evaluations=1, **options
+    )
+    with pytest.raises(
+        UserError, match=r"stops at step \d+: gamma, .* collapsed to .* a fixed variance"
+    ) as caught:
+        learned.fit()
+    assert "the decoder reproduces the training images exactly" in str(caught.value)
+    fixed = Trainer(small_game(), constant, **{**options, "phases": [Phase("joint", 5)]})
+    assert math.isfinite(fixed.fit()[-1]["test/log_likelihood"])
+
+
+def test_a_wrong_network_is_said_before_the_first_step(tmp_path):
+    game = small_game()
+    head = game.autoencoder.encoder
+    head.forward = lambda x: (head.output(head.trunk(x))[:, :4], -torch.ones(len(x), 4))
+    with pytest.raises(UserError, match="returned a scale of -1"):
+        trainer(game, tmp_path).fit()
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
 def test_a_parameter_that_is_not_finite_is_never_saved(tmp_path):
     game = small_game()
 

@@ -52,6 +52,71 @@ def test_laws(name):
     testing.check_transform(*BIJECTIONS[name]())
 
 
+CONDITIONAL = {
+    "coupling": lambda: (ours.conditional_sigmoid_coupling(4, 3, [8]), 4),
+    "coupling of odd length": lambda: (ours.conditional_sigmoid_coupling(5, 3, [8]), 5),
+    "affine": lambda: (ours.conditional_elementwise_affine(4, 3, [8]), 4),
+    "coupling of maps": lambda: (ours.conditional_spatial_flow((2, 1, 3), 1, 1, 4)[1], 6),
+    "shift by phases": lambda: (_without_dropout(ours.ConditionalPhaseShift(3, 2)), 12),
+}
+CONTEXTS = {"shift by phases": 12}  # the length of a context, where it is not 3
+
+
+def _without_dropout(conditional):
+    return conditional.eval()
+
+
+@torch.no_grad()
+def _jiggled(conditional):
+    for parameter in conditional.parameters():
+        parameter.add_(0.3 * torch.randn_like(parameter))
+    return conditional
+
+
+@pytest.mark.parametrize("batches", [((), (3,)), ((1,), (3,)), ((5, 1), (3,)), ((5, 3), (3,)), ((3,), ())])
+@pytest.mark.parametrize("name", CONDITIONAL)
+def test_codes_and_contexts_broadcast_either_way(name, batches):
+    """As if both were repeated to one batch, in both directions, with their log-determinants."""
+    conditional, dim = CONDITIONAL[name]()
+    _jiggled(conditional).double()
+    of_codes, of_contexts = batches
+    whole = torch.broadcast_shapes(of_codes, of_contexts)
+    codes = torch.randn(*of_codes, dim, dtype=torch.float64)
+    contexts = torch.randn(*of_contexts, CONTEXTS.get(name, 3), dtype=torch.float64)
+    transform = conditional.condition(contexts)
+    repeated = conditional.condition(contexts.expand(*whole, -1))
+    whole_codes = codes.expand(*whole, -1)
+    for actual, expected in zip(
+        (transform(codes), *transform.inverse_and_ladj(codes), transform.log_abs_det_jacobian(codes, codes)),
+        (
+            repeated(whole_codes),
+            *repeated.inverse_and_ladj(whole_codes),
+            repeated.log_abs_det_jacobian(whole_codes, whole_codes),
+        ),
+        strict=True,
+    ):
+        torch.testing.assert_close(actual.expand_as(expected), expected)
+        assert actual.shape == expected.shape
+
+
+@pytest.mark.parametrize("name", CONDITIONAL)
+def test_a_conditioned_transform_follows_its_parameters(name):
+    """One that was conditioned before an update is the one that is conditioned after it."""
+    conditional, dim = CONDITIONAL[name]()
+    codes = torch.randn(3, dim)
+    contexts = torch.randn(3, CONTEXTS.get(name, 3))
+    before = conditional.condition(contexts)
+    old = before.inverse_and_ladj(codes)[0].detach()
+    _jiggled(conditional)
+    after = conditional.condition(contexts)
+    assert not torch.equal(after.inverse_and_ladj(codes)[0], old)
+    for held, fresh in zip(before.inverse_and_ladj(codes), after.inverse_and_ladj(codes), strict=True):
+        assert torch.equal(held, fresh)
+    assert torch.equal(before(codes), after(codes))
+    before.inverse_and_ladj(codes)[0].sum().backward()  # nothing of a freed graph is held
+    before.inverse_and_ladj(codes)[0].sum().backward()
+
+
 def test_the_kit_finds_what_is_wrong():
     class Forgetful(ours.SigmoidCoupling):
         def inverse_and_ladj(self, y):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -38,7 +41,7 @@ def compose_train(*overrides: str, config_dir: str | Path | None = None) -> Plan
     if config_dir is not None:
         arguments.append(_search(config_dir))
     try:
-        with _one_at_a_time, initialize_config_dir(conf_dir(), version_base="1.3"):
+        with _hydra():
             cfg = compose("train", arguments, return_hydra_config=True)
         presets = cfg.hydra.runtime.choices
         with open_dict(cfg):
@@ -46,6 +49,19 @@ def compose_train(*overrides: str, config_dir: str | Path | None = None) -> Plan
         return plan(cfg, presets)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_one_line(error, "train")) from error
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """Within the block Hydra reads the library's files; afterwards its state is that of before."""
+    with _one_at_a_time:
+        outer = GlobalHydra.instance().hydra
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_dir(conf_dir(), version_base="1.3"):
+                yield
+        finally:
+            GlobalHydra.instance().hydra = outer
 
 
 def _refuse_flags(arguments: list[str]) -> None:

@@ -99,11 +99,11 @@ class Autoencoder(nn.Module):
     @torch.no_grad()
     def _refuse_impossible_networks(self, x: Tensor, context: Tensor | None) -> None:
         # in eval mode, so that the statistics of a batch normalization stay as they are
-        with eval_mode(self):
-            loc, scale = self._loc_and_scale(x)
-            refuse_impossible_posterior(self.encoder, loc, scale)
-            mean = self.decode(full_precision(loc), context)
-            refuse_other_images(self.decoder, mean, x, x.dim() - 1)
+        with eval_mode(self), pyro.validation_enabled(False):
+            q = self.encode(x, context)
+            refuse_impossible_posterior(self.encoder, q)
+            mean = self.decode(q.mean, context)
+            refuse_other_images(self.decoder, mean, x)
             refuse_impossible_score(self.likelihood, mean, x)
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
@@ -124,7 +124,7 @@ class Autoencoder(nn.Module):
         mean = self.decode(z, context)
         batch_dim = z.dim() - len(self.prior.event_shape)
         event_dim = mean.dim() - batch_dim
-        refuse_other_images(self.decoder, mean, x, event_dim)
+        refuse_other_images(self.decoder, mean, x, batch_dim)
         p = self.likelihood(mean, event_dim)
         return pyro.sample("x", p, obs=x)
 

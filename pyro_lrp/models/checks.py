@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_lrp.core.errors import UserError
@@ -11,20 +14,20 @@ from pyro_lrp.likelihoods import Likelihood
 __all__ = ["refuse_impossible_posterior", "refuse_impossible_score", "refuse_other_images"]
 
 
-def refuse_impossible_posterior(encoder: nn.Module, loc: Tensor, scale: Tensor | None) -> None:
+def refuse_impossible_posterior(encoder: nn.Module, q: TorchDistribution) -> None:
     """Refuse means that are not finite, and scales that are not above 0.
 
     Args:
         encoder: Is named in the error.
-        loc: What it returned for a batch of training images.
-        scale: Likewise; None for a deterministic encoder.
+        q: q(z|x) of a batch of training images.
 
     Raises:
         UserError: Says what is wrong, and what helps.
     """
     name = f"the encoder ({type(encoder).__name__})"
-    if not torch.isfinite(loc).all():
+    if not torch.isfinite(q.mean).all():
         raise UserError(f"{name} returned a loc that is not finite for the first batch of images")
+    scale = _scale(q)
     if scale is None:
         return
     if not torch.isfinite(scale).all():
@@ -37,36 +40,45 @@ def refuse_impossible_posterior(encoder: nn.Module, loc: Tensor, scale: Tensor |
         )
 
 
-def refuse_other_images(decoder: nn.Module, mean: Tensor, x: Tensor | None, event_dim: int) -> None:
+def _scale(q: Any) -> Tensor | None:
+    """The scale of a normal, whose variance has lost its sign; None for other distributions."""
+    while hasattr(q, "base_dist"):
+        q = q.base_dist
+    return getattr(q, "scale", None)
+
+
+def refuse_other_images(decoder: nn.Module, mean: Tensor, x: Tensor | None, batch_dim: int = 1) -> None:
     """Refuse decoded images of another shape than the images, against which they might broadcast.
 
     Args:
         decoder: Is named in the error.
         mean: What it returned.
-        x: The images; None if there are none.
-        event_dim: The number of dimensions of a decoded image.
+        x: The images, shape ``(B, ...)``; None if there are none.
+        batch_dim: The number of batch dimensions of the decoded images.
 
     Raises:
         UserError: Has both shapes.
     """
     if x is None:
         return
-    expected = tuple(x.shape[-event_dim:])
-    actual = tuple(mean.shape[-event_dim:])
+    expected = tuple(x.shape[1:])
+    actual = tuple(mean.shape[batch_dim:])
     if actual != expected:
         name = type(decoder).__name__
         raise UserError(f"the decoder ({name}) must return images of shape {expected}, got {actual}")
 
 
 def refuse_impossible_score(likelihood: Likelihood, mean: Tensor, x: Tensor) -> None:
-    """Refuse decoded images for which log p(x|z) is not finite.
+    """Refuse decoded images that the likelihood refuses, or for which log p(x|z) is not finite.
 
     Raises:
         UserError: Has the range of the decoded images.
     """
-    score = likelihood(mean, x.dim() - 1).log_prob(x)
-    if torch.isfinite(score).all():
-        return
+    likelihood.check(mean)
+    if torch.isfinite(mean).all():
+        score = likelihood(mean, x.dim() - 1).log_prob(x)
+        if torch.isfinite(score).all():
+            return
     low = mean.min().item()
     high = mean.max().item()
     name = type(likelihood).__name__

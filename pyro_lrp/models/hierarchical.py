@@ -93,7 +93,7 @@ class HierarchicalAutoencoder(Autoencoder):
 
         with pyro.plate("batch", len(context)):
             mean = full_precision(self.decoder(context, draw))
-            refuse_other_images(self.decoder, mean, x, 3)
+            refuse_other_images(self.decoder, mean, x)
             p = self.likelihood(mean, 3)
             return pyro.sample("x", p, obs=x)
 
