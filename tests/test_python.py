@@ -75,6 +75,9 @@ def test_the_u_net_is_trained_in_float64_where_that_is_the_default():
     context = images.test.context[:1]
     assert context.dtype == torch.float32
     assert ae.sample(2, context=context).dtype == torch.float64
+    assert ae.prior(context).sample().dtype == torch.float64
+    results = metrics.evaluate(ae, images, ["pose_recovery", "reconstruction_mse"], n=10)
+    assert math.isfinite(results["reconstruction_mse"]["value"])
 
 
 def test_the_default_dtype_is_that_of_a_batch_and_nothing_else():

@@ -44,7 +44,7 @@ def as_jpeg(images: Tensor, quality: int = 75) -> Tensor:
         decoded = jpeg_round_trip(array, quality)
         read.append(torch.from_numpy(decoded))
     stacked = torch.stack(read).permute(0, 3, 1, 2)
-    return (stacked.float() / 255).to(images.device)
+    return (stacked.to(images.dtype) / 255).to(images.device)
 
 
 def jpeg_round_trip(pixels: np.ndarray, quality: int = 75) -> np.ndarray:

@@ -131,7 +131,7 @@ def true_images(subject: Subject, split: Split, rows: Tensor, *labels: str | int
     assert truth is not None, "asked only of synthetic data"
     seed = derive_seed(subject.seed, "evaluate", *labels)
     joints = split.extras["joints"][rows].cpu()
-    return truth.draw(joints, seed).float() / 255
+    return truth.draw(joints, seed) / 255
 
 
 @torch.no_grad()

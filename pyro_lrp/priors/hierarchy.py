@@ -219,7 +219,12 @@ class Hierarchy(Prior):
         return torch.cat(mapped, -1).reshape(*batch, -1)
 
     def _checked(self, context: Tensor | None) -> Tensor:
-        return checked(context, self.context_dim)
+        """The context in the precision of the decoder that reads it."""
+        context = checked(context, self.context_dim)
+        if self.bound is None:
+            return context
+        parameter = next(self.bound.parameters())
+        return context.to(parameter.dtype)
 
 
 def _flattened(features: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ class AttributeClassifier(DatasetClassifier):
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Binary cross-entropy, the mean over images and attributes."""
-        return F.binary_cross_entropy_with_logits(logits, target.float())
+        return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype))
 
     def correct(self, logits: Tensor, target: Tensor) -> Tensor:
         """Whether the sign of each logit is that of the attribute."""
