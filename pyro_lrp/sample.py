@@ -8,7 +8,7 @@ from pyro_lrp import config
 from pyro_lrp.config.command import command
 from pyro_lrp.core.errors import UserError
 
-_NOT_IN_NAMES = ("run", "mode", "out", "device", "allow_targets", "data")
+_NOT_IN_NAMES = ("run", "mode", "out", "device", "allow_targets", "data", "other_data")
 """Options that do not change a picture, or that its place names already."""
 
 

@@ -174,6 +174,6 @@ def test_mistakes_of_the_other_commands(train, name):
 def test_help_fits_a_screen(train, command):
     code, out, _ = train("--help", command=command)
     assert code == 0
-    assert len(out.splitlines()) <= 48
+    assert len(out.splitlines()) <= 50
     assert max(map(len, out.splitlines())) <= 110
     assert f"python -m pyro_lrp.{command}" in out

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pyro_lrp.config.arguments import Typed, for_hydra
 from pyro_lrp.core.arguments import command_line
 from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.trees import nodes
 
 COMMANDS = ("train", "evaluate", "sample", "figure", "check")
 
@@ -298,14 +299,17 @@ OTHER_VALUE = re.compile(r" *\w+: .*#(?:.*;)? or (\[[\w,]+\]|\w+(?:, \w+)*)")
 EXAMPLE = re.compile(r" *\w+: .*# .* such as (\{.*\})")
 PLACEHOLDERS = {
     "DIR": "x", "FILE": "x", "FILE.npz": "x.npz", "MODEL": "vae", "N": "7", "S": "8", "SHARE": "0.1",
-    "TEXT": "x", "[TRAIN,TEST]": "[9,9]", "{PLAYER: {lr: 1e-5}}": "{prior: {lr: 1e-5}}",
+    "TEXT": "x", "[TRAIN,TEST]": "[9,9]", "[BLACK,WHITE]": "[0,1]",
+    "{PLAYER: {lr: 1e-5}}": "{prior: {lr: 1e-5}}",
     "label|attributes|[NAME": "label",
 }  # fmt: skip
 BESIDE = {  # what an option needs beside it
     "label": ("prior=conditional_flow",),
+    "data.background": ("data=folder",),
     "data.image_size": ("data=celeba",),
     "data.path": ("data=npz",),
     "data.root": ("data=celeba",),
+    "data.value_range": ("data=npz",),
     "data.split": ("data=celeba",),
     "gan_loss": ("model=aae",),
 }
@@ -345,7 +349,8 @@ def test_options_work_as_they_are_shown():
     tried = set()
     for choice, option in sorted(set(shown())):
         key, _, value = option.partition("=")
-        for one in PLACEHOLDERS.get(value, value).rstrip(".").split("|"):
+        for part in PLACEHOLDERS.get(value, value).rstrip(".").split("|"):
+            one = PLACEHOLDERS.get(part, part)
             beside = BESIDE.get(key, BESIDE.get(one, ()))
             by_key = {argument.partition("=")[0]: argument for argument in [choice, *beside, f"{key}={one}"]}
             by_key.pop("", None)
@@ -357,6 +362,18 @@ def test_options_work_as_they_are_shown():
                     raise AssertionError(f"{' '.join(arguments)}: {error}") from error
             tried.add(" ".join(by_key.values()))
     assert len(tried) > 60
+
+
+def test_keys_can_be_added_to_every_empty_mapping():
+    empty = set()
+    for path in (ROOT / "conf").rglob("*.yaml"):
+        node = [path.parent.name] if path.parent.name != "conf" else []
+        for keys, value in nodes(yaml.safe_load(path.read_text(encoding="utf-8"))):
+            if value == {}:
+                key = ".".join([*node, *map(str, keys)])
+                assert for_hydra(f"{key}={{a: 1}}") == f"++{key}={{a: 1}}"
+                empty.add(key)
+    assert empty
 
 
 def test_a_documented_context_network_is_built(train):

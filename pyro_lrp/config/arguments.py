@@ -30,7 +30,7 @@ FLAGS_WITH_VALUES = (
     "-p",
     "--experimental-rerun",
 )
-OPEN_NODES = ("trainer.optimizers", "data.epochs")
+OPEN_NODES = ("trainer.optimizers", "trainer.schedules", "data.epochs")
 """Nodes to which a user adds keys; elsewhere Hydra refuses an unknown key unless it is typed with a plus."""
 
 _SWEEP = re.compile(r"(choice|glob|interval|range|shuffle|sort|tag)\(.*\)")

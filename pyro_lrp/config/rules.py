@@ -154,6 +154,7 @@ RULES: dict[str, Rule] = {
     "data.image_size": _COUNT.or_null(),
     "data.validation": _share("a share of at least 0 and below 1"),
     "trainer.optimizers": Rule(_is_node, "options by player, such as {prior: {lr: 1e-4}}"),
+    "trainer.schedules": Rule(_is_node, "schedules by player, such as {prior: {_target_: NAME}}"),
     "trainer.report_every": _COUNT,
     "trainer.evaluations": _COUNT,
     "trainer.evaluation_images": _COUNT,
