@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import itertools
 import time
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from pyro_lrp import config
 from pyro_lrp.config.command import command
-from pyro_lrp.config.identity import Identity
 from pyro_lrp.core.errors import UserError
-from pyro_lrp.priors import Prior
-from pyro_lrp.testing import prior_laws
+
+if TYPE_CHECKING:  # torch is imported when a check begins: --help does not wait for it
+    from pyro_lrp.priors import Prior
 
 
 @command("check")
 def main(cfg: DictConfig) -> None:
     """Build the prior as ``train`` would, and print the result of each law as soon as it is known."""
+    from pyro_lrp.config.identity import Identity
+    from pyro_lrp.testing import prior_laws
+
     plan = config.plan(cfg)
     allow_targets = plan.circumstances["allow_targets"]
     if Identity(plan.identity).lacks_context:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from omegaconf import DictConfig
-from tqdm.auto import tqdm
 
 from pyro_lrp import config
-from pyro_lrp.config.command import command
+from pyro_lrp.config.command import TRACEBACK, command
 from pyro_lrp.core.errors import UserError, printable
-from pyro_lrp.core.files import read_json, write_json
-from pyro_lrp.metrics import METRICS, Subject, evaluation
+
+if TYPE_CHECKING:  # torch is imported when an evaluation begins: --help does not wait for it
+    from pyro_lrp.metrics import Subject
+    from pyro_lrp.metrics.evaluation import Evaluation
 
 
 @command("evaluate")
 def main(cfg: DictConfig) -> None:
     """Compute the requested metrics, reuse stored results, and print a table of all."""
+    from pyro_lrp.metrics.evaluation import Evaluation, choose
+
     options = config.options(cfg)
     metrics = _metrics(options)
     if options["n"] is not None and options["n"] < 2:
@@ -31,34 +36,33 @@ def main(cfg: DictConfig) -> None:
     if run.checkpoint_path and not run.finished:
         name = run.checkpoint_path.name
         print(f"{run.directory} is not finished; evaluating {name} (step {run.step})", file=sys.stderr)
-    names, left_out = evaluation.choose(subject, metrics)
-    path = run.directory / "evaluation.json"
-    stored: dict[str, Any] = read_json(path) if path.is_file() else {}
-    shown: dict[str, Any] = {}
-    for name in names:
-        request = evaluation.request(name, subject) | {"step": run.step, "finished": run.finished}
-        results = _of_request(stored, request)
-        if options["overwrite"] or not results:
-            try:
-                with _progress(subject, name, options["progress"]):
-                    computed = METRICS[name].compute(subject)
-            except UserError as error:
-                if metrics != "auto":
-                    raise
-                left_out[name] = str(error)
-                continue
-            results = {key: {**result, "request": request} for key, result in computed.items()}
-            stored |= results
-            write_json(path, stored)
-        shown |= results
-    print(printable(evaluation.table(shown)))
-    for name, reason in left_out.items():
-        print(f"not computed: {name} {reason}")
-    print(path)
+    names, left_out = choose(subject, metrics)
+    if metrics != "auto":
+        _print_missing(left_out, sys.stderr)  # now: the others may take hours
+    evaluation = Evaluation(
+        subject,
+        run.directory / "evaluation.json",
+        {"step": run.step, "finished": run.finished},
+        overwrite=options["overwrite"],
+    )
+
+    @contextmanager
+    def progress(name: str) -> Iterator[None]:
+        with _progress(subject, name, options["progress"]):
+            yield
+
+    try:
+        for name in names:
+            evaluation.compute(name, progress)
+    finally:  # an interruption too shows what is there
+        _show(evaluation, left_out)
+    _refuse_incomplete(evaluation, left_out, metrics)
 
 
 def _metrics(options: dict[str, Any]) -> Any:
     """The names of the requested metrics, or ``"auto"``."""
+    from pyro_lrp.metrics.evaluation import METRICS
+
     names = options["metrics"]
     if names == "auto":
         return names
@@ -70,15 +74,42 @@ def _metrics(options: dict[str, Any]) -> Any:
     return names
 
 
-def _of_request(stored: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
-    """The stored results of the same request."""
-    results = {key: result for key, result in stored.items() if isinstance(result, dict)}
-    return {key: result for key, result in results.items() if result.get("request") == request}
+def _show(evaluation: Evaluation, left_out: dict[str, str]) -> None:
+    """Print the table of results, and what was not computed."""
+    from pyro_lrp.metrics.evaluation import table
+
+    if evaluation.shown:
+        print(printable(table(evaluation.shown)))
+    _print_missing(left_out | evaluation.failed, sys.stdout)
+    if os.environ.get(TRACEBACK):
+        for error in evaluation.errors.values():
+            traceback.print_exception(error)
+    if evaluation.shown and not evaluation.unwritten:
+        print(evaluation.path)
+
+
+def _print_missing(reasons: dict[str, str], stream: TextIO) -> None:
+    for name, reason in reasons.items():
+        print(printable(f"not computed: {name} {reason}"), file=stream)
+
+
+def _refuse_incomplete(evaluation: Evaluation, left_out: dict[str, str], metrics: Any) -> None:
+    """Raise an error if a named metric has no result, ``auto`` has none, or the file is not written."""
+    if evaluation.unwritten:
+        reason = evaluation.unwritten.strerror
+        raise UserError(f"{evaluation.path} cannot be written ({reason}): the results are in the table alone")
+    missing = ", ".join(left_out | evaluation.errors)
+    if metrics != "auto" and missing:
+        raise UserError(f"metrics: {missing} could not be computed: the lines above say why")
+    if not evaluation.shown:
+        raise UserError("no metric could be computed: the lines above say why")
 
 
 @contextmanager
 def _progress(subject: Subject, name: str, shown: bool) -> Iterator[None]:  # noqa: FBT001
     """Show a progress bar for a metric; it restarts for each pass over images."""
+    from tqdm.auto import tqdm
+
     disable = None if shown else True  # with None, tqdm is silent unless stderr is a terminal
     with tqdm(desc=name, leave=False, dynamic_ncols=True, disable=disable) as bar:
 

@@ -6,32 +6,37 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pyro_lrp import config, figures
+from pyro_lrp import config
 from pyro_lrp.config.command import command
 from pyro_lrp.core.errors import UserError
-from pyro_lrp.figures.paper import FIGURES
-from pyro_lrp.figures.requests import Request
+
+ENDINGS = (".png", ".pdf", ".jpg", ".jpeg")
 
 
 @command("figure")
 def main(cfg: DictConfig) -> None:
-    """Draw a figure and save it as .png and as .pdf."""
+    """Draw a figure, and save it as .png and as .pdf unless another ending is asked for."""
+    # torch is imported when a figure begins: --help does not wait for it
+    from pyro_lrp import figures
+    from pyro_lrp.figures.output import output_file, unused
+    from pyro_lrp.figures.paper import FIGURES
+    from pyro_lrp.figures.requests import Request
+
     options = config.options(cfg)
     number = options["number"]
     if number not in FIGURES:
         known = ", ".join(map(str, FIGURES))
         raise UserError(f"number={number} is unknown; the known ones are: {known}")
-    name = options["out"] or f"figure_{number}.png"
-    out = Path(str(name)).expanduser()
-    if out.suffix not in (".png", ".pdf"):
-        raise UserError(f"out must end in .png or .pdf, got {out}")
     runs = options["runs"]
     if not isinstance(runs, list):
         runs = [runs]
     requests = []
     for directory in runs:
         run = config.Run.of(options, str(directory))
+        _ = run.identity  # refuses what is no run, before a folder is made
         requests.append(Request(run, options))
+    default = unused(Path(f"figure_{number}.png"))
+    out = output_file(options["out"], default, ENDINGS, pair=True)
     figure = FIGURES[number](requests)
     for path in figures.save_figure(figure, out):
         print(path)

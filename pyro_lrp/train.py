@@ -8,17 +8,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from pyro_lrp import config
-from pyro_lrp.config import rundir
 from pyro_lrp.config.command import command
-from pyro_lrp.core.files import write_json
-from pyro_lrp.figures.training import SamplePictures
-from pyro_lrp.trainer import Trainer, reporting
-from pyro_lrp.trainer.reporting import LOG
+
+if TYPE_CHECKING:  # torch is imported when a run begins: --help does not wait for it
+    from pyro_lrp.trainer import Trainer
 
 
 @command("train")
@@ -45,13 +43,17 @@ def train(*overrides: str, config_dir: str | Path | None = None) -> config.Run:
 
 def run_plan(plan: config.Plan) -> config.Run:
     """Build the run of a plan, and write to its directory only when that succeeded; returns the trained run."""
+    from pyro_lrp.figures.training import SamplePictures
+    from pyro_lrp.trainer import reporting
+    from pyro_lrp.trainer.reporting import LOG
+
     circumstances = plan.circumstances
     run = config.Run.planned(plan)
     likelihood = run.prepare_likelihood(circumstances["weights"])
     board = None
     if circumstances["logger"] == "tensorboard":
         board = reporting.TensorBoard(run.directory)
-    pictures = SamplePictures(run.directory, run.settings.seed, run.data.train.context)
+    pictures = SamplePictures(run.directory, run.settings.seed, run.data.train.context, run.condition)
     trainer = run.trainer(
         circumstances,
         log=LOG.info,
@@ -60,7 +62,7 @@ def run_plan(plan: config.Plan) -> config.Run:
     )
     with (
         run.claimed(overwrite=circumstances["overwrite"], extend=circumstances["extend"]),
-        reporting.log_to(run.directory),
+        reporting.log_to(run.directory, bar=circumstances["progress"]),
     ):
         if likelihood:
             LOG.info("likelihood: %s", ", ".join(f"{key} {value}" for key, value in likelihood.items()))
@@ -88,6 +90,11 @@ def _options(run: config.Run) -> dict[str, Any]:
 
 def _train(run: config.Run, trainer: Trainer, circumstances: dict[str, Any]) -> dict[str, Any]:
     """Train the run unless it is complete; returns its summary."""
+    from pyro_lrp.config import rundir
+    from pyro_lrp.core.files import write_json
+    from pyro_lrp.trainer import reporting
+    from pyro_lrp.trainer.reporting import LOG
+
     summary = rundir.read_summary(run.directory)
     if summary is not None:
         LOG.info("%s is already trained: nothing is left to do (overwrite=true starts anew)", run.directory)

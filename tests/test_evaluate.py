@@ -3,10 +3,11 @@
 import json
 
 import pytest
+import torch
 from builders import small_autoencoder
 from commands import only_run
 
-from pyro_lrp import config, data, evaluate, metrics
+from pyro_lrp import config, data, metrics
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.metrics import METRICS, Metric, Subject, evaluation
 
@@ -23,8 +24,7 @@ def run(train):
 
 def known(monkeypatch, metrics):
     """Let these be the metrics that there are."""
-    for module in (evaluate, evaluation):
-        monkeypatch.setattr(module, "METRICS", metrics)
+    monkeypatch.setattr(evaluation, "METRICS", metrics)
 
 
 def results(run):
@@ -55,8 +55,8 @@ def test_results_join_those_that_are_there_and_are_kept(run, train, monkeypatch)
     assert results(run) == first
     for other in ("n=61", "seed=1", "overwrite=true"):
         given = [a for a in NOW if a.partition("=")[0] != other.partition("=")[0]]
-        code, _, err = train(f"run={run}", "metrics=[reconstruction_mse]", *given, other, command="evaluate")
-        assert "computed again" in err
+        code, out, _ = train(f"run={run}", "metrics=[reconstruction_mse]", *given, other, command="evaluate")
+        assert "computed again" in out
     assert results(run) == first
 
 
@@ -66,9 +66,10 @@ def test_each_metric_is_written_before_the_next_begins(run, train, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setitem(METRICS, "scores", Metric(interrupted))
-    code, _, err = train(f"run={run}", "metrics=[reconstruction_mse,scores]", *NOW, command="evaluate")
+    code, out, err = train(f"run={run}", "metrics=[reconstruction_mse,scores]", *NOW, command="evaluate")
     assert code == 130
     assert "interrupted" in err
+    assert "reconstruction_mse" in out  # what was computed is shown all the same
     assert results(run).keys() == {"reconstruction_mse", "constant_image_mse"}
 
 
@@ -97,6 +98,84 @@ def test_auto_goes_on_when_a_metric_cannot_be_computed(run, train, monkeypatch):
     assert code == 0
     assert "not computed: broken has nothing to evaluate" in out
     assert results(run).keys() == {"reconstruction_mse", "constant_image_mse"}
+
+
+FAILURES = {
+    "a mistake": (UserError("has nothing to evaluate"), "broken has nothing to evaluate"),
+    "a bug": (IndexError("10 is out\nof bounds"), "broken ended with IndexError: 10 is out of bounds"),
+    "memory": (MemoryError(), "broken ended with MemoryError: "),
+    "a full disk": (OSError(28, "No space left on device"), "broken ended with OSError: [Errno 28] No space"),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_metric_that_fails_ends_no_other(run, train, monkeypatch, failure):
+    """With ``auto`` it is named; if it was asked for by name, the exit code is 1 after the others."""
+    error, reason = FAILURES[failure]
+
+    def broken(subject):
+        raise error
+
+    known(monkeypatch, {"broken": Metric(broken), "reconstruction_mse": METRICS["reconstruction_mse"]})
+    for names, expected in (("auto", 0), ("[broken,reconstruction_mse]", 1), ("broken", 1)):
+        code, out, err = train(f"run={run}", f"metrics={names}", *NOW, "overwrite=true", command="evaluate")
+        assert code == expected, err
+        assert f"not computed: {reason}" in out
+        assert ("reconstruction_mse  " in out) == (names != "broken")
+        last = "error: metrics: broken could not be computed: the lines above say why\n"
+        assert err.endswith(last) == bool(expected)
+    assert results(run).keys() == {"reconstruction_mse", "constant_image_mse"}
+
+
+def test_a_metric_that_lacks_something_is_left_out_of_those_named(run, train):
+    names = "metrics=[separability,reconstruction_mse]"
+    code, out, err = train(f"run={run}", names, *NOW, command="evaluate")
+    assert code == 1
+    assert "not computed: separability needs binary attributes" in err
+    assert "reconstruction_mse  " in out
+
+
+def test_nothing_computed_is_an_error(run, train, monkeypatch):
+    known(monkeypatch, {"separability": METRICS["separability"]})
+    code, out, err = train(f"run={run}", *NOW, command="evaluate")
+    assert code == 1
+    assert err == "error: no metric could be computed: the lines above say why\n"
+    assert "not computed: separability needs binary attributes" in out
+
+
+def test_results_that_cannot_be_written_are_shown(run, train, monkeypatch):
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(evaluation, "write_json", full)
+    code, out, err = train(f"run={run}", "metrics=[reconstruction_mse]", *NOW, command="evaluate")
+    assert code == 1
+    assert "reconstruction_mse  " in out
+    assert "evaluation.json cannot be written (No space left on device): the results are in the table" in err
+    assert not (run / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 19])
+def test_too_few_test_images_are_said_beforehand(count):
+    """Every metric either says what it needs, or is computed and finite or says that it is not."""
+    images = torch.randint(256, (60, 1, 8, 8), dtype=torch.uint8)
+    labels = torch.arange(60) % 3
+    test = data.Split(images[:count], labels[:count])
+    few = data.ImageData("few", data.Split(images, labels), test)
+    subject = Subject(small_autoencoder().eval(), few, quick=True, n=None)
+    least = {"fd_classifier": 2, "kd_classifier": 2, "precision_recall_classifier": 6, "prior_gap": 20}
+    for name, needed in least.items():
+        said = METRICS[name].lacks(subject)
+        if count < needed:
+            assert said == f"needs {needed} training and test images at least, and data=few has {count}"
+        else:
+            assert said is None
+    assert METRICS["fid"].lacks(subject) == METRICS["fd_classifier"].lacks(subject)
+    few_asked = Subject(small_autoencoder(), few, n=1)
+    assert METRICS["reconstruction_mse"].lacks(few_asked) is None
+    for name in ("precision_recall_classifier", "prior_gap"):
+        enough = Subject(small_autoencoder(), data.ImageData("all", few.train, few.train), n=5)
+        assert METRICS[name].lacks(enough) == f"needs n={least[name]} at least, and n is 5"
 
 
 def test_auto_takes_small_numbers_and_a_name_the_full_ones(run, train, monkeypatch):

@@ -151,7 +151,7 @@ def test_commands_compose(path):
     """Every group, file and key that a command of a README names is there."""
     from hydra import compose, initialize_config_dir
 
-    from pyro_lrp.config.command import conf_dir
+    from pyro_lrp.config.folders import conf_dir
 
     for command, arguments in commands(path.read_text(encoding="utf-8")):
         if "--config-dir" in arguments:  # an example, which is run

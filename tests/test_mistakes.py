@@ -1,11 +1,9 @@
-"""Mistakes are one line that names the key; any path survives; the help fits a screen."""
+"""Mistakes are one line that names the key; the help fits a screen."""
 
 from pathlib import Path
 
 import pytest
 from commands import QUICK, only_run
-
-from pyro_lrp.config import command as cli
 
 MISTAKES = {
     "unknown model": (("model=vae_flaw",), "model=vae_flaw is unknown; the known ones are: aae, aae_learned"),
@@ -52,7 +50,7 @@ MISTAKES = {
     "no key": (("=3",), "=3 has no key"),
     "batch of one": (("network=infogan_small", "batch_size=1"), "batch_size must be at least 2 for a network"),
     "nothing left": (("data.limit=3", "data.validation=0.9", "batch_size=1"), "there must be training images"),
-    "no hidden layer": (("network.hidden_dims=[]",), "network: "),
+    "no hidden layer": (("network.hidden_dims=[]",), "network: expected hidden_dims to hold the width of one"),
     "negative layer": (("network.hidden_dims=[-3]",), "network: "),
     "no schedule": (("~trainer.schedule",), "trainer.schedule must be a schedule"),
     "schedule": (("trainer=small", "trainer.schedule.start=x"), "expected start to be a share"),
@@ -60,6 +58,15 @@ MISTAKES = {
     "no elbo": (("objective.elbo=null",), "expected elbo to be a BilevelELBO"),
     "allow_targets": (("allow_targets=3",), "allow_targets must be a list of prefixes"),
     "epochs in words": (("epochs=ten",), "epochs must be a whole number of at least 0, or null, got 'ten'"),
+    "components": (
+        ("prior=mixture", "prior.components=231"),
+        "a mixture of 231 components needs as many codes, got 230: say fewer components",
+    ),
+    "components of a base": (
+        ("prior=flow_on_mixture", "prior.base.components=300", "order=two_stage"),
+        "a mixture of 300 components needs as many codes, got 230",
+    ),
+    "optimizers": (("trainer.optimizers=3",), "trainer.optimizers must be options by player"),
     "no lr": (("lr=0",), "lr must be a number above 0, got 0"),
     "limit": (("data.limit=1000",), "data.limit must be between 1 and 256, got 1000"),
     "image size": (("network=infogan", "data.image_shape=[1,30,30]"), "multiple of 4, got 30x30"),
@@ -130,12 +137,22 @@ def test_mistakes_are_one_line_and_leave_nothing_behind(train, monkeypatch, name
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize("seed", [2**32, 2**64, 10**30])
+def test_any_seed_serves(train, seed):
+    """scikit-learn takes 32 bits: a larger one is derived, where the prior is fitted."""
+    code, _, err = train(*QUICK, "prior=mixture", "prior.components=3", f"seed={seed}")
+    assert code == 0, err
+
+
 SAMPLE_MISTAKES = {
     "no number": (("sample", "run=RUN", "n=null"), "n must be a whole number of at least 1, got None"),
     "no run": (("sample",), "run"),
     "not a run": (("sample", "run=nowhere"), "run=nowhere is not a run directory"),
     "mode": (("sample", "run=RUN", "mode=dream"), "mode=dream is unknown; the known ones are: prior, rec"),
-    "ending": (("sample", "run=RUN", "out=x.jpg"), "out must end in .png or .npz, got x.jpg"),
+    "ending": (
+        ("sample", "run=RUN", "out=x.tiff"),
+        "out must end in .png, .jpg, .jpeg, .pdf, .gif or .npz, got x",
+    ),
     "number": (("sample", "run=RUN", "n=0"), "n must be a whole number of at least 1"),
 }
 
@@ -153,25 +170,10 @@ def test_mistakes_of_the_other_commands(train, name):
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    "value",
-    ["a b", "it's", "ü,ö", "a=b", "~/x", "[1,2]", "{a: 1}", "back\\slash", "tail\\", "q\\'q", "${x}", "null2"],
-)
-def test_any_path_survives_the_shim(value):
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from omegaconf import OmegaConf
-
-    override = OverridesParser.create().parse_override(cli._quoted(f"data.root={value}"))
-    tree = OmegaConf.create({"root": override.value()})
-    assert tree.root == value
-    assert cli._quoted("beta=1") == "beta=1"
-    assert cli._quoted("out=null") == "out=null"
-
-
 @pytest.mark.parametrize("command", ["train", "sample", "evaluate", "check", "figure"])
 def test_help_fits_a_screen(train, command):
     code, out, _ = train("--help", command=command)
     assert code == 0
-    assert len(out.splitlines()) <= 40
+    assert len(out.splitlines()) <= 50
     assert max(map(len, out.splitlines())) <= 110
     assert f"python -m pyro_lrp.{command}" in out

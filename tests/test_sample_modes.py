@@ -104,6 +104,105 @@ def test_images_of_ones_own(command, tmp_path):
     assert code == 0, err
 
 
+@pytest.mark.parametrize("mode", ["prior", "reconstruct", "interpolate", "traverse", "edit"])
+def test_every_mode_has_every_ending(command, mode):
+    """Those that the help lists, in either case; each is a file of its kind."""
+    run = "run=runs/flow/seed_0"
+    if mode == "prior":
+        run = "run=runs/conditional/seed_0"
+    for ending in (".png", ".jpg", ".JPG", ".pdf", ".gif", ".npz"):
+        out = Path(f"a{ending}")
+        arguments = (f"mode={mode}", "n=4", "indices=[0,1]", "steps=2", "attribute=3", f"out={out}")
+        code, _, err = command(run, *arguments)
+        assert code == 0, err
+        if ending == ".pdf":
+            assert out.read_bytes().startswith(b"%PDF")
+        elif ending == ".npz":
+            assert np.load(out)["images"].ndim == 4
+        else:
+            with Image.open(out) as picture:
+                kinds = {".png": "PNG", ".gif": "GIF"}
+                assert picture.format == kinds.get(ending, "JPEG")
+    for ending in (".tiff", "", ".png.txt"):
+        code, _, err = command(run, f"mode={mode}", f"out=a{ending}")
+        assert code == 1
+        assert f"out must end in .png, .jpg, .jpeg, .pdf, .gif or .npz, got a{ending}" in err
+
+
+def test_pictures_of_other_options_have_other_names(command):
+    run = "run=runs/flow/seed_0"
+    made = {}
+    for options in ("", "temperature=0.5", "seed=1", "n=4 seed=1", "temperature=0.5", "out=null"):
+        code, out, err = command(run, *options.split())
+        assert code == 0, err
+        made.setdefault(out, set()).add(Path(out.strip()).read_bytes())
+    folder = "runs/flow/seed_0/figures"
+    names = ("prior", "prior-temperature=0.5", "prior-seed=1", "prior-n=4-seed=1")
+    assert set(made) == {f"{folder}/{name}.png\n" for name in names}
+    assert all(len(pictures) == 1 for pictures in made.values())
+    code, out, err = command(run, "out=prior.png")
+    assert (out, err) == ("prior.png\n", "")
+    code, out, err = command(run, "out=prior.png", "seed=3")
+    assert err == "prior.png is replaced\n"
+
+
+def test_names_of_pictures_differ_where_the_options_do():
+    from pyro_lrp.figures.output import file_name
+
+    options = [
+        {}, {"images": "a b.png"}, {"images": "a_b.png"}, {"images": "ä/b.png"}, {"images": ["x" * 300]},
+        {"images": ["x" * 300 + "y"]}, {"n": 1, "seed": 2}, {"n": 12}, {"n": "\udce9"},
+    ]  # fmt: skip
+    names = {file_name("prior", changed) for changed in options}
+    assert len(names) == len(options)
+    assert all("/" not in name and len(name) < 110 for name in names)
+
+
+def test_figures_are_never_replaced_unless_they_are_named(command):
+    first = command("number=2", "runs=runs/two/seed_0", name="figure")[1]
+    second = command("number=2", "runs=runs/two/seed_0", name="figure")[1]
+    assert first.split() == ["figure_2.png", "figure_2.pdf"]
+    assert second.split() == ["figure_2_2.png", "figure_2_2.pdf"]
+    _, out, err = command("number=2", "runs=runs/two/seed_0", "out=figure_2.png", name="figure")
+    assert out == first
+    assert err == "figure_2.png is replaced\nfigure_2.pdf is replaced\n"
+    _, out, _ = command("number=2", "runs=runs/two/seed_0", "out=a.jpg", name="figure")
+    assert out == "a.jpg\n"
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(command, monkeypatch):
+    Path("file").write_text("")
+
+    def reached(*arguments, **options):
+        raise AssertionError("computed")
+
+    monkeypatch.setattr("pyro_lrp.models.Autoencoder.draw", reached)
+    code, _, err = command("run=runs/flow/seed_0", "out=file/a.png")
+    assert code == 1
+    assert err.startswith("error: file/a.png cannot be written (")
+    assert err.endswith("): choose another file by out=FILE\n")
+
+
+def test_a_prior_of_classes_has_a_labelled_row_for_each(command):
+    """The grid stands to the right of the labels; its rows are the samples of that class."""
+    for context, classes in ((None, 10), ("[3,7]", 2), ("3", 1)):
+        more = () if context is None else (f"context={context}",)
+        code, _, err = command("run=runs/conditional/seed_0", "n=20", *more, "out=a.png")
+        assert code == 0, err
+        with Image.open("a.png") as picture:
+            pixels = np.asarray(picture.convert("L"))
+        rows = {10: 10, 2: 2, 1: 2}[classes]
+        columns = 20 // rows
+        side = 6 * 8 + 2
+        assert pixels.shape[0] == rows * side + 2
+        left = pixels.shape[1] - columns * side - 2
+        assert left > 0
+        labels = pixels[1:-1, :left].reshape(rows, side, left)
+        dark = (labels < 128).any((1, 2))
+        assert dark.tolist() == [True] * classes + [False] * (rows - classes)
+        assert pixels[:, left:].std() > 10
+
+
 MISTAKES = {
     "outside": ("mode=reconstruct indices=[9999]", "indices: 9999 is outside the test images of digits, 0 to "),
     "no index": ("mode=reconstruct indices=[]", "indices must be a list of numbers of test images"),
@@ -126,7 +225,7 @@ MISTAKES = {
         "mode=interpolate speed=constant weights.vgg16=none.npz",
         "weights.vgg16: there is no file none.npz",
     ),
-    "ending": ("mode=interpolate out=a.jpg", "out must end in .png, .gif or .npz, got a.jpg"),
+    "ending": ("mode=interpolate out=a.tiff", "out must end in .png, .jpg, .jpeg, .pdf, .gif or .npz, got a."),
 }
 
 

@@ -1,21 +1,28 @@
 """Configuration: the command line, plans, building through an allow-list, runs and their directories."""
 
-from pyro_lrp.config.build import (
-    PLACES,
-    build_autoencoder,
-    build_data,
-    build_game,
-    default_data_root,
-    needs_context,
-    schedule,
-    schedules,
-    settle,
-)
-from pyro_lrp.config.command import conf_dir
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from pyro_lrp.config.compose import compose_train
-from pyro_lrp.config.loading import load
-from pyro_lrp.config.plan import Plan, options, plan
-from pyro_lrp.config.run import Run
+from pyro_lrp.config.folders import conf_dir
+from pyro_lrp.config.plan import Plan, changed, options, plan
+
+if TYPE_CHECKING:
+    from pyro_lrp.config.build import (
+        PLACES,
+        build_autoencoder,
+        build_data,
+        build_game,
+        default_data_root,
+        needs_context,
+        schedule,
+        schedules,
+        settle,
+    )
+    from pyro_lrp.config.loading import load
+    from pyro_lrp.config.run import Run
 
 __all__ = [
     "PLACES",
@@ -24,6 +31,7 @@ __all__ = [
     "build_autoencoder",
     "build_data",
     "build_game",
+    "changed",
     "compose_train",
     "conf_dir",
     "default_data_root",
@@ -35,3 +43,15 @@ __all__ = [
     "schedules",
     "settle",
 ]
+
+
+_OWNERS = {"Run": "run", "load": "loading"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use what needs torch: ``--help`` does not wait for it."""
+    if name not in __all__:
+        raise AttributeError(f"module 'pyro_lrp.config' has no attribute {name!r}")
+    owner = _OWNERS.get(name, "build")
+    module = importlib.import_module(f"pyro_lrp.config.{owner}")
+    return getattr(module, name)

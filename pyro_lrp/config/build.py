@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from pyro_lrp.config import allowed
 from pyro_lrp.config.bounds import Budget, check_sizes
-from pyro_lrp.config.command import conf_dir
+from pyro_lrp.config.folders import conf_dir
 from pyro_lrp.config.identity import Identity
 from pyro_lrp.config.sizes import NETWORK_SIZES, batch_size_for, network_sizes, size_notes
 from pyro_lrp.core.errors import UserError

@@ -13,7 +13,9 @@ from hydra.errors import HydraException
 from omegaconf import open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from pyro_lrp.config.command import _one_line, _quoted, _refuse_no_choice, conf_dir
+from pyro_lrp.config.arguments import for_hydra, refuse_no_choice
+from pyro_lrp.config.folders import conf_dir
+from pyro_lrp.config.messages import one_line
 from pyro_lrp.config.plan import Plan, plan
 from pyro_lrp.core.errors import UserError
 
@@ -35,9 +37,9 @@ def compose_train(*overrides: str, config_dir: str | Path | None = None) -> Plan
     >>> compose_train("data=digits", "seed=3").directory.name
     'seed_3'
     """
-    arguments = [_quoted(argument) for argument in overrides]
+    arguments = [for_hydra(argument) for argument in overrides]
     _refuse_flags(arguments)
-    _refuse_no_choice(arguments)
+    refuse_no_choice(arguments, config_dir)
     if config_dir is not None:
         arguments.append(_search(config_dir))
     try:
@@ -48,7 +50,7 @@ def compose_train(*overrides: str, config_dir: str | Path | None = None) -> Plan
             del cfg.hydra
         return plan(cfg, presets)
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_one_line(error, "train")) from error
+        raise UserError(one_line(error, "train")) from error
 
 
 @contextmanager

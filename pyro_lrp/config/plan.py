@@ -14,11 +14,11 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from pyro_lrp.config.command import conf_dir
+from pyro_lrp.config.folders import conf_dir
 from pyro_lrp.config.rules import check
 from pyro_lrp.core.errors import UserError
 
-__all__ = ["Plan", "options", "plan"]
+__all__ = ["Plan", "changed", "options", "plan"]
 
 CIRCUMSTANCES = (
     "device",
@@ -54,10 +54,33 @@ DATA_DEFAULTS = ("latent_dim", "lr", "flow", "epochs")
 
 
 def options(cfg: DictConfig) -> dict[str, Any]:
-    """A composed configuration as plain Python, checked."""
+    """A composed configuration as plain Python, checked.
+
+    Raises:
+        UserError: If a value is out of its range, or a file of weights does not exist.
+    """
     tree: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     check(tree)
+    for network, file in (tree.get("weights") or {}).items():
+        if file is not None and not Path(file).expanduser().is_file():
+            raise UserError(f"weights.{network}: there is no file {file}")
     return tree
+
+
+def changed(tree: Mapping[str, Any], command: str, *, leave_out: Iterable[str]) -> dict[str, Any]:
+    """The options of a command whose values are not those of its configuration file.
+
+    Args:
+        tree: The options.
+        command: The name of the command.
+        leave_out: Keys of options that do not count.
+    """
+    usual: Any = OmegaConf.to_container(OmegaConf.load(Path(conf_dir()) / f"{command}.yaml"))
+    different = {}
+    for key, value in tree.items():
+        if key not in leave_out and value != usual.get(key):
+            different[key] = value
+    return different
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
+import unicodedata
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from pyro_lrp.core.errors import UserError
 
 __all__ = ["RULES", "Rule", "check"]
+
+
+_LONGEST_NAME = 200  # bytes; file systems allow 255
 
 
 class Rule(NamedTuple):
@@ -68,7 +74,17 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_name(value: Any) -> bool:
-    return isinstance(value, (str, int, float))
+    """Whether a value names a folder below ``runs``; an empty text counts as none."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return False
+    text = str(value)
+    parts = PurePath(text).parts
+    if PurePath(text).is_absolute() or ".." in parts or any(not part.strip() for part in parts):
+        return False
+    if text and not parts:
+        return False
+    has_control = any(unicodedata.category(letter) == "Cc" for letter in text)
+    return not has_control and all(len(os.fsencode(part)) <= _LONGEST_NAME for part in parts)
 
 
 def _is_prefixes(value: Any) -> bool:
@@ -83,6 +99,10 @@ def _is_files(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
     return all(path is None or _is_text(path) for path in value.values())
+
+
+def _is_node(value: Any) -> bool:
+    return isinstance(value, dict)
 
 
 def _is_pose(value: Any) -> bool:
@@ -133,6 +153,8 @@ RULES: dict[str, Rule] = {
     "data.crop": _COUNT.or_null(),
     "data.image_size": _COUNT.or_null(),
     "data.validation": _share("a share of at least 0 and below 1"),
+    "trainer.optimizers": Rule(_is_node, "options by player, such as {prior: {lr: 1e-4}}"),
+    "trainer.schedules": Rule(_is_node, "schedules by player, such as {prior: {_target_: NAME}}"),
     "trainer.report_every": _COUNT,
     "trainer.evaluations": _COUNT,
     "trainer.evaluation_images": _COUNT,
@@ -145,7 +167,7 @@ RULES: dict[str, Rule] = {
     "other_data": _FLAG,
     "threads": Rule(_is_threads, "auto, or a whole number of at least 1"),
     "logger": _one_of("none", "tensorboard"),
-    "name": Rule(lambda value: value is None or _is_name(value), "text"),
+    "name": Rule(_is_name, "the name of a folder, of at most 200 letters and without ..").or_null(),
     "n": _COUNT.or_null(),
     "k": _COUNT.or_null(),
     "temperature": _RATE,

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-__all__ = ["derive_seed", "seeded", "some_rows", "untouched_generators"]
+__all__ = ["derive_seed", "numpy_seed", "seeded", "some_rows", "untouched_generators"]
 
 
 def derive_seed(seed: int, *labels: str | int) -> int:
@@ -35,6 +35,17 @@ def some_rows(length: int, n: int, *labels: str | int, seed: int = 0) -> Tensor:
     """
     generator = torch.Generator().manual_seed(derive_seed(seed, *labels))
     return torch.randperm(length, generator=generator)[:n]
+
+
+def numpy_seed(seed: int) -> int:
+    """A seed for NumPy and scikit-learn, which take 32 bits: a smaller one as it is, a larger one derived.
+
+    >>> numpy_seed(7), numpy_seed(2**40) < 2**32
+    (7, True)
+    """
+    if seed < 2**32:
+        return seed
+    return derive_seed(seed, "numpy") % 2**32
 
 
 @contextmanager

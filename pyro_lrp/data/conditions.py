@@ -97,6 +97,20 @@ class Condition:
         """
         raise NotImplementedError
 
+    def classes(self, wanted: Any) -> list[str]:
+        """The classes that ``context=wanted`` names, of which a picture shows a labelled row each.
+
+        Args:
+            wanted: The user's value of ``context=``; None for all.
+
+        Returns:
+            Their names; none if contexts of this kind are no classes.
+
+        Raises:
+            UserError: If there is no such class.
+        """
+        return []
+
     def of_files(self, paths: Sequence[str | Path], wanted: Any, n: int) -> Tensor:
         """The contexts of ``n`` images in files of the user; by default those that ``wanted`` specifies."""
         if wanted is None:
@@ -181,13 +195,17 @@ class Labels(Condition):
         context[rows, columns[split.labels[rows]]] = 1.0
         return context
 
-    def parse(self, wanted: Any, n: int) -> Tensor:
-        """The given classes in turn; all classes if ``wanted`` is None."""
+    def classes(self, wanted: Any) -> list[str]:
         if wanted is None:
             wanted = self.names
         classes = _known(_as_list(wanted), self.names, "class")
         if not classes:
             raise UserError("context must name a class, such as context=0")
+        return classes
+
+    def parse(self, wanted: Any, n: int) -> Tensor:
+        """The given classes in turn; all classes if ``wanted`` is None."""
+        classes = self.classes(wanted)
         index = _positions(classes, self.names)
         one_hot = F.one_hot(index, len(self.names)).float()
         in_turn = torch.arange(n) % len(classes)

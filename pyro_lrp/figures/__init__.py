@@ -1,6 +1,6 @@
 """Figures: grids and strips of images, plots of latent spaces, and the figures of the paper."""
 
-from pyro_lrp.figures.images import grid, save_gif, save_png, strips
+from pyro_lrp.figures.images import grid, save_gif, save_picture, strips
 from pyro_lrp.figures.plots import change_bands, forces, latent_spaces
 from pyro_lrp.figures.style import PALETTE, save_figure
 
@@ -12,6 +12,6 @@ __all__ = [
     "latent_spaces",
     "save_figure",
     "save_gif",
-    "save_png",
+    "save_picture",
     "strips",
 ]

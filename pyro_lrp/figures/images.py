@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -19,12 +20,21 @@ from pyro_lrp.figures.style import PAGE, new_figure, style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["grid", "save_gif", "save_png", "strips"]
+__all__ = ["grid", "save_gif", "save_picture", "strips"]
 
 _MIN_SIDE = 48  # pixels of an image in a grid; smaller images are enlarged
 _MIN_FRAME = 96  # pixels of an image in an animation
 _CELL = 0.55  # inches of an image in a strip; less if a row would not fit on a page
 _GAP = 0.12  # inches between groups of rows
+
+_LONG_AGO = time.gmtime(0)
+_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
+    ".png": ("PNG", {}),
+    ".jpg": ("JPEG", {"quality": 95}),
+    ".jpeg": ("JPEG", {"quality": 95}),
+    ".gif": ("GIF", {}),
+    ".pdf": ("PDF", {"creationDate": _LONG_AGO, "modDate": _LONG_AGO}),
+}
 
 Box = tuple[float, float, float, float]
 """The left, the bottom, the width and the height of an image, as fractions of the figure."""
@@ -54,13 +64,19 @@ def grid(images: Tensor, columns: int | None = None) -> Tensor:
     return as_bytes(picture)
 
 
-def save_png(path: Path, picture: Tensor) -> None:
-    """Write a uint8 picture of shape ``(3, H, W)``, atomically."""
+def save_picture(path: Path, picture: Tensor) -> None:
+    """Write a uint8 picture of shape ``(3, H, W)``, atomically; equal pictures give equal bytes.
+
+    Args:
+        path: The file; its ending is one of ``.png``, ``.jpg``, ``.jpeg``, ``.gif`` and ``.pdf``.
+        picture: The picture.
+    """
     pixels = picture.permute(1, 2, 0).contiguous()
     image = Image.fromarray(pixels.numpy())
+    file_format, options = _FORMATS[path.suffix.lower()]
 
     def write(target: Path) -> None:
-        image.save(target, format="PNG")
+        image.save(target, format=file_format, **options)
 
     write_atomically(path, write)
 

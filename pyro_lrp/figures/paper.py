@@ -53,7 +53,7 @@ def _panel_of_forces(request: Request) -> dict[str, Any]:
     z, loc, scale = _posterior(request)
     with torch.no_grad(), seeded(0, "figure", "forces"):
         samples = prior().sample((len(z),)).cpu()
-    low, high = _limits(z, samples)
+    low, high = _square(*_limits(z, samples))
     x, y, grid = _mesh(low, high)
     reach = 0.12 * (high - low).min().item()
 
@@ -87,6 +87,13 @@ def _limits(*clouds: Tensor) -> tuple[Tensor, Tensor]:
     low = stacked.quantile(0.01, 1).amin(0)
     high = stacked.quantile(0.99, 1).amax(0)
     return low, high
+
+
+def _square(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """The corners of the square around a rectangle: panels of one scale on both axes share one height."""
+    middle = (low + high) / 2
+    reach = (high - low).max() / 2
+    return middle - reach, middle + reach
 
 
 def latent(requests: Sequence[Request]) -> Figure:

@@ -13,7 +13,7 @@ from pyro_lrp.core.files import write_atomically
 if TYPE_CHECKING:  # matplotlib is slow to import, so it is imported only when something is plotted
     from matplotlib.figure import Figure
 
-__all__ = ["COLUMN", "PALETTE", "PAGE", "new_figure", "save_figure"]
+__all__ = ["COLUMN", "PAGE", "PAIR", "PALETTE", "new_figure", "save_figure"]
 
 COLUMN = 3.3  # inches: one column of a paper
 PAGE = 6.8  # inches: both columns
@@ -49,6 +49,7 @@ _METADATA: dict[str, dict[str, Any]] = {
     ".png": {"Software": None},
     ".pdf": {"CreationDate": None},
 }
+PAIR = tuple(_METADATA)  # a picture for the screen, and one for a paper
 
 
 @contextmanager
@@ -68,15 +69,23 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> list[Path]:
-    """Write a figure as .png and as .pdf, atomically; equal figures give equal bytes.
+    """Write a figure, atomically; equal figures give equal bytes.
+
+    Args:
+        figure: The figure.
+        path: The file. If it ends in .png or .pdf, both are written; .jpg and .jpeg stand alone.
 
     Returns:
-        Both files.
+        The files.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    suffixes: tuple[str, ...] = (path.suffix,)
+    if path.suffix.lower() in PAIR:
+        suffixes = PAIR
     paths = []
-    for suffix, metadata in _METADATA.items():
-        save = partial(figure.savefig, format=suffix[1:], metadata=metadata)
+    for suffix in suffixes:
+        metadata = _METADATA.get(suffix)
+        save = partial(figure.savefig, format=suffix[1:].lower(), metadata=metadata)
         target = path.with_suffix(suffix)
         with style():
             write_atomically(target, save)

@@ -20,7 +20,14 @@ from pyro_lrp.metrics.classifiers import domain_extractor
 from pyro_lrp.metrics.functional.inception_score import inception_score
 from pyro_lrp.metrics.functional.kernel_distance import kernel_distance
 from pyro_lrp.metrics.functional.manifolds import density_and_coverage, precision_and_recall
-from pyro_lrp.metrics.metric import Metric, labels, labels_or_attributes, result
+from pyro_lrp.metrics.metric import (
+    Metric,
+    Requirement,
+    enough_images,
+    labels,
+    labels_or_attributes,
+    result,
+)
 from pyro_lrp.metrics.subject import AS_FILES, CHUNK, Extractor, Results, Subject, as_files
 
 __all__ = ["METRICS", "as_jpeg", "frechet_distances", "singular", "stretched"]
@@ -193,12 +200,12 @@ def _manifolds(subject: Subject, suffix: str, network: str) -> Results:
     real = subject.rows(extractor, "test", n)
     generated = subject.rows(extractor, "samples", n)
     precision, recall = precision_and_recall(real, generated, 3)
-    density, coverage = density_and_coverage(real, generated, 5)
+    density, coverage = density_and_coverage(real, generated, _NEIGHBOUR)
     values = {
         "precision": (precision, 3),
         "recall": (recall, 3),
-        "density": (density, 5),
-        "coverage": (coverage, 5),
+        "density": (density, _NEIGHBOUR),
+        "coverage": (coverage, _NEIGHBOUR),
     }
     results = {}
     for name, (value, k) in values.items():
@@ -216,16 +223,28 @@ def _manifolds(subject: Subject, suffix: str, network: str) -> Results:
 # --------------------------------------------------------------------- by name
 
 
+_NEIGHBOUR = 5  # the furthest neighbour of precision, recall, density and coverage
+_LEAST: dict[Callable[..., Results], int] = {
+    frechet_distances: 2,
+    _kernel_distances: 2,
+    _inception_score: 1,
+    _manifolds: _NEIGHBOUR + 1,
+}
+"""The fewest images that a score can be computed from."""
+
+
 def _with_inception(compute: Callable[..., Results], **options: Any) -> Metric:
-    return Metric(partial(compute, network="inception", **options), network="inception", hours=True)
+    computed = partial(compute, network="inception", **options)
+    return Metric(computed, needs=(enough_images(_LEAST[compute]),), network="inception", hours=True)
 
 
 def _with_classifier(
     compute: Callable[..., Results],
-    need: Callable[[Subject], str | None] = labels_or_attributes,
+    need: Requirement = labels_or_attributes,
     **options: Any,
 ) -> Metric:
-    return Metric(partial(compute, network="classifier", **options), needs=(need,))
+    computed = partial(compute, network="classifier", **options)
+    return Metric(computed, needs=(need, enough_images(_LEAST[compute])))
 
 
 METRICS = {

@@ -1,42 +1,127 @@
-"""Which metrics to compute, whether a stored result can be reused, and the table of results."""
+"""An evaluation: which metrics to compute, their results in a file, what failed, and the table of results."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.files import read_json, write_json
 from pyro_lrp.features import sha256
 from pyro_lrp.metrics import METRICS
 from pyro_lrp.metrics.subject import Subject
 
-__all__ = ["choose", "request", "table"]
+__all__ = ["Evaluation", "choose", "request", "sentence", "table"]
+
+Results = dict[str, dict[str, Any]]
 
 
 def choose(subject: Subject, metrics: str | list[str]) -> tuple[list[str], dict[str, str]]:
-    """The metrics to compute, and those that ``auto`` leaves out, with the reasons.
+    """The metrics to compute, and those that are left out, with what they need.
 
     Args:
         subject: The subject to evaluate.
         metrics: ``"auto"``, or names of metrics.
 
     Raises:
-        UserError: If a metric that is named cannot be computed.
+        UserError: If none of the metrics that are named can be computed.
     """
-    if metrics != "auto":
-        for name in metrics:
-            reason = METRICS[name].lacks(subject)
-            if reason:
-                raise UserError(f"metrics: {name} {reason}")
-        return list(metrics), {}
     chosen = []
     left_out = {}
-    for name, metric in METRICS.items():
-        reason = metric.not_by_itself(subject)
+    by_itself = metrics == "auto"
+    names = METRICS if by_itself else metrics
+    for name in names:
+        reason = METRICS[name].lacks(subject)
+        if by_itself:
+            reason = METRICS[name].not_by_itself(subject)
         if reason:
             left_out[name] = reason
         else:
             chosen.append(name)
+    if not by_itself and not chosen:
+        raise UserError(f"metrics: {sentence(left_out)}")
     return chosen, left_out
+
+
+class Evaluation:
+    """Metrics of one subject, computed one after another; a failure ends none but its own.
+
+    Args:
+        subject: The subject.
+        path: The file of results; those that it holds of the same request are kept.
+        stamp: Further entries of a request, such as the training step.
+        overwrite: Whether to compute again what is there.
+
+    Attributes:
+        shown: The results that were asked for, computed or kept.
+        errors: The error by name of a metric that could not be computed.
+        unwritten: The error of the last attempt to write the file, or None.
+    """
+
+    def __init__(self, subject: Subject, path: Path, stamp: dict[str, Any], *, overwrite: bool) -> None:
+        self.subject = subject
+        self.path = path
+        self.stamp = stamp
+        self.overwrite = overwrite
+        self.shown: Results = {}
+        self.errors: dict[str, Exception] = {}
+        self.unwritten: OSError | None = None
+        self._stored: dict[str, Any] = {}
+        if path.is_file():
+            self._stored = read_json(path)
+
+    def compute(self, name: str, progress: Callable[[str], AbstractContextManager]) -> None:
+        """Compute a metric, or take its stored results; add them to the file at once.
+
+        Args:
+            name: The name of the metric.
+            progress: Makes the block in which a metric of some name is computed.
+        """
+        try:
+            asked = request(name, self.subject) | self.stamp
+            results = self._kept(asked)
+            if self.overwrite or not results:
+                with progress(name):
+                    computed = METRICS[name].compute(self.subject)
+                results = {key: {**result, "request": asked} for key, result in computed.items()}
+                self._store(results)
+        except Exception as error:  # whatever it is, the others are worth computing
+            self.errors[name] = error
+        else:
+            self.shown |= results
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """The reason by name of a metric that could not be computed."""
+        return {name: _reason(error) for name, error in self.errors.items()}
+
+    def _kept(self, asked: dict[str, Any]) -> Results:
+        """The stored results of the same request."""
+        results = {key: result for key, result in self._stored.items() if isinstance(result, dict)}
+        return {key: result for key, result in results.items() if result.get("request") == asked}
+
+    def _store(self, results: Results) -> None:
+        self._stored |= results
+        try:
+            write_json(self.path, self._stored)
+        except OSError as error:  # the results are shown all the same
+            self.unwritten = error
+        else:
+            self.unwritten = None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    text = " ".join(str(error).split())[:300]
+    return f"ended with {type(error).__name__}: {text}"
+
+
+def sentence(reasons: dict[str, str]) -> str:
+    """Names of metrics, each with its reason, in one line."""
+    return "; ".join(f"{name} {reason}" for name, reason in reasons.items())
 
 
 def request(name: str, subject: Subject) -> dict[str, Any]:

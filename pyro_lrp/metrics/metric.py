@@ -15,8 +15,8 @@ from pyro_lrp.metrics.subject import Results, Subject
 from pyro_lrp.objectives.regularization import is_point
 
 __all__ = [
-    "Metric", "attributes", "density", "image_density", "labels", "labels_or_attributes", "result",
-    "standard_error", "stochastic_encoder",
+    "Metric", "Requirement", "attributes", "density", "enough_images", "image_density", "labels",
+    "labels_or_attributes", "result", "standard_error", "stochastic_encoder",
 ]  # fmt: skip
 
 Requirement = Callable[[Subject], "str | None"]
@@ -76,6 +76,21 @@ def standard_error(values: Tensor) -> float:
     if len(values) < 2:
         return math.nan
     return values.std().item() / math.sqrt(len(values))
+
+
+def enough_images(least: int) -> Requirement:
+    """The data set has so many training and so many test images, and so many are asked for."""
+
+    def need(subject: Subject) -> str | None:
+        data = subject.data
+        fewest = min(len(subject.train), len(data.test))
+        if fewest < least:
+            return f"needs {least} training and test images at least, and data={data.name} has {fewest}"
+        if subject.n is not None and subject.n < least:
+            return f"needs n={least} at least, and n is {subject.n}"
+        return None
+
+    return need
 
 
 def labels(subject: Subject) -> str | None:

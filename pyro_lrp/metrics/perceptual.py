@@ -21,7 +21,7 @@ from pyro_lrp.metrics.image_distance import (
     float64_device,
     lpips_distance,
 )
-from pyro_lrp.metrics.metric import Metric, labels_or_attributes, result, standard_error
+from pyro_lrp.metrics.metric import Metric, enough_images, labels_or_attributes, result, standard_error
 from pyro_lrp.metrics.path_length import METRICS as PATH_LENGTHS
 from pyro_lrp.metrics.subject import DECODED, Results, Subject, as_files
 
@@ -236,7 +236,8 @@ def _diversity(name: str, network: str) -> Metric:
 
 
 def _change(name: str, network: str) -> Metric:
-    return Metric(partial(perceptual_change, name=name, network=network), network=network)
+    compute = partial(perceptual_change, name=name, network=network)
+    return Metric(compute, needs=(enough_images(2),), network=network)
 
 
 METRICS = {

@@ -27,7 +27,7 @@ from pyro_lrp.metrics.functional.two_sample import (
     energy_distance,
     moments,
 )
-from pyro_lrp.metrics.metric import Metric, labels_or_attributes, result
+from pyro_lrp.metrics.metric import Metric, enough_images, labels_or_attributes, result
 from pyro_lrp.metrics.prior_verdict import COPIES, Evidence, verdict
 from pyro_lrp.metrics.subject import DECODED, Results, Subject
 
@@ -365,4 +365,4 @@ def _two_sample(one: dict[str, Any]) -> TwoSample:
     return TwoSample(one["value"], (low, high), one["p_value"], one["n"])
 
 
-METRICS = {"prior_gap": Metric(prior_gap)}
+METRICS = {"prior_gap": Metric(prior_gap, needs=(enough_images(_FEWEST),))}

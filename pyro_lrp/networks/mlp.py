@@ -76,6 +76,8 @@ def mlp(
     """
     shape = check_image_shape(image_shape)
     pixels = math.prod(shape)
+    if not hidden_dims:
+        raise ValueError("expected hidden_dims to hold the width of one layer at least")
     features = hidden_dims[-1]
     hidden = perceptron(pixels, hidden_dims[:-1], features)
     trunk = nn.Sequential(nn.Flatten(), hidden, nn.ReLU())

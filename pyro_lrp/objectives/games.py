@@ -20,6 +20,7 @@ from pyro_lrp.models import Autoencoder, Codes, ImageCodes
 from pyro_lrp.objectives.elbo import BilevelELBO, Losses
 from pyro_lrp.objectives.regularization import is_diagonal
 from pyro_lrp.objectives.weight import Weight
+from pyro_lrp.priors import Prior
 from pyro_lrp.schedules import Progress, Schedule
 
 __all__ = ["AutoencoderGame", "Game", "LatentGame", "Turn"]
@@ -57,6 +58,9 @@ class Game(nn.Module):
     def codes(self, images: Split | Batch) -> Codes | ImageCodes | None:
         """The codes of images, which a prior-only phase is given in their place; None if it needs images."""
         return None
+
+    def check_fit(self, codes: int) -> None:
+        """Refuse a prior-only phase on so many codes; called before training."""
 
     def fit(self, codes: Codes | ImageCodes) -> dict[str, Any] | None:
         """Called once when a prior-only phase begins, with all training codes; returns what was estimated."""
@@ -130,6 +134,11 @@ class AutoencoderGame(Game):
 
     def codes(self, images: Split | Batch) -> Codes | ImageCodes:
         return self.autoencoder.codes(images)
+
+    def check_fit(self, codes: int) -> None:
+        for part in self.autoencoder.prior.modules():
+            if isinstance(part, Prior):
+                part.check_fit(codes)
 
     def fit(self, codes: Codes | ImageCodes) -> dict[str, Any] | None:
         prior = self.autoencoder.prior

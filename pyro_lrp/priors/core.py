@@ -102,6 +102,16 @@ class Prior(nn.Module):
     def initialize(self, x: Tensor) -> None:
         """Called once with a batch of training images, before optimizers exist."""
 
+    def check_fit(self, codes: int) -> None:
+        """Refuse :meth:`fit` on so many codes: called before training, which would end at it.
+
+        Args:
+            codes: The number of codes.
+
+        Raises:
+            UserError: If they are too few.
+        """
+
     def fit(self, codes: Tensor, context: Tensor | None = None) -> dict[str, Any] | None:
         """Estimate parameters from codes directly; a prior-only phase calls this first.
 

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.func import functional_call
 
+from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.gradients import boundary, full_precision
 from pyro_lrp.core.modules import eval_mode
+from pyro_lrp.core.randomness import numpy_seed
 from pyro_lrp.networks.heads import loc_and_scale
 from pyro_lrp.priors.core import Prior
 
@@ -211,14 +213,19 @@ class Mixture(Prior):
         """The number of EM iterations and the log density that EM reached."""
         return dict(self._fitted)
 
+    def check_fit(self, codes: int) -> None:
+        components = len(self.logits)
+        if self.em_iterations and codes < components:
+            raise UserError(
+                f"a mixture of {components} components needs as many codes, got {codes}: say fewer components"
+            )
+
     @torch.no_grad()
     def fit(self, codes: Tensor, context: Tensor | None = None) -> dict[str, Any] | None:
         """Set the parameters by EM on standardized codes, at most 100,000 of them, evenly spaced."""
         if self.em_iterations == 0:
             return None
-        components = len(self.logits)
-        if len(codes) < components:
-            raise ValueError(f"a mixture of {components} components needs as many codes, got {len(codes)}")
+        self.check_fit(len(codes))
         stride = math.ceil(len(codes) / _EM_CODES)
         array = codes[::stride].double().cpu().numpy()
         mean = array.mean(0)
@@ -243,7 +250,7 @@ class Mixture(Prior):
             covariance_type=self.covariance,
             reg_covar=self.least_variance,
             max_iter=self.em_iterations,
-            random_state=self.seed,
+            random_state=numpy_seed(self.seed),
         )
         with warnings.catch_warnings():
             # EM need not converge: training continues by gradient

@@ -41,6 +41,8 @@ def check_options(options: Mapping[str, Mapping[str, Any]], players: Iterable[st
     check_players("optimizers", options, players)
     for player, own in options.items():
         key = f"trainer.optimizers.{player}"
+        if not isinstance(own, Mapping):
+            raise UserError(f"{key} must be options of Adam by name, such as {{lr: 1e-4}}, got {own}")
         unknown = [name for name in own if name not in _OPTIONS]
         if unknown:
             raise UserError(f"{key}.{unknown[0]} is unknown; known are {', '.join(_OPTIONS)}")

@@ -64,7 +64,7 @@ def lay_out(
     """The phases that have something to train, one after another, and a note on each that has not.
 
     Raises:
-        UserError: If nothing is left.
+        UserError: If nothing is left, or the prior cannot be fitted to so few codes.
     """
     spans: list[Span] = []
     notes: list[str] = []
@@ -75,6 +75,8 @@ def lay_out(
             notes.append(f"phase {phase.name} is skipped: this model has nothing to train in it")
         if not turns or phase.epochs == 0:
             continue
+        if phase.name == "prior_only":
+            game.check_fit(images)
         size = batch_size(phase.name)
         was_joint = any(span.name == "joint" for span in spans)
         span = Span(phase.name, turns, phase.epochs, size, images // size, start, epoch, image, was_joint)

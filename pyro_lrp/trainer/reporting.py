@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import platform
-import shlex
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
@@ -15,7 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from pyro_lrp.core.arguments import command_line
 from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.terminal import shows_bars
 from pyro_lrp.models import Autoencoder
 from pyro_lrp.trainer.loop import Trainer
 from pyro_lrp.trainer.overfitting import advice, overfitting
@@ -71,14 +71,21 @@ class TensorBoard:
 
 
 @contextmanager
-def log_to(directory: Path) -> Iterator[None]:
-    """Send the log to ``train.log``, and to the screen: less of it where there is a progress bar."""
+def log_to(directory: Path, *, bar: bool = True) -> Iterator[None]:
+    """Send the log to ``train.log``, and to the screen: less of it where a progress bar can be seen.
+
+    Args:
+        directory: The run directory.
+        bar: Whether there is a progress bar, if the screen can show one.
+    """
     LOG.setLevel(logging.DEBUG)
     LOG.propagate = False
     to_file = logging.FileHandler(directory / "train.log", encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     to_screen = logging.StreamHandler()
-    to_screen.setLevel(logging.INFO if sys.stderr.isatty() else logging.DEBUG)
+    to_screen.setLevel(logging.DEBUG)
+    if bar and shows_bars():
+        to_screen.setLevel(logging.INFO)
     LOG.handlers = [to_file, to_screen]
     try:
         yield
@@ -162,9 +169,8 @@ def closing_words(directory: Path, summary: dict[str, Any], options: Mapping[str
         lines.append(f"  {label:<28}{final[key]:>12.2f} {unit}")
 
     counts = [f"{name} {n:,}" for name, n in summary["parameters"].items()]
-    run = shlex.quote(f"run={directory}")
-    texts = [f"{key}={value}" for key, value in options.items() if value is not None]
-    typed = [run, *(shlex.quote(text) for text in texts)]
+    sample = {"run": directory, "n": 100, "temperature": 0.8}
+    evaluate = {"run": directory, **options}
     return "\n".join([
         f"{directory}: {final.get('step', 0)} steps in {summary['seconds']:.0f} s of training",
         *lines,
@@ -172,8 +178,8 @@ def closing_words(directory: Path, summary: dict[str, Any], options: Mapping[str
         f"  samples of the prior        {directory / 'figures' / 'samples.png'}",
         *_warning(summary),
         "try next:",
-        f"  python -m pyro_lrp.sample {run} n=100 temperature=0.8",
-        f"  python -m pyro_lrp.evaluate {' '.join(typed)}",
+        f"  {command_line('sample', sample)}",
+        f"  {command_line('evaluate', evaluate)}",
     ])  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
 from pyro_lrp import config
-from pyro_lrp.config import command as cli
+from pyro_lrp.config import folders as cli
 from pyro_lrp.core.files import plain
 from pyro_lrp.core.randomness import seeded
 from pyro_lrp.data import chunks

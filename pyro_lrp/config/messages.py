@@ -1,0 +1,88 @@
+"""An error as one line: the messages of Hydra and of the operating system, rephrased."""
+
+from __future__ import annotations
+
+import difflib
+import re
+
+from hydra.errors import OverrideParseException
+from omegaconf import OmegaConf
+
+from pyro_lrp.config.folders import conf_dir, groups
+
+__all__ = ["one_line"]
+
+_UNKNOWN_CHOICE = re.compile(
+    r"Could not find '([^']+)/([^'/]+)'\s+"
+    r"Available options in '[^']+':([^:]+?)(?:Config|$)"
+)
+_AMBIGUOUS = re.compile(r"Ambiguous value for argument '([^=]+)=(.*?)'\s")
+_UNKNOWN_KEYS = (
+    re.compile(r"is not in struct\s+full_key: (\S+)"),
+    re.compile(r"Could not override '([^']+)'"),
+    re.compile(r"Key '([^']+)' is not in struct"),
+)
+
+
+def one_line(error: BaseException, name: str) -> str:
+    """The message of an error that a user can cause.
+
+    Args:
+        error: The error.
+        name: The name of the command.
+    """
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override)
+    if isinstance(error, RecursionError):
+        return "a file of --config-dir builds on a file of its own name: give it another name"
+    text = _message(error)
+    unknown_choice = _UNKNOWN_CHOICE.search(text)
+    if unknown_choice:
+        group, choice, listed = unknown_choice.groups()
+        known = ", ".join(listed.split())
+        return f"{group}={choice} is unknown; the known ones are: {known}"
+    ambiguous = _AMBIGUOUS.search(text)
+    if ambiguous:
+        key, value = ambiguous.groups()
+        return f"""{key}={value} is a list as {key}=[{value}], a text as '{key}="{value}"', a sweep with -m"""
+    for pattern in _UNKNOWN_KEYS:
+        unknown_key = pattern.search(text)
+        if unknown_key:
+            key = unknown_key.group(1)
+            return f"unknown key {key}{_hint(key, name)}; see --help"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}"
+    return " ".join(text.split())
+
+
+def _unreadable(argument: str) -> str:
+    """What to do about an argument that Hydra's grammar cannot read."""
+    key, equals, value = argument.partition("=")
+    if not equals or not re.fullmatch(r"[~+]*[\w.@/]+", key, flags=re.ASCII):
+        return f"{argument} is not of the form key=value; see --help"
+    quoted = f"""'{key}="TEXT"'"""
+    return f"{argument} cannot be read; quote a text with special signs for the shell and within it: {quoted}"
+
+
+def _message(error: BaseException) -> str:
+    """The message of the error, or of the first of its causes that has one."""
+    cause: BaseException | None = error
+    while cause is not None:
+        text = str(cause)
+        if text:
+            return text
+        cause = cause.__cause__
+    return type(error).__name__
+
+
+def _hint(key: str, name: str) -> str:
+    """A hint at the most similar key of a command, or at how to add an argument that its file leaves out."""
+    node, dot, _ = key.partition(".")
+    if dot and node in groups():
+        return f" (+{key}=... would add it)"
+    entries = OmegaConf.load(f"{conf_dir()}/{name}.yaml")
+    known = [*map(str, entries), *groups()]
+    close = difflib.get_close_matches(key, known, n=1)
+    if not close:
+        return ""
+    return f" (did you mean {close[0]}?)"

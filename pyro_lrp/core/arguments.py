@@ -1,0 +1,90 @@
+"""Arguments of commands as text: quoted for Hydra's grammar, and whole commands to paste into a shell."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["LIST_KEYS", "command_line", "is_path_key", "needs_quotes", "quote"]
+
+PATH_KEYS = (
+    "run",
+    "runs",
+    "out",
+    "images",
+    "data.root",
+    "data.path",
+    "data.images",
+    "data.attributes",
+    "data.index",
+)
+LIST_KEYS = ("images", "runs")  # path keys that also take a list
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+_RESERVED = ("null", "true", "false", "nan", "inf")  # Hydra reads them as values that are no text
+
+
+def is_path_key(key: str) -> bool:
+    """Whether the value of a key is a path, which commands take without quotes for Hydra."""
+    return key in PATH_KEYS or key.startswith("weights.")
+
+
+def quote(text: str, *, interpolates: bool = False) -> str:
+    r"""Quote a text for Hydra's grammar.
+
+    Args:
+        text: The text.
+        interpolates: Whether ``${key}`` stands for the value of a key, and not for itself.
+
+    >>> print(quote("it's"))
+    'it\'s'
+    """
+    # within quotes, Hydra unescapes only \' and backslashes before the closing quote
+    escaped = re.sub(r"(\\*)'", r"\1\1\'", text)
+    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
+    if not interpolates:
+        escaped = escaped.replace("${", "\\${")
+    return f"'{escaped}'"
+
+
+def needs_quotes(key: str, value: str) -> bool:
+    """Whether the typed value of a path key is a path that is not quoted yet: no list, no null."""
+    if not value or value == "null":
+        return False
+    is_quoted = value[0] in ("'", '"')
+    is_list = key in LIST_KEYS and value.startswith("[") and value.endswith("]")
+    return not is_quoted and not is_list
+
+
+def command_line(command: str, options: Mapping[str, Any]) -> str:
+    r"""A command to paste into a shell; options that are None are left out.
+
+    Args:
+        command: The name of the command, such as ``sample``.
+        options: Values by key: texts, paths, numbers, truth values, or lists of such.
+
+    >>> command_line("sample", {"run": "runs/my run", "n": 9, "context": ["Größe"], "out": None})
+    "python -m pyro_lrp.sample 'run=runs/my run' n=9 'context=['\"'\"'Größe'\"'\"']'"
+    """
+    words = ["python", "-m", f"pyro_lrp.{command}"]
+    for key, value in options.items():
+        if value is not None:
+            words.append(f"{key}={_value(key, value)}")
+    return shlex.join(words)
+
+
+def _value(key: str, value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        items = [_value("", item) for item in value]
+        return f"[{','.join(items)}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return str(value)
+    text = str(value)
+    if is_path_key(key) and needs_quotes(key, text):
+        return text  # the command quotes it
+    if _PLAIN.fullmatch(text) and text.lower() not in _RESERVED:
+        return text
+    return quote(text)
