@@ -24,12 +24,15 @@ if TYPE_CHECKING:  # torch is imported when an evaluation begins: --help does no
 @command("evaluate")
 def main(cfg: DictConfig) -> None:
     """Compute the requested metrics, reuse stored results, and print a table of all."""
+    from pyro_lrp.config import rundir
     from pyro_lrp.metrics.evaluation import Evaluation, choose
+    from pyro_lrp.trainer.threads import use
 
     options = config.options(cfg)
     metrics = _metrics(options)
     if options["n"] is not None and options["n"] < 2:
         raise UserError("n must be at least 2: a covariance needs two samples")
+    use(options["threads"])
     run = config.Run.of(options)
     chosen = {key: options[key] for key in ("weights", "seed", "n", "k")}
     subject = run.subject(**chosen, quick=metrics == "auto")
@@ -39,23 +42,23 @@ def main(cfg: DictConfig) -> None:
     names, left_out = choose(subject, metrics)
     if metrics != "auto":
         _print_missing(left_out, sys.stderr)  # now: the others may take hours
-    evaluation = Evaluation(
-        subject,
-        run.directory / "evaluation.json",
-        {"step": run.step, "finished": run.finished},
-        overwrite=options["overwrite"],
-    )
+    asked: dict[str, Any] = {"step": run.step, "finished": run.finished}
+    if run.changed:
+        asked["data"] = run.fingerprint
 
     @contextmanager
     def progress(name: str) -> Iterator[None]:
         with _progress(subject, name, options["progress"]):
             yield
 
-    try:
-        for name in names:
-            evaluation.compute(name, progress)
-    finally:  # an interruption too shows what is there
-        _show(evaluation, left_out)
+    with rundir.evaluating(run.directory):
+        path = run.directory / "evaluation.json"
+        evaluation = Evaluation(subject, path, asked, overwrite=options["overwrite"])
+        try:
+            for name in names:
+                evaluation.compute(name, progress)
+        finally:  # an interruption too shows what is there
+            _show(evaluation, left_out)
     _refuse_incomplete(evaluation, left_out, metrics)
 
 

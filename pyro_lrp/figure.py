@@ -21,12 +21,14 @@ def main(cfg: DictConfig) -> None:
     from pyro_lrp.figures.output import output_file, unused
     from pyro_lrp.figures.paper import FIGURES
     from pyro_lrp.figures.requests import Request
+    from pyro_lrp.trainer.threads import use
 
     options = config.options(cfg)
     number = options["number"]
     if number not in FIGURES:
         known = ", ".join(map(str, FIGURES))
         raise UserError(f"number={number} is unknown; the known ones are: {known}")
+    use(options["threads"])
     runs = options["runs"]
     if not isinstance(runs, list):
         runs = [runs]

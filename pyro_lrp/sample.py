@@ -8,7 +8,7 @@ from pyro_lrp import config
 from pyro_lrp.config.command import command
 from pyro_lrp.core.errors import UserError
 
-_NOT_IN_NAMES = ("run", "mode", "out", "device", "allow_targets", "data", "other_data")
+_NOT_IN_NAMES = ("run", "mode", "out", "device", "threads", "allow_targets", "data", "other_data")
 """Options that do not change a picture, or that its place names already."""
 
 
@@ -19,12 +19,14 @@ def main(cfg: DictConfig) -> None:
     from pyro_lrp.figures.modes import ENDINGS, MODES
     from pyro_lrp.figures.output import file_name, output_file
     from pyro_lrp.figures.requests import Request
+    from pyro_lrp.trainer.threads import use
 
     options = config.options(cfg)
     mode = options["mode"]
     if mode not in MODES:
         known = ", ".join(MODES)
         raise UserError(f"mode={mode} is unknown; the known ones are: {known}")
+    use(options["threads"])
     run = config.Run.of(options)
     _ = run.identity  # refuses what is no run, before its folder is made
     changed = config.changed(options, "sample", leave_out=_NOT_IN_NAMES)

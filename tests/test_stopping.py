@@ -13,6 +13,7 @@ from builders import small_game
 from commands import QUICK, only_run, start
 from test_trainer import _close, terms, trainer
 
+from pyro_lrp.config import rundir
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.locks import one_writer
 from pyro_lrp.trainer import Phase, snapshots, threads
@@ -231,3 +232,35 @@ def test_the_number_of_threads_is_kept_stated_and_restored(train):
     assert "on cpu, 3 threads" in err
     code, _, err = train(*QUICK, "threads=0")
     assert "threads must be auto, or a whole number of at least 1" in err
+
+
+def test_evaluations_take_their_turn_and_the_number_of_threads(train):
+    """While another process evaluates, a second one waits, and then finds the results there."""
+    train(*QUICK)
+    run = only_run()
+    before = torch.get_num_threads()
+    options = (f"run={run}", "metrics=[reconstruction_mse]", "threads=2")
+    code = (
+        "import sys, time; from pathlib import Path; from pyro_lrp.config import rundir\n"
+        "with rundir.evaluating(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(3)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, str(run)], stdout=subprocess.PIPE)
+    try:
+        assert other.stdout.readline() == b"held\n"
+        code, out, err = train(*options, command="evaluate")
+        assert code == 0, err
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+        other.communicate(timeout=30)
+    assert f"evaluation.json is being written by process {other.pid}" in err
+    assert "reconstruction_mse" in out
+
+
+def test_a_directory_that_cannot_be_locked_is_evaluated_all_the_same(train, monkeypatch):
+    def refused(*arguments, **options):
+        raise PermissionError
+
+    train(*QUICK)
+    monkeypatch.setattr(rundir, "one_writer", refused)
+    assert train(f"run={only_run()}", "metrics=[reconstruction_mse]", command="evaluate")[0] == 0

@@ -72,6 +72,7 @@ class Run:
         self.other_data = other_data
         self.log = log
         self.changed = False  # until the data set is read
+        self.fingerprint: str | None = None  # of the data set as it is, once it is read
         self.remembered = False  # whether the cache holds the places and targets of a claimed run
         self._trained_on: TrainedOn | None = None  # read if it changed
 
@@ -199,7 +200,9 @@ class Run:
                 "with a folder, a split or a limit, images that it was trained on may now be test images"
             )
             return data
-        self.changed = self.settings.fingerprint != fingerprint(data)
+        present = fingerprint(data)
+        self.changed = self.settings.fingerprint != present
+        self.fingerprint = present
         if self.changed:
             return self._of_changed(data)
         return data

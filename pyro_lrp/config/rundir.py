@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from pyro_lrp.data.fingerprint import TrainedOn
 
 __all__ = [
     "claimed",
+    "evaluating",
     "read_identity",
     "read_summary",
     "read_trained_on",
@@ -86,6 +87,7 @@ _NEEDED = {
     "likelihood": _NODE,
     "data": _NODE,
 }
+_EVALUATION_LOCK = ".evaluation.lock"
 _TRAINED_ON = "trained_on.npz"
 _CONTENTS = (
     "summary.json",  # deleted first: a run without a checkpoint must not look finished
@@ -152,6 +154,19 @@ def _prepare(directory: Path, identity: dict[str, Any], *, overwrite: bool, exte
         (directory / name).mkdir(exist_ok=True)
     for folder in (directory, directory / "checkpoints"):
         remove_temporaries(folder)
+
+
+@contextmanager
+def evaluating(directory: Path) -> Iterator[None]:
+    """Within the block this process alone adds to a run's evaluation; others wait, and say for which process.
+
+    A directory that cannot be written is not locked.
+    """
+    path = directory / "evaluation.json"
+    with ExitStack() as stack:
+        with suppress(OSError):
+            stack.enter_context(one_writer(directory / _EVALUATION_LOCK, what=str(path), wait=True))
+        yield
 
 
 def read_identity(directory: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from threadpoolctl import threadpool_limits
 
-__all__ = ["Threads", "affordable", "limited", "settled", "work_of"]
+__all__ = ["Threads", "affordable", "limited", "settled", "use", "work_of"]
 
 Threads = int | str | None
 """A number; ``"auto"``; or None for torch's own number."""
@@ -71,6 +71,15 @@ def settled(
     if begun_with not in (None, threads):
         log(f"goes on with threads={threads}, begun with {begun_with}: results may differ in rounding")
     return threads
+
+
+def use(threads: Threads) -> None:
+    """Set the number of threads of a process that does not train: ``"auto"`` is the number of idle cores."""
+    if threads is None:
+        return
+    if threads == "auto":
+        threads = affordable()
+    torch.set_num_threads(int(threads))
 
 
 @contextmanager
