@@ -59,11 +59,16 @@ def options(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: If a value is out of its range, or a file of weights does not exist.
     """
-    tree: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    check(tree)
+    tree = _checked(cfg)
     for network, file in (tree.get("weights") or {}).items():
         if file is not None and not Path(file).expanduser().is_file():
             raise UserError(f"weights.{network}: there is no file {file}")
+    return tree
+
+
+def _checked(cfg: DictConfig) -> dict[str, Any]:
+    tree: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    check(tree)
     return tree
 
 
@@ -105,7 +110,7 @@ def plan(cfg: DictConfig, choices: Mapping[str, str | None] | None = None) -> Pl
         cfg: The configuration.
         choices: The files that were chosen, by group; None for those of the command that runs.
     """
-    tree = options(cfg)
+    tree = _checked(cfg)  # the likelihood looks for its weights
     presets = _presets(choices or HydraConfig.get().runtime.choices)
     _refuse_unknown_keys(tree, presets)
     _refuse_empty_groups(tree)

@@ -58,14 +58,14 @@ def needs_quotes(key: str, value: str) -> bool:
 
 
 def command_line(command: str, options: Mapping[str, Any]) -> str:
-    r"""A command to paste into a shell; options that are None are left out.
+    """A command to paste into a shell; options that are None are left out.
 
     Args:
         command: The name of the command, such as ``sample``.
         options: Values by key: texts, paths, numbers, truth values, or lists of such.
 
-    >>> command_line("sample", {"run": "runs/my run", "n": 9, "context": ["Größe"], "out": None})
-    "python -m pyro_lrp.sample 'run=runs/my run' n=9 'context=['\"'\"'Größe'\"'\"']'"
+    >>> print(command_line("sample", {"run": "runs/my run", "n": 9, "context": [0, 1], "out": None}))
+    python -m pyro_lrp.sample 'run=runs/my run' n=9 'context=[0,1]'
     """
     words = ["python", "-m", f"pyro_lrp.{command}"]
     for key, value in options.items():
