@@ -262,7 +262,7 @@ def test_mistakes_are_errors_and_never_the_end_of_the_interpreter(folder, argume
     assert not Path("runs").exists()
 
 
-def test_files_of_ones_own_are_found(folder):
+def test_files_of_ones_own_are_found(folder, capsys):
     own = folder / "it's mine" / "prior"
     own.mkdir(parents=True)
     (own / "narrow.yaml").write_text(
@@ -270,10 +270,11 @@ def test_files_of_ones_own_are_found(folder):
     )
     run = pyro_lrp.train(*QUICK, "prior=narrow", "name=own", config_dir=own.parent)
     assert len(run.autoencoder.prior.transforms) == 3
-    (own / "flow.yaml").write_text("{}")
-    with pytest.raises(UserError, match=r"config_dir: prior/flow.yaml is the name of a file of the library"):
-        pyro_lrp.train(*QUICK, config_dir=own.parent)
-    with pytest.raises(UserError, match="config_dir: there is no folder"):
+    (own / "narrow.yaml").rename(own / "flow.yaml")  # it goes before the library's, as with the command
+    run = pyro_lrp.train(*QUICK, "prior=flow", "name=mine", config_dir=own.parent)
+    assert len(run.autoencoder.prior.transforms) == 3
+    assert "prior/flow.yaml is that of" in capsys.readouterr().err
+    with pytest.raises(UserError, match="nowhere: there is no such folder"):
         pyro_lrp.train(*QUICK, config_dir=folder / "nowhere")
 
 

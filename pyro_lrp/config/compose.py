@@ -8,13 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from pyro_lrp.config.arguments import for_hydra, refuse_no_choice
-from pyro_lrp.config.folders import conf_dir
+from pyro_lrp.config.folders import conf_dir, note_replaced, refuse_own_command
 from pyro_lrp.config.messages import one_line
 from pyro_lrp.config.plan import Plan, plan
 from pyro_lrp.core.errors import UserError
@@ -41,11 +43,12 @@ def compose_train(*overrides: str, config_dir: str | Path | None = None) -> Plan
     _refuse_flags(arguments)
     refuse_no_choice(arguments, config_dir)
     if config_dir is not None:
-        arguments.append(_search(config_dir))
+        refuse_own_command(Path(config_dir).expanduser())
     try:
-        with _hydra():
+        with _hydra(config_dir):
             cfg = compose("train", arguments, return_hydra_config=True)
         presets = cfg.hydra.runtime.choices
+        note_replaced(config_dir, presets)
         with open_dict(cfg):
             del cfg.hydra
         return plan(cfg, presets)
@@ -54,13 +57,18 @@ def compose_train(*overrides: str, config_dir: str | Path | None = None) -> Plan
 
 
 @contextmanager
-def _hydra() -> Iterator[None]:
-    """Within the block Hydra reads the library's files; afterwards its state is that of before."""
+def _hydra(own: str | Path | None) -> Iterator[None]:
+    """Within the block Hydra reads the library's files, and before them those of a folder of the user's.
+
+    Afterwards Hydra's state is that of before.
+    """
     with _one_at_a_time:
         outer = GlobalHydra.instance().hydra
         GlobalHydra.instance().clear()
         try:
             with initialize_config_dir(conf_dir(), version_base="1.3"):
+                if own is not None:
+                    _search_first(Path(own).expanduser().absolute())
                 yield
         finally:
             GlobalHydra.instance().hydra = outer
@@ -74,18 +82,9 @@ def _refuse_flags(arguments: list[str]) -> None:
             )
 
 
-def _search(config_dir: str | Path) -> str:
-    """The argument that adds a folder to Hydra's search path.
-
-    Raises:
-        UserError: If it is none, or holds a file of a name that the library's folder has, which would win.
-    """
-    own = Path(config_dir).expanduser().absolute()
-    if not own.is_dir():
-        raise UserError(f"config_dir: there is no folder {own}")
-    for path in sorted(own.rglob("*.yaml")):
-        name = path.relative_to(own)
-        if (Path(conf_dir()) / name).is_file():
-            raise UserError(f"config_dir: {name} is the name of a file of the library: rename {path}")
-    place = str(own).replace("\\", "\\\\").replace("'", "\\'")
-    return f"hydra.searchpath=['file://{place}']"
+def _search_first(own: Path) -> None:
+    """Put a folder before the library's: a search path that is typed would come after it."""
+    places = create_config_search_path(conf_dir())
+    places.prepend(provider="pyro_lrp", path=f"file://{own}")
+    GlobalHydra.instance().clear()
+    Hydra.create_main_hydra2("train", places)
