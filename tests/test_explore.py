@@ -291,3 +291,16 @@ def test_pictures_while_training_are_of_all_classes(tmp_path):
     assert classes_in(drawn[0][:64].argmax(1)) >= 9
     assert len(drawn[0]) == 1000
     assert torch.equal(*drawn)
+
+
+def test_an_unlabelled_image_is_on_neither_side_of_a_direction(ae):
+    """Classes 1, 0, unlabelled: the direction of class 1 is code 0 minus code 1, whatever the third is."""
+    images = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)
+    split = Split(images, labels=torch.tensor([1, 0, -1]))
+    run = SimpleNamespace(
+        autoencoder=ae, data=ImageData("two", split, split, classes=("cat", "dog")), device=torch.device("cpu")
+    )
+    request = Request(run, {"strength": 1.0})
+    codes = torch.tensor([[3.0], [1.0], [1000.0]]).expand(-1, 4)
+    torch.testing.assert_close(request.direction("dog", codes), torch.full((4,), 2.0))
+    assert len(request.without("dog", 5)[0]) == 1

@@ -149,7 +149,7 @@ class Request:
 
     def without(self, name: str, n: int) -> tuple[Tensor, Tensor]:
         """At most ``n`` test images that lack an attribute or belong to another class, and their contexts."""
-        lacks = ~self.has(name, self.data.test)
+        lacks = ~self.has(name, self.data.test) & self._is_told(name, self.data.test)
         candidates = lacks.nonzero().flatten().cpu()
         rows = candidates[some_rows(len(candidates), n, "figure", "without")]
         images = self.data.test[rows].to(self.device)
@@ -180,11 +180,18 @@ class Request:
             raise UserError(f"attribute={name}: data={self.data.name} has neither attributes nor classes")
         raise UserError(f"attribute={name} is unknown; the known ones are: {', '.join(known)}")
 
+    def _is_told(self, name: str, split: Split) -> Tensor:
+        """Whether the data set says if an image has an attribute or class: of an unlabelled one it does not."""
+        if name in self.data.attributes or split.labels is None:
+            return torch.ones(len(split), dtype=torch.bool, device=self.device)
+        return (split.labels >= 0).to(self.device)
+
     def direction(self, name: str, codes: Tensor) -> Tensor:
         """The direction of an attribute or a class among training codes, scaled by ``strength``."""
         has = self.has(name)
+        told = self._is_told(name, self.training)
         try:
-            direction = attribute_direction(codes, has)
+            direction = attribute_direction(codes[told], has[told])
         except ValueError as error:
             raise UserError(f"attribute={name}: {error}") from error
         return self.options["strength"] * direction
