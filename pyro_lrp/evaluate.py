@@ -42,7 +42,7 @@ def main(cfg: DictConfig) -> None:
     evaluation = Evaluation(
         subject,
         run.directory / "evaluation.json",
-        {"step": run.step, "finished": run.finished},
+        _stamp(run),
         overwrite=options["overwrite"],
     )
 
@@ -57,6 +57,14 @@ def main(cfg: DictConfig) -> None:
     finally:  # an interruption too shows what is there
         _show(evaluation, left_out)
     _refuse_incomplete(evaluation, left_out, metrics)
+
+
+def _stamp(run: config.Run) -> dict[str, Any]:
+    """What a stored result depends upon besides its metric: the state of training, and images other than the run's."""
+    stamp = {"step": run.step, "finished": run.finished}
+    if run.changed:
+        stamp["data"] = run.fingerprint
+    return stamp
 
 
 def _metrics(options: dict[str, Any]) -> Any:

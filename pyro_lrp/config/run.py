@@ -71,7 +71,7 @@ class Run:
         self.typed_targets = allow_targets
         self.other_data = other_data
         self.log = log
-        self.changed = False  # until the data set is read
+        self.fingerprint: str | None = None  # of the data set, once it is read
         self.remembered = False  # whether the cache holds the places and targets of a claimed run
         self._trained_on: TrainedOn | None = None  # read if it changed
 
@@ -199,10 +199,15 @@ class Run:
                 "with a folder, a split or a limit, images that it was trained on may now be test images"
             )
             return data
-        self.changed = self.settings.fingerprint != fingerprint(data)
+        self.fingerprint = fingerprint(data)
         if self.changed:
             return self._of_changed(data)
         return data
+
+    @property
+    def changed(self) -> bool:
+        """Whether the data set that was read is not the one that the run was trained on."""
+        return self.fingerprint not in (None, self.settings.fingerprint)
 
     def _of_changed(self, data: ImageData) -> ImageData:
         """The images of a changed data set, divided by whether the run was trained on them."""
