@@ -257,7 +257,7 @@ def test_the_example_of_a_condition_is_understood_by_it(condition, typed):
         condition.of_files(["a.png"], None, 1)
 
 
-OWN = {  # share, whether the data set has validation images, and the training and validation images there are then
+OWN = {  # share, whether the data set has validation images; how many are trained on, and held out
     "a share": (0.2, False, 80, 20),
     "a share beside its own": (0.2, True, 80, 20),
     "none": (0, False, 100, 0),

@@ -149,6 +149,13 @@ def test_a_folders_own_validation_images_are_scored_and_all_others_trained_on(tr
         assert tuple(summary["scored_images"].values()) == expected
 
 
+OWN_PRIOR = """
+from pyro_lrp.priors import paper_flow
+
+
+def mine(**options):
+    return paper_flow(**options)
+"""
 GIVEN = {  # the options of a training, and what is typed to get samples of it
     "nothing": ((), ""),
     "a class": (("prior=conditional_flow", "context=label"), "context=cat"),
@@ -163,15 +170,10 @@ def test_the_printed_command_draws_samples(train, monkeypatch, kind):
     options, typed = GIVEN[kind]
     draw("pics/cat", range(30))
     draw("pics/dog", range(30, 60))
-    rows = [
-        f"{folder}/{i:04}.png,{i % 2},{i % 3 % 2}"
-        for i in range(60)
-        for folder in ("cat", "dog")[i // 30 :][:1]
-    ]
+    names = sorted(path.relative_to("pics") for path in Path("pics").glob("*/*"))
+    rows = [f"{name},{i % 2},{i % 3 % 2}" for i, name in enumerate(names)]
     Path("pics/attributes.csv").write_text("\n".join(["file,Big,Old", *rows]))
-    Path("own_priors.py").write_text(
-        "from pyro_lrp.priors import paper_flow\n\n\ndef mine(**options):\n    return paper_flow(**options)\n"
-    )
+    Path("own_priors.py").write_text(OWN_PRIOR)
     Path("file").write_text("")
     monkeypatch.syspath_prepend(".")
     monkeypatch.setattr(memory, "cache_dir", lambda name: Path("file") / name)
@@ -216,6 +218,17 @@ def test_the_users_own_run_needs_nothing_typed_and_a_strangers_does(trained, mon
     assert code == 1
     assert "say data.path=..." in err
     assert trained(*options, "data.path=pics", command="evaluate")[0] == 0
+
+
+def test_data_that_moved_are_asked_for(trained):
+    shutil.move("pics", "moved")
+    asked = (f"run={RUN}", "metrics=[reconstruction_mse]")
+    code, _, err = trained(*asked, command="evaluate")
+    assert code == 1
+    assert f"it was there when {RUN} was trained: say where it is now, data.path=...\n" in err
+    code, _, err = trained(*asked, "data.path=nowhere", command="evaluate")
+    assert err == "error: data.path: there is no folder or .zip nowhere\n"
+    assert trained(*asked, "data.path=moved", command="evaluate")[0] == 0
 
 
 def test_a_run_that_names_other_targets_or_data_is_not_the_users_own(trained):

@@ -190,7 +190,7 @@ class Run:
         If the data set changed, only its images that the run was trained on are training images, and none of
         these is a test image.
         """
-        data = build.build_data(self.identity, self.places, self.allow_targets)
+        data = self._read()
         condition = condition_of(self.settings.context, data)
         data = data.with_contexts(condition.of)
         if self.settings.fingerprint is None:
@@ -203,6 +203,21 @@ class Run:
         if self.changed:
             return self._of_changed(data)
         return data
+
+    def _read(self) -> ImageData:
+        """The data set at its places; an error says which of the remembered ones exist no longer."""
+        try:
+            return build.build_data(self.identity, self.places, self.allow_targets)
+        except UserError as error:
+            remembered = {key: place for key, place in self.memory.places.items() if key not in self.typed}
+            gone = [
+                f"data.{key}=..." for key, place in remembered.items() if place and not Path(place).exists()
+            ]
+            if not gone:
+                raise
+            raise UserError(
+                f"{error}; it was there when {self.directory} was trained: say where it is now, {' '.join(gone)}"
+            ) from error
 
     @property
     def changed(self) -> bool:

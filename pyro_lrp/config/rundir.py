@@ -182,8 +182,8 @@ def _why_no_run(directory: Path) -> str:
         return "there is no such folder"
     if (directory / "checkpoints").is_dir():
         return (
-            "it has no config.yaml, so it was trained from Python: build the model with the same code, and fill "
-            f"it by pyro_lrp.load({str(directory)!r}, into=autoencoder)"
+            "it has no config.yaml, so it was trained from Python: build the model with the same code, and "
+            f"fill it by pyro_lrp.load({str(directory)!r}, into=autoencoder)"
         )
     below = sorted(path.parent for path in directory.glob("*/config.yaml"))
     if below:

@@ -113,7 +113,7 @@ class Condition:
         return []
 
     def example(self) -> dict[str, Any]:
-        """Options of the command ``sample`` that ask for contexts of this kind; none if there is no way to know."""
+        """Options of the command ``sample`` that ask for contexts of this kind; by default none."""
         return {}
 
     def of_files(self, paths: Sequence[str | Path], wanted: Any, n: int) -> Tensor:

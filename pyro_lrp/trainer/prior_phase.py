@@ -231,7 +231,7 @@ class PriorOnly:
         # moments of the former parameters mean nothing to the new ones
         optimizer.state.clear()
         seconds = time.perf_counter() - begun
-        text = ", ".join(f"{key} {value}" for key, value in estimated.items())
+        text = ", ".join(f"{key} {value:.4g}" for key, value in estimated.items())
         self.log(f"the prior's own fit to {n} codes: {text} ({seconds:.1f} s)")
 
     def _batches(self, span: Span, source: Any, length: int) -> Batches:
