@@ -42,9 +42,6 @@ def main(cfg: DictConfig) -> None:
     names, left_out = choose(subject, metrics)
     if metrics != "auto":
         _print_missing(left_out, sys.stderr)  # now: the others may take hours
-    asked: dict[str, Any] = {"step": run.step, "finished": run.finished}
-    if run.changed:
-        asked["data"] = run.fingerprint
 
     @contextmanager
     def progress(name: str) -> Iterator[None]:
@@ -53,13 +50,21 @@ def main(cfg: DictConfig) -> None:
 
     with rundir.evaluating(run.directory):
         path = run.directory / "evaluation.json"
-        evaluation = Evaluation(subject, path, asked, overwrite=options["overwrite"])
+        evaluation = Evaluation(subject, path, _stamp(run), overwrite=options["overwrite"])
         try:
             for name in names:
                 evaluation.compute(name, progress)
         finally:  # an interruption too shows what is there
             _show(evaluation, left_out)
     _refuse_incomplete(evaluation, left_out, metrics)
+
+
+def _stamp(run: config.Run) -> dict[str, Any]:
+    """What a stored result depends upon besides its metric: the training step, and images not the run's."""
+    stamp: dict[str, Any] = {"step": run.step, "finished": run.finished}
+    if run.changed:
+        stamp["data"] = run.fingerprint
+    return stamp
 
 
 def _metrics(options: dict[str, Any]) -> Any:

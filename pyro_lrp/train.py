@@ -71,7 +71,8 @@ def run_plan(plan: config.Plan) -> config.Run:
         summary = _train(run, trainer, circumstances)
     if board:
         board.close()
-    print(reporting.closing_words(run.directory, summary, _options(run)))
+    asking = run.condition.example()
+    print(reporting.closing_words(run.directory, summary, _options(run), asking))
     return config.Run(
         run.directory.absolute(),
         device=circumstances["device"],

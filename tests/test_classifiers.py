@@ -101,9 +101,12 @@ def test_a_classifier_is_cached_by_images_and_seed(cache):
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        (train_classifier, "a classifier needs class labels, and data=npz has none"),
-        (classifier_for, "a classifier needs class labels, and data=npz has none"),
-        (attribute_classifier_for, "an attribute classifier needs binary attributes, and data=npz has none"),
+        (train_classifier, "a classifier needs class labels, and the data set npz has none"),
+        (classifier_for, "a classifier needs class labels, and the data set npz has none"),
+        (
+            attribute_classifier_for,
+            "an attribute classifier needs binary attributes, and the data set npz has none",
+        ),
     ],
 )
 def test_data_without_what_is_to_be_told_are_refused(train, message):
@@ -296,7 +299,10 @@ def test_unlabelled_images_are_neither_learned_nor_counted():
         train_classifier(rest, epochs=1)
     )
     nothing = replace(fake, test=replace(fake.test, labels=torch.full((40,), -1)))
-    assert METRICS["class_accuracy"].lacks(subject(nothing)) == "needs class labels, and data=fake has none"
+    assert (
+        METRICS["class_accuracy"].lacks(subject(nothing))
+        == "needs class labels, and the data set fake has none"
+    )
 
 
 def test_class_accuracy_of_reconstructions_counts_labelled_images(given_digits):
@@ -317,7 +323,7 @@ def test_samples_whose_class_cannot_be_told_are_refused(given_digits):
 def test_class_accuracy_needs_classes_as_contexts(given_digits):
     lacks = METRICS["class_accuracy"].lacks
     assert lacks(subject(data.digits())) == "needs a prior that is conditional on the class (context=label)"
-    assert lacks(subject(bare())) == "needs class labels, and data=npz has none"
+    assert lacks(subject(bare())) == "needs class labels, and the data set npz has none"
     digits = given_digits
     other = replace(digits, train=replace(digits.train, context=digits.train.context.flip(0)))
     assert lacks(subject(other, real(digits))) == "needs context=label, and this run's contexts are others"

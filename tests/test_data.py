@@ -210,8 +210,8 @@ def test_attributes_become_signs_by_name():
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ("label", "context=label needs class labels, and data=faces has none"),
-        (["Hat"], "Hat is no attribute of data=faces; there are Male, Bald, Smiling"),
+        ("label", "context=label needs class labels, and the data set faces has none"),
+        (["Hat"], "Hat is no attribute of the data set faces; there are Male, Bald, Smiling"),
         ([], "names no attribute"),
         (
             "colour",
@@ -237,3 +237,43 @@ def test_contexts_asked_for_in_samples_are_checked():
             labels.parse(wanted, 3)
     with pytest.raises(UserError, match="must say which attributes"):
         data.Attributes(("Male",)).parse(None, 1)
+
+
+@pytest.mark.parametrize(
+    ("condition", "typed"),
+    [
+        (data.Labels(("cat", "owl 2")), "context=cat"),
+        (data.Labels(("owl 2", "cat")), "context='owl 2'"),
+        (data.Labels(("0", "1")), "context=0"),
+        (data.Attributes(("Smiling", "Male")), "context=[Smiling]"),
+    ],
+)
+def test_the_example_of_a_condition_is_understood_by_it(condition, typed):
+    """What a message or the closing words of a run tell the user to type."""
+    (wanted,) = condition.example().values()
+    context = condition.parse(wanted, 2)
+    assert context.argmax(1).tolist() == [0, 0]
+    with pytest.raises(UserError, match=re.escape(f"such as {typed}: this prior is conditional")):
+        condition.of_files(["a.png"], None, 1)
+
+
+OWN = {  # share, whether the data set has validation images; how many are trained on, and held out
+    "a share": (0.2, False, 80, 20),
+    "a share beside its own": (0.2, True, 80, 20),
+    "none": (0, False, 100, 0),
+    "its own": (0, True, 100, 30),
+    "null": (None, False, 90, 10),
+    "null, with its own": (None, True, 100, 30),
+}
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_a_data_sets_own_validation_images_come_first(kind):
+    share, has_own, trained_on, held_out = OWN[kind]
+    train = data.Split(torch.zeros(100, 1, 2, 2, dtype=torch.uint8))
+    own = None
+    if has_own:
+        own = data.Split(torch.ones(30, 1, 2, 2, dtype=torch.uint8))
+    images = data.ImageData("x", train, train[:5], own)
+    assert tuple(map(len, images.hold_out(share))) == (trained_on, held_out)
+    assert images.trained_on(share) == trained_on

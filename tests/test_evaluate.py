@@ -79,7 +79,7 @@ def test_auto_computes_what_it_can_and_says_what_the_rest_needs(run, train, monk
     code, out, err = train(f"run={run}", *NOW, command="evaluate")
     assert code == 0, err
     assert {"reconstruction_mse", "log_likelihood_bound", "elbo", "scores"} <= results(run).keys()
-    assert "not computed: separability needs binary attributes, and data=digits has none" in out
+    assert "not computed: separability needs binary attributes, and the data set digits has none" in out
     assert "not computed: class_accuracy needs a prior that is conditional on the class" in out
     assert "not computed: fid " in out
     assert "fid" not in results(run)
@@ -167,7 +167,7 @@ def test_too_few_test_images_are_said_beforehand(count):
     for name, needed in least.items():
         said = METRICS[name].lacks(subject)
         if count < needed:
-            assert said == f"needs {needed} training and test images at least, and data=few has {count}"
+            assert said == f"needs {needed} training and test images at least, and the data set few has {count}"
         else:
             assert said is None
     assert METRICS["fid"].lacks(subject) == METRICS["fd_classifier"].lacks(subject)
@@ -209,7 +209,7 @@ MISTAKES = {
     "no repeats": ("k=0", "k must be a whole number of at least 1, or null, got 0"),
     "attributes": (
         "metrics=[separability]",
-        "metrics: separability needs binary attributes, and data=digits has",
+        "metrics: separability needs binary attributes, and the data set digits has",
     ),
     "weights": ("metrics=[fid] weights.inception=none.pth", "weights.inception: there is no file none.pth"),
     "network": ("metrics=[fid] weights.resnet=a.pth", "unknown key weights.resnet"),

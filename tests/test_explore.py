@@ -211,7 +211,12 @@ def test_pictures_of_ones_own_become_a_models_images(tmp_path):
     assert names == ["a.png", "b.png"]
     assert np.array_equal(images[0, 0].numpy(), exact)
     assert (images[1] == 76).all()  # red as grey
-    assert notes == ["b.png (30x20) is cut to its centre, resized to 8x8"]
+    assert notes == [
+        "b.png is among images that are cut to their centre", "b.png is among images that are resized to 8x8"
+    ]  # fmt: skip
+    Image.new("L", (20, 20)).save(tmp_path / "bb.png")
+    assert pictures([tmp_path], (1, 8, 8))[2][1:] == ["2 of 3 images are resized to 8x8"]
+    (tmp_path / "bb.png").unlink()
     assert pictures([tmp_path / "b.png"], (3, 8, 8))[1][0, :, 0, 0].tolist() == [255, 0, 0]
     (tmp_path / "c.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"images: .*c.png is no image that can be read"):

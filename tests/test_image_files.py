@@ -177,8 +177,12 @@ def test_places_that_are_no_folder(tmp_path):
     with pytest.raises(UserError, match="data.path: there is no folder or .zip"):
         data.folder(tmp_path / "none")
     (tmp_path / "a.zip").write_bytes(b"PK")
-    with pytest.raises(UserError, match=r"is neither a folder nor a readable .zip"):
+    with pytest.raises(UserError, match=r"a.zip is no readable .zip: it is damaged or truncated"):
         data.folder(tmp_path / "a.zip")
+    for name in ("table.csv", "film.mp4", "photo.png", "images.rar"):
+        (tmp_path / name).write_bytes(b"1,2")
+        with pytest.raises(UserError, match=f"{name} is neither a folder nor a .zip of images"):
+            data.folder(tmp_path / name)
 
 
 COLUMNS = ("Bald", "Smiling", "Young")

@@ -303,9 +303,9 @@ def test_every_metric_says_what_it_lacks(tmp_path):
     sampler = small_autoencoder(prior=priors.NeuralSampler(4, 1, 8))
     said = {name: metric.lacks(Subject(sampler, bare)) for name, metric in METRICS.items()}
     assert said["likelihood"] == "needs log p(z), and NeuralSampler has no density"
-    assert said["fd_classifier"] == "needs class labels or attributes, and data=bare has none"
-    assert said["separability"] == "needs binary attributes, and data=bare has none"
-    assert said["is_classifier"] == "needs class labels, and data=bare has none"
+    assert said["fd_classifier"] == "needs class labels or attributes, and the data set bare has none"
+    assert said["separability"] == "needs binary attributes, and the data set bare has none"
+    assert said["is_classifier"] == "needs class labels, and the data set bare has none"
     assert said["class_accuracy"] is not None
     assert said["reconstruction_mse"] is said["prior_gap"] is said["fid"] is None
     unasked = METRICS["fid"].not_by_itself(Subject(sampler, bare))

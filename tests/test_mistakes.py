@@ -146,8 +146,15 @@ def test_any_seed_serves(train, seed):
 
 SAMPLE_MISTAKES = {
     "no number": (("sample", "run=RUN", "n=null"), "n must be a whole number of at least 1, got None"),
-    "no run": (("sample",), "run"),
-    "not a run": (("sample", "run=nowhere"), "run=nowhere is not a run directory"),
+    "no run": (("sample",), "run= is missing: python -m pyro_lrp.sample needs it; see --help"),
+    "nothing to judge": (("evaluate",), "run= is missing: python -m pyro_lrp.evaluate needs it"),
+    "no figure": (("figure", "runs=RUN"), "number= is missing: python -m pyro_lrp.figure needs it"),
+    "no runs": (("figure", "number=4"), "runs= is missing: python -m pyro_lrp.figure needs it"),
+    "not a run": (("sample", "run=nowhere"), "run=nowhere is not a run directory: there is no such folder"),
+    "the folder of runs": (
+        ("sample", "run=RUN/.."),
+        "it has no config.yaml; runs/vae_flow-flow-fake-beta_0/seed_0/../seed_0 has one",
+    ),
     "mode": (("sample", "run=RUN", "mode=dream"), "mode=dream is unknown; the known ones are: prior, rec"),
     "ending": (
         ("sample", "run=RUN", "out=x.tiff"),
@@ -160,7 +167,7 @@ SAMPLE_MISTAKES = {
 @pytest.mark.parametrize("name", SAMPLE_MISTAKES)
 def test_mistakes_of_the_other_commands(train, name):
     (command, *arguments), message = SAMPLE_MISTAKES[name]
-    if "run=RUN" in arguments:
+    if any("RUN" in argument for argument in arguments):
         train(*QUICK)
         arguments = [a.replace("RUN", str(only_run())) for a in arguments]
     code, _, err = train(*arguments, command=command)

@@ -190,7 +190,7 @@ def test_labels_of_one_part_only_train_without_context():
     images = data.from_arrays(byte_images(6), byte_images(4), labels=[0, 1] * 3)
     assert images.test.labels is None
     with pytest.raises(
-        UserError, match="context=label needs class labels, and data=arrays has none of its test"
+        UserError, match="context=label needs class labels, and the data set arrays has none of its test"
     ):
         data.with_context(images, "label")
 
@@ -204,7 +204,7 @@ def test_a_runs_classes_keep_their_places_by_name():
     images = data.from_arrays(byte_images(6), byte_images(6), labels=["b", "c"] * 3, test_labels=["b"] * 6)
     condition = data.condition_of({"kind": "label", "names": ["a", "b", "c"]}, images)
     assert condition.of(images.train)[:2].tolist() == [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
-    with pytest.raises(UserError, match="context: c is no class of this run, and data=arrays has it"):
+    with pytest.raises(UserError, match="context: c is no class of this run, and the data set arrays has it"):
         data.condition_of({"kind": "label", "names": ["a", "b"]}, images)
 
 

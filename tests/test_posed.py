@@ -164,7 +164,7 @@ def test_a_mistake_is_told_in_a_line(command, mistake):
 
 
 REFUSED = {
-    ("model=vunet_flow", "data=digits", "epochs=1", "prior_epochs=1"): "needs joints, and data=digits has none",
+    ("model=vunet_flow", "data=digits", "epochs=1", "prior_epochs=1"): "and the data set digits has none",
     ("model=vunet", *SMALL, "data.image_size=48"): "data.image_size must be 32, 64, 128 or 256, got 48",
     ("model=vunet", *SMALL, "latent_dim=64"): "latents have length 160 at most=2, and latent_dim=64",
     ("model=vunet", *SMALL, "context=null"): "context=pose",

@@ -137,6 +137,14 @@ def test_averages_are_exponential_with_a_decay_that_grows():
     assert module.bias.item() == present
 
 
+def test_the_options_of_a_phase_are_told_in_words():
+    options, words = PriorPhase(code_noise=0.2, patience=3), []
+    trainer(small_game(), prior_phase=options, log=words.append).fit()
+    told = "noise of 0.2 deviations on the codes, a stop after 3 scorings without a better one"
+    assert f"prior_only: {told}" in words
+    assert str(PriorPhase()) == ""
+
+
 def test_an_early_stop_keeps_the_best_and_says_so(tmp_path):
     notes = []
     torch.manual_seed(2)

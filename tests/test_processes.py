@@ -105,7 +105,7 @@ def test_the_default_command_draws_digits(tmp_path):
     joint = [row for row in rows(directory) if row["phase"] == "joint"]
     prior = [row for row in rows(directory) if row["phase"] == "prior_only"]
     assert joint[-1]["log_likelihood"] > joint[0]["log_likelihood"] + 1
-    assert prior[-1]["log_prior"] > prior[0]["log_prior"] + 0.3
+    assert prior[-1]["log_prior"] > prior[0]["log_prior"] + 0.1  # of codes with noise
     assert prior[-1]["log_prior"] > joint[0]["log_prior"]
 
 

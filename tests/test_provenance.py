@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -112,6 +113,78 @@ def test_other_images_at_the_same_path_are_another_run(trained):
     assert code == 0, err
 
 
+def test_results_on_other_images_are_not_taken_for_the_runs_own(trained):
+    """And the other way round: stored results are kept for the images that they were computed on."""
+    draw("other", range(500, 560))
+    asked = (f"run={RUN}", "metrics=[reconstruction_mse]")
+    errors = {}
+    for folder in ("pics", "other", "pics", "other"):
+        places = (f"data.path={folder}", f"other_data={str(folder == 'other').lower()}")
+        code, _, err = trained(*asked, *places, command="evaluate")
+        assert code == 0, err
+        stored = json.loads((Path(RUN) / "evaluation.json").read_text())["reconstruction_mse"]
+        images = data.folder(folder, image_size=8)
+        assert stored["request"].get("data") == {"pics": None, "other": fingerprint(images)}[folder]
+        errors.setdefault(folder, set()).add(stored["value"])
+    assert len(errors["pics"]) == len(errors["other"]) == 1
+    assert errors["pics"] != errors["other"]
+
+
+def test_a_run_on_other_images_is_told_so_in_words(trained):
+    draw("other", range(500, 530))
+    code, _, err = trained(*MORE, "data.path=other", "beta=1")
+    assert code == 1
+    assert "differs in beta (there 0, here 1), the images of the data set" in err
+
+
+def test_a_folders_own_validation_images_are_scored_and_all_others_trained_on(train):
+    """Unless a share of the training images is asked for."""
+    for part, numbers in {"train": range(40), "val": range(50, 57), "test": range(60, 65)}.items():
+        draw(f"pics/{part}", numbers)
+    for options, expected in {(): (40, 7, 5), ("data.validation=0.1",): (36, 4, 5)}.items():
+        name = f"name=a{len(options)}"
+        code, _, err = train(*SMALL, "data.path=pics", name, *options)
+        assert code == 0, err
+        summary = json.loads(Path(f"runs/a{len(options)}/seed_0/summary.json").read_text())
+        assert tuple(summary["scored_images"].values()) == expected
+
+
+OWN_PRIOR = """
+from pyro_lrp.priors import paper_flow
+
+
+def mine(**options):
+    return paper_flow(**options)
+"""
+GIVEN = {  # the options of a training, and what is typed to get samples of it
+    "nothing": ((), ""),
+    "a class": (("prior=conditional_flow", "context=label"), "context=cat"),
+    "attributes": (("prior=conditional_flow", "context=[Big,Old]"), "context=[Big]"),
+    "a class of the user's": (("prior._target_=own_priors.mine", "allow_targets=[own_priors.]"), "own_priors"),
+}
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+def test_the_printed_command_draws_samples(train, monkeypatch, kind):
+    """Of every kind of prior, and where nothing is remembered for the user."""
+    options, typed = GIVEN[kind]
+    draw("pics/cat", range(30))
+    draw("pics/dog", range(30, 60))
+    names = sorted(path.relative_to("pics") for path in Path("pics").glob("*/*"))
+    rows = [f"{name},{i % 2},{i % 3 % 2}" for i, name in enumerate(names)]
+    Path("pics/attributes.csv").write_text("\n".join(["file,Big,Old", *rows]))
+    Path("own_priors.py").write_text(OWN_PRIOR)
+    Path("file").write_text("")
+    monkeypatch.syspath_prepend(".")
+    monkeypatch.setattr(memory, "cache_dir", lambda name: Path("file") / name)
+    code, out, err = train(*SMALL, "data.path=pics", "name=a", *options)
+    assert code == 0, err
+    (line,) = [line for line in out.splitlines() if "pyro_lrp.sample" in line]
+    assert typed in line
+    code, _, err = train(*shlex.split(line)[3:], command="sample")
+    assert code == 0, err
+
+
 def test_a_folder_that_grew_is_never_tested_on_training_images(trained):
     seen = pixels_of(pyro_lrp.Run(RUN).seen)
     draw("pics", range(30))  # before the others, so that each tenth is another one
@@ -145,6 +218,17 @@ def test_the_users_own_run_needs_nothing_typed_and_a_strangers_does(trained, mon
     assert code == 1
     assert "say data.path=..." in err
     assert trained(*options, "data.path=pics", command="evaluate")[0] == 0
+
+
+def test_data_that_moved_are_asked_for(trained):
+    shutil.move("pics", "moved")
+    asked = (f"run={RUN}", "metrics=[reconstruction_mse]")
+    code, _, err = trained(*asked, command="evaluate")
+    assert code == 1
+    assert f"it was there when {RUN} was trained: say where it is now, data.path=...\n" in err
+    code, _, err = trained(*asked, "data.path=nowhere", command="evaluate")
+    assert err == "error: data.path: there is no folder or .zip nowhere\n"
+    assert trained(*asked, "data.path=moved", command="evaluate")[0] == 0
 
 
 def test_a_run_that_names_other_targets_or_data_is_not_the_users_own(trained):

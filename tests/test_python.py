@@ -122,7 +122,7 @@ def test_a_directory_that_cannot_be_loaded_says_how_it_could(tmp_path):
         pyro_lrp.load(tmp_path, into=small_autoencoder(latent_dim=2))
     with pytest.raises(UserError, match="has no checkpoint: is it the directory of a Trainer"):
         pyro_lrp.load(tmp_path / "nowhere", into=small_autoencoder())
-    with pytest.raises(UserError, match="is not a run directory: it has no config.yaml$"):
+    with pytest.raises(UserError, match="is not a run directory: there is no such folder$"):
         pyro_lrp.load(tmp_path / "nowhere")
 
 

@@ -94,12 +94,12 @@ def test_images_of_ones_own(command, tmp_path):
         "run=runs/flow/seed_0", "mode=reconstruct", f"images={tmp_path / 'a b.png'}", "out=a.npz"
     )
     assert code == 0, err
-    assert "a b.png (20x30) is cut to its centre, resized to 8x8" in err
+    assert "a b.png is among images that are cut to their centre\n" in err
     assert np.load("a.npz")["images"].shape == (2, 1, 8, 8)
     code, _, err = command("run=runs/flow/seed_0", "mode=interpolate", "images=['a b.png',c.png]", "out=a.npz")
     assert code == 0, err
     code, _, err = command("run=runs/conditional/seed_0", "mode=reconstruct", "images=c.png")
-    assert err == "error: context must say what the images are, such as context=3: this prior is conditional\n"
+    assert err == "error: context must say what the images are, such as context=0: this prior is conditional\n"
     code, _, err = command("run=runs/conditional/seed_0", "mode=reconstruct", "images=c.png", "context=3")
     assert code == 0, err
 

@@ -361,8 +361,9 @@ def test_a_trained_kind_of_model_is_judged_from_end_to_end(bars):
 def test_what_is_lacking_is_said(bars, shades):
     plain = priors.StandardNormal(2)
     assert (
-        METRICS["separability"].lacks(judged(plain, bars)) == "needs binary attributes, and data=fake has none"
+        METRICS["separability"].lacks(judged(plain, bars))
+        == "needs binary attributes, and the data set fake has none"
     )
     said = METRICS["class_separability"].lacks(judged(plain, shades))
-    assert said == "needs class labels, and data=shades has none"
+    assert said == "needs class labels, and the data set shades has none"
     assert METRICS["separability"].lacks(judged(plain, shades)) is None

@@ -23,6 +23,14 @@ from pyro_lrp.trainer.stopping import TrainingStopped
 LAST = "checkpoints/last.safetensors"
 
 
+@pytest.fixture(autouse=True)
+def _interruptible():
+    """A shell starts what runs in its background with SIGINT ignored, and a child inherits that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def send(number, at):
     """A callback for ``advance`` that sends a signal to this process during a step."""
 

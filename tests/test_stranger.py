@@ -94,13 +94,20 @@ def test_data_sets_are_built_as_data_alone():
 
 
 def test_what_is_trusted_is_trusted_without_what_it_imports(tmp_path, monkeypatch):
-    (tmp_path / "my_parts.py").write_text("import os\nfrom os import system\ndef mine(): ...\n")
+    (tmp_path / "my_parts.py").write_text("import os\nfrom os import system\ndef mine(): ...\nSIZE = 3\n")
     (tmp_path / "my_parts_evil.py").write_text("def mine(): ...\n")
     monkeypatch.syspath_prepend(tmp_path)
     for trusted in ("my_parts", "my_parts.", "my_parts.mine"):
         assert allowed.find("my_parts.mine", "prior", [trusted]).__name__ == "mine"
-    for target in ("my_parts.os.system", "my_parts.system", "my_parts_evil.mine", "my_parts._private"):
-        with pytest.raises(UserError, match=rf"{target} is not allowed.*allow_targets=\[my_parts"):
+    imported = "its module imports it from (posix|nt), which allow_targets does not name"
+    for target, reason in {
+        "my_parts.os.system": imported,
+        "my_parts.system": imported,
+        "my_parts_evil.mine": r"if you trust that code, say allow_targets=\[my_parts_evil.\]",
+        "my_parts._private": "names that begin with _ are private",
+        "my_parts.SIZE": "it is no class and no function",
+    }.items():
+        with pytest.raises(UserError, match=rf"{target} is not allowed(: |; ){reason}$"):
             allowed.find(target, "prior", ["my_parts"])
     with pytest.raises(UserError, match=r"my_parts.none cannot be imported"):
         allowed.find("my_parts.none", "prior", ["my_parts"])

@@ -160,7 +160,10 @@ def test_attributes_as_contexts_on_faces(run, real_data):
             "conditional on contexts of length 3, and this run has",
         ),
         (("prior=conditional_flow", "context=label", "prior.context_dim=3"), "expected a context_dim of 10"),
-        (("prior=conditional_flow", "context=attributes"), "needs attributes, and data=digits has none"),
+        (
+            ("prior=conditional_flow", "context=attributes"),
+            "needs attributes, and the data set digits has none",
+        ),
         (
             ("prior=conditional_flow", "context=colour"),
             "context must be one of label, attributes, pose, a list of attributes",

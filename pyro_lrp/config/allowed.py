@@ -231,7 +231,7 @@ def _is_class_of(value: Any, name: str, origins: Sequence[str]) -> bool:
 def _trusted(target: str, name: str, allow_targets: Sequence[str]) -> Any:
     """The object of a target in a module that the caller trusts; objects it imports are not trusted."""
     if any(part.startswith("_") for part in target.split(".")):
-        raise _refusal(target, name)
+        raise UserError(f"{name}: _target_ {target} is not allowed: names that begin with _ are private")
     try:
         value = pkgutil.resolve_name(target)
     except Exception as error:  # importing a user's module may fail in any way
@@ -241,8 +241,13 @@ def _trusted(target: str, name: str, allow_targets: Sequence[str]) -> Any:
     qualified = getattr(value, "__qualname__", "")
     trusted = any(prefix == target or _covers(prefix, f"{home}.") for prefix in allow_targets)
     listed = f"{home}.{qualified}" in allowed_targets()
-    if not callable(value) or not (trusted or listed):
-        raise _refusal(target, name)
+    if not callable(value):
+        raise UserError(f"{name}: _target_ {target} is not allowed: it is no class and no function")
+    if not (trusted or listed):
+        raise UserError(
+            f"{name}: _target_ {target} is not allowed: its module imports it from {home}, which allow_targets "
+            "does not name"
+        )
     return value
 
 

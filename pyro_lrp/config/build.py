@@ -19,7 +19,6 @@ from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.randomness import seeded
 from pyro_lrp.core.trees import KeyPath, map_leaves
 from pyro_lrp.data import ImageData, condition_kinds, condition_of, with_context
-from pyro_lrp.data.dataset import held_out
 from pyro_lrp.models import Autoencoder, HierarchicalAutoencoder
 from pyro_lrp.objectives import Game
 from pyro_lrp.priors import Hierarchy, Prior
@@ -82,7 +81,7 @@ def settle(identity: dict[str, Any], data: ImageData) -> tuple[dict[str, Any], I
             f"prior={planned.preset('prior')} is conditional: say on what, "
             "such as context=label or context=attributes"
         )
-    images = len(data.train) - held_out(planned.validation, len(data.train))
+    images = data.trained_on(planned.validation)
     image_shape = list(data.image_shape)
     from_data = {
         "image_shape": image_shape,

@@ -87,8 +87,8 @@ class Identity:
         return self.data.get("fingerprint")
 
     @property
-    def validation(self) -> float:
-        """The share of the training images that is held out."""
+    def validation(self) -> float | None:
+        """The share of the training images that is held out; None: a tenth, or the data set's own ones."""
         return self.data.get("validation", 0.0)
 
     @property

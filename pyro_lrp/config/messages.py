@@ -16,6 +16,7 @@ _UNKNOWN_CHOICE = re.compile(
     r"Could not find '([^']+)/([^'/]+)'\s+"
     r"Available options in '[^']+':([^:]+?)(?:Config|$)"
 )
+_MISSING = re.compile(r"Missing mandatory value: (\w+)")
 _AMBIGUOUS = re.compile(r"Ambiguous value for argument '([^=]+)=(.*?)'\s")
 _UNKNOWN_KEYS = (
     re.compile(r"is not in struct\s+full_key: (\S+)"),
@@ -41,6 +42,9 @@ def one_line(error: BaseException, name: str) -> str:
         group, choice, listed = unknown_choice.groups()
         known = ", ".join(listed.split())
         return f"{group}={choice} is unknown; the known ones are: {known}"
+    missing = _MISSING.search(text)
+    if missing:
+        return f"{missing.group(1)}= is missing: python -m pyro_lrp.{name} needs it; see --help"
     ambiguous = _AMBIGUOUS.search(text)
     if ambiguous:
         key, value = ambiguous.groups()

@@ -152,7 +152,7 @@ RULES: dict[str, Rule] = {
     "data.limit": _COUNT.or_null(),
     "data.crop": _COUNT.or_null(),
     "data.image_size": _COUNT.or_null(),
-    "data.validation": _share("a share of at least 0 and below 1"),
+    "data.validation": _share("a share of at least 0 and below 1").or_null(),
     "trainer.optimizers": Rule(_is_node, "options by player, such as {prior: {lr: 1e-4}}"),
     "trainer.schedules": Rule(_is_node, "schedules by player, such as {prior: {_target_: NAME}}"),
     "trainer.report_every": _COUNT,

@@ -71,8 +71,7 @@ class Run:
         self.typed_targets = allow_targets
         self.other_data = other_data
         self.log = log
-        self.changed = False  # until the data set is read
-        self.fingerprint: str | None = None  # of the data set as it is, once it is read
+        self.fingerprint: str | None = None  # of the data set, once it is read
         self.remembered = False  # whether the cache holds the places and targets of a claimed run
         self._trained_on: TrainedOn | None = None  # read if it changed
 
@@ -191,7 +190,7 @@ class Run:
         If the data set changed, only its images that the run was trained on are training images, and none of
         these is a test image.
         """
-        data = build.build_data(self.identity, self.places, self.allow_targets)
+        data = self._read()
         condition = condition_of(self.settings.context, data)
         data = data.with_contexts(condition.of)
         if self.settings.fingerprint is None:
@@ -200,12 +199,31 @@ class Run:
                 "with a folder, a split or a limit, images that it was trained on may now be test images"
             )
             return data
-        present = fingerprint(data)
-        self.changed = self.settings.fingerprint != present
-        self.fingerprint = present
+        self.fingerprint = fingerprint(data)
         if self.changed:
             return self._of_changed(data)
         return data
+
+    def _read(self) -> ImageData:
+        """The data set at its places; an error says which of the remembered ones exist no longer."""
+        try:
+            return build.build_data(self.identity, self.places, self.allow_targets)
+        except UserError as error:
+            remembered = {key: place for key, place in self.memory.places.items() if key not in self.typed}
+            gone = [
+                f"data.{key}=..." for key, place in remembered.items() if place and not Path(place).exists()
+            ]
+            if not gone:
+                raise
+            now = " ".join(gone)
+            raise UserError(
+                f"{error}; it was there when {self.directory} was trained: say where it is now, {now}"
+            ) from error
+
+    @property
+    def changed(self) -> bool:
+        """Whether the data set that was read is not the one that the run was trained on."""
+        return self.fingerprint not in (None, self.settings.fingerprint)
 
     def _of_changed(self, data: ImageData) -> ImageData:
         """The images of a changed data set, divided by whether the run was trained on them."""

@@ -178,13 +178,7 @@ def read_identity(directory: Path) -> dict[str, Any]:
     """
     path = directory / "config.yaml"
     if not path.is_file():
-        message = f"run={directory} is not a run directory: it has no config.yaml"
-        if (directory / "checkpoints").is_dir():
-            message += (
-                ", so it was trained from Python: build the model with the same code, and fill it by "
-                f"pyro_lrp.load({str(directory)!r}, into=autoencoder)"
-            )
-        raise UserError(message)
+        raise UserError(f"run={directory} is not a run directory: {_why_no_run(directory)}")
     refuse_links(directory)
     identity = read_yaml(path)
     if not isinstance(identity, dict) or not identity.keys() >= _NEEDED.keys():
@@ -195,6 +189,21 @@ def read_identity(directory: Path) -> dict[str, Any]:
     if not _is_context(identity.get("context")):
         raise UserError(f"{path}: context must have a kind and a list of names")
     return identity
+
+
+def _why_no_run(directory: Path) -> str:
+    """What a folder without a configuration is, and what to name or to do instead."""
+    if not directory.exists():
+        return "there is no such folder"
+    if (directory / "checkpoints").is_dir():
+        return (
+            "it has no config.yaml, so it was trained from Python: build the model with the same code, and "
+            f"fill it by pyro_lrp.load({str(directory)!r}, into=autoencoder)"
+        )
+    below = sorted(path.parent for path in directory.glob("*/config.yaml"))
+    if below:
+        return f"it has no config.yaml; {below[0]} has one"
+    return "it has no config.yaml"
 
 
 def refuse_links(directory: Path) -> None:
@@ -275,11 +284,18 @@ def _refuse_another(directory: Path, identity: dict[str, Any], *, extend: bool) 
         remedy = f"extend=true goes on to them, or {remedy}"
     elif list(differing) == ["data.fingerprint"]:
         raise UserError(f"{directory} was trained on other images than the data set holds now: {remedy}")
-    shown = [f"{key} (there {there}, here {here})" for key, (there, here) in differing.items()]
+    shown = [_difference(key, there, here) for key, (there, here) in differing.items()]
     text = ", ".join(shown[:_DIFFERENCES_SHOWN])
     if len(shown) > _DIFFERENCES_SHOWN:
         text += f" and {len(shown) - _DIFFERENCES_SHOWN} more"
     raise UserError(f"{directory} holds another run, which differs in {text}: {remedy}")
+
+
+def _difference(key: str, there: Any, here: Any) -> str:
+    """A difference in words."""
+    if key == "data.fingerprint":
+        return "the images of the data set"
+    return f"{key} (there {there}, here {here})"
 
 
 def _differences(directory: Path, identity: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

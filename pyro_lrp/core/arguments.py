@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["LIST_KEYS", "command_line", "is_path_key", "needs_quotes", "quote"]
+__all__ = ["LIST_KEYS", "command_line", "is_path_key", "needs_quotes", "quote", "typed"]
 
 PATH_KEYS = (
     "run",
@@ -67,11 +67,16 @@ def command_line(command: str, options: Mapping[str, Any]) -> str:
     >>> print(command_line("sample", {"run": "runs/my run", "n": 9, "context": [0, 1], "out": None}))
     python -m pyro_lrp.sample 'run=runs/my run' n=9 'context=[0,1]'
     """
-    words = ["python", "-m", f"pyro_lrp.{command}"]
-    for key, value in options.items():
-        if value is not None:
-            words.append(f"{key}={_value(key, value)}")
-    return shlex.join(words)
+    return shlex.join(["python", "-m", f"pyro_lrp.{command}", *typed(options)])
+
+
+def typed(options: Mapping[str, Any]) -> list[str]:
+    """Options as a user types them, but for the quotes that a shell needs; those that are None are left out.
+
+    >>> typed({"context": ["Smiling"], "n": 9, "pose": None})
+    ['context=[Smiling]', 'n=9']
+    """
+    return [f"{key}={_value(key, value)}" for key, value in options.items() if value is not None]
 
 
 def _value(key: str, value: Any) -> str:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pyro_lrp.core.arguments import typed
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.data.dataset import ImageData, Split, no_context
 from pyro_lrp.data.tables import composed
@@ -111,12 +112,15 @@ class Condition:
         """
         return []
 
+    def example(self) -> dict[str, Any]:
+        """Options of the command ``sample`` that ask for contexts of this kind; by default none."""
+        return {}
+
     def of_files(self, paths: Sequence[str | Path], wanted: Any, n: int) -> Tensor:
         """The contexts of ``n`` images in files of the user; by default those that ``wanted`` specifies."""
         if wanted is None:
-            raise UserError(
-                "context must say what the images are, such as context=3: this prior is conditional"
-            )
+            such = "".join(f", such as {option}" for option in typed(self.example()))
+            raise UserError(f"context must say what the images are{such}: this prior is conditional")
         return self.parse(wanted, n)
 
     def picture(self, context: Tensor, image_size: int) -> Tensor | None:
@@ -171,7 +175,8 @@ class Labels(Condition):
         for noun, split in (("training", data.train), ("test", data.test), ("validation", data.validation)):
             if split is not None and len(split) and not len(split.labelled()):
                 raise UserError(
-                    f"context=label needs class labels, and data={data.name} has none of its {noun} images"
+                    f"context=label needs class labels, and the data set {data.name} has none of its {noun} "
+                    "images"
                 )
         return cls(data.classes)
 
@@ -181,7 +186,7 @@ class Labels(Condition):
         unknown = [name for name in condition.names if name not in names]
         if unknown:
             raise UserError(
-                f"context: {unknown[0]} is no class of this run, and data={data.name} has it; the run "
+                f"context: {unknown[0]} is no class of this run, and the data set {data.name} has it; the run "
                 f"knows {', '.join(names)}"
             )
         condition.names = tuple(names)
@@ -200,8 +205,12 @@ class Labels(Condition):
             wanted = self.names
         classes = _known(_as_list(wanted), self.names, "class")
         if not classes:
-            raise UserError("context must name a class, such as context=0")
+            (example,) = typed(self.example())
+            raise UserError(f"context must name a class, such as {example}")
         return classes
+
+    def example(self) -> dict[str, Any]:
+        return {"context": _as_typed(self.names[0])}
 
     def parse(self, wanted: Any, n: int) -> Tensor:
         """The given classes in turn; all classes if ``wanted`` is None."""
@@ -233,7 +242,7 @@ class Attributes(Condition):
     def for_data(cls, data: ImageData, wanted: Any) -> Attributes:
         columns = data.attributes
         if not columns:
-            raise UserError(f"context={wanted} needs attributes, and data={data.name} has none")
+            raise UserError(f"context={wanted} needs attributes, and the data set {data.name} has none")
         names = columns
         if wanted != cls.kind:
             names = tuple(_name_in(columns, name) or str(name) for name in wanted)
@@ -242,7 +251,9 @@ class Attributes(Condition):
             raise UserError(f"context: names no attribute; there are {available}")
         for name in names:
             if name not in columns:
-                raise UserError(f"context: {name} is no attribute of data={data.name}; there are {available}")
+                raise UserError(
+                    f"context: {name} is no attribute of the data set {data.name}; there are {available}"
+                )
         condition = cls(names)
         condition._columns = columns
         return condition
@@ -257,11 +268,14 @@ class Attributes(Condition):
         flags = split.attributes[:, columns]
         return flags.float() * 2.0 - 1.0
 
+    def example(self) -> dict[str, Any]:
+        return {"context": [_as_typed(self.names[0])]}
+
     def parse(self, wanted: Any, n: int) -> Tensor:
         """The given attributes present, all others absent."""
         if wanted is None:
-            example = self.names[0]
-            raise UserError(f"context must say which attributes, such as context=[{example}], or []")
+            (example,) = typed(self.example())
+            raise UserError(f"context must say which attributes, such as {example}, or []")
         present = _known(_as_list(wanted), self.names, "attribute")
         signs = -torch.ones(len(self.names))
         signs[_positions(present, self.names)] = 1.0
@@ -349,6 +363,13 @@ def _known(items: Sequence[Any], names: Sequence[str], noun: str) -> list[str]:
             raise UserError(f"context={item} is no {noun} of this run; there are {available}")
         known.append(name)
     return known
+
+
+def _as_typed(name: str) -> str | int:
+    """A name as it is typed without quotes: 3 for the class ``"3"``."""
+    if name.isdecimal() and str(int(name)) == name:
+        return int(name)
+    return name
 
 
 def _name_in(names: Sequence[str], item: Any) -> str | None:

@@ -277,27 +277,38 @@ class ImageData:
             validation=validation,
         )
 
-    def hold_out(self, share: float) -> tuple[Split, Split]:
+    def hold_out(self, share: float | None) -> tuple[Split, Split]:
         """Divide the training images into a training and a validation part, independently of a run's seed.
 
         A share of 0 holds nothing out: the second part is then the data set's own validation images, if any.
+        None is 0 for a data set that has some, and a tenth for the others.
         """
+        if share is None:
+            share = self.usual_share
         if share == 0:
             if self.validation is None:
                 return self.train, self.train[:0]
             return self.train, self.validation
         count = len(self.train)
-        held = held_out(share, count)
+        held = round(share * count)
         generator = torch.Generator().manual_seed(0)
         order = torch.randperm(count, generator=generator)
         kept_rows = order[held:].sort().values
         held_rows = order[:held].sort().values
         return self.train[kept_rows], self.train[held_rows]
 
+    def trained_on(self, share: float | None) -> int:
+        """The number of training images that :meth:`hold_out` leaves to be trained on."""
+        if share is None:
+            share = self.usual_share
+        return len(self.train) - round(share * len(self.train))
 
-def held_out(share: float, images: int) -> int:
-    """The number of training images that :meth:`ImageData.hold_out` holds out."""
-    return round(share * images)
+    @property
+    def usual_share(self) -> float:
+        """The share of the training images that is held out unless another is given."""
+        if self.validation is None:
+            return 0.1
+        return 0.0
 
 
 class Batches:

@@ -33,7 +33,7 @@ def pictures(
         background: The colour on which transparent images are composed.
 
     Returns:
-        Names; uint8 of shape ``(N, C, H, W)``; and a note for each that was not of this size or mode.
+        Names; uint8 of shape ``(N, C, H, W)``; and notes on those that were not of this size or mode.
 
     Raises:
         UserError: If a file is missing or no image.
@@ -44,20 +44,29 @@ def pictures(
     colour = background_colour(background)
     names = []
     arrays = []
-    notes = []
+    changed: dict[str, list[str]] = {}  # the names of the images, by what was done to them
     for path in image_files(paths):
         image, changes = _open(path, channels, colour)
-        notes += [f"{path.name} is among images that {change}" for change in changes]
+        if image.width * height != image.height * width:
+            changes.append("are cut to their centre")
         if image.size != (width, height):
-            notes.append(
-                f"{path.name} ({image.width}x{image.height}) is cut to its centre, resized to {width}x{height}"
-            )
+            changes.append(f"are resized to {width}x{height}")
             image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+        for change in changes:
+            changed.setdefault(change, []).append(path.name)
         names.append(path.name)
         pixels = np.asarray(image).reshape(height, width, channels)
         arrays.append(pixels)
     images = torch.from_numpy(np.stack(arrays))
+    notes = [_note(change, of, len(names)) for change, of in changed.items()]
     return names, images.permute(0, 3, 1, 2).contiguous(), notes
+
+
+def _note(change: str, names: Sequence[str], total: int) -> str:
+    """What was done to some of the images, by name if it was one."""
+    if len(names) == 1:
+        return f"{names[0]} is among images that {change}"
+    return f"{len(names)} of {total} images {change}"
 
 
 def _open(path: Path, channels: int, background: Colour) -> tuple[Image.Image, list[str]]:

@@ -30,12 +30,15 @@ class Pose(Condition):
     @classmethod
     def for_data(cls, data: ImageData, wanted: Any) -> Pose:
         if "joints" not in data.train.extras:
-            raise UserError(f"context=pose needs joints, and data={data.name} has none")
+            raise UserError(f"context=pose needs joints, and the data set {data.name} has none")
         names = [f"{joint}_{axis}" for joint in JOINTS for axis in "xy"]
         return cls(names)
 
     def of(self, split: Split) -> Tensor:
         return split.extras["joints"].flatten(1)
+
+    def example(self) -> dict[str, Any]:
+        return {"pose": [0, 1, 2, 3]}
 
     def parse(self, wanted: Any, n: int) -> Tensor:
         """Raise an error: a pose has no name."""

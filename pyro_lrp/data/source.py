@@ -120,9 +120,13 @@ class Source:
             if any(entry.flag_bits & _ENCRYPTED for entry in entries):
                 raise UserError(f"{self.key}: {path} is encrypted: unpack it, and name the folder")
             return list(self._entries)
-        if path.exists():
-            raise UserError(f"{self.key}: {path} is neither a folder nor a readable .zip (or is truncated)")
-        raise UserError(f"{self.key}: there is no folder or .zip {path}")
+        if not path.exists():
+            raise UserError(f"{self.key}: there is no folder or .zip {path}")
+        if path.suffix.lower() == ".zip":
+            raise UserError(f"{self.key}: {path} is no readable .zip: it is damaged or truncated")
+        raise UserError(
+            f"{self.key}: {path} is neither a folder nor a .zip of images, and other files are not read"
+        )
 
     def _is_image(self, name: str) -> bool:
         from PIL import Image

@@ -138,7 +138,8 @@ def _chosen_range(
     if chosen is None:
         raise UserError(
             f"{names}: the values lie in [{least:.4g}, {most:.4g}], which fills neither [0, 1] nor [-1, 1] nor "
-            "[0, 255]: say what is black and what white, such as data.value_range=[0,16]"
+            "[0, 255]: say what is black and what white, such as data.value_range=[0,16] "
+            "(from Python value_range=[0, 16])"
         )
     kinds = " and ".join(sorted(str(dtype) for dtype in dtypes))
     return chosen, [f"{names}: {kinds} values are taken as {chosen}, black to white"]

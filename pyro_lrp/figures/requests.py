@@ -177,7 +177,9 @@ class Request:
             return (split.labels == classes.index(name)).to(self.device)
         known = [*attributes, *classes]
         if not known:
-            raise UserError(f"attribute={name}: data={self.data.name} has neither attributes nor classes")
+            raise UserError(
+                f"attribute={name}: the data set {self.data.name} has neither attributes nor classes"
+            )
         raise UserError(f"attribute={name} is unknown; the known ones are: {', '.join(known)}")
 
     def _is_told(self, name: str, split: Split) -> Tensor:

@@ -85,7 +85,7 @@ def enough_images(least: int) -> Requirement:
         data = subject.data
         fewest = min(len(subject.train), len(data.test))
         if fewest < least:
-            return f"needs {least} training and test images at least, and data={data.name} has {fewest}"
+            return f"needs {least} training and test images at least, and the data set {data.name} has {fewest}"
         if subject.n is not None and subject.n < least:
             return f"needs n={least} at least, and n is {subject.n}"
         return None
@@ -96,21 +96,21 @@ def enough_images(least: int) -> Requirement:
 def labels(subject: Subject) -> str | None:
     """The data set has class labels."""
     if not subject.has_labels:
-        return f"needs class labels, and data={subject.data.name} has none"
+        return f"needs class labels, and the data set {subject.data.name} has none"
     return None
 
 
 def attributes(subject: Subject) -> str | None:
     """The data set has binary attributes."""
     if not subject.has_attributes:
-        return f"needs binary attributes, and data={subject.data.name} has none"
+        return f"needs binary attributes, and the data set {subject.data.name} has none"
     return None
 
 
 def labels_or_attributes(subject: Subject) -> str | None:
     """The data set has targets that a classifier can be trained on."""
     if not subject.has_labels and not subject.has_attributes:
-        return f"needs class labels or attributes, and data={subject.data.name} has none"
+        return f"needs class labels or attributes, and the data set {subject.data.name} has none"
     return None
 
 

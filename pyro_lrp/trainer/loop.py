@@ -55,7 +55,8 @@ class Trainer:
         optimizers: Options of Adam for single players, by name: ``lr``, ``betas``, ``eps``, ``weight_decay``.
         schedule: Factor of the rates over time.
         schedules: Factors of the rates of single players, by name, in place of it.
-        validation: Share of the training images that is held out.
+        validation: Share of the training images that is held out; 0 takes the data set's own validation images,
+            if it has any; None does so too, and holds out a tenth where there are none.
         seed: Seeds data order, noise and evaluation, which are separate streams.
         directory: For checkpoints and ``metrics.jsonl``, which a run resumes from; None writes nothing.
             ``pyro_lrp.load(directory, into=autoencoder)`` fills a new model with the newest checkpoint.
@@ -98,7 +99,7 @@ class Trainer:
         optimizers: Mapping[str, Mapping[str, Any]] | None = None,
         schedule: Schedule | None = None,
         schedules: Mapping[str, Schedule] | None = None,
-        validation: float = 0.0,
+        validation: float | None = 0.0,
         seed: int = 0,
         directory: str | Path | None = None,
         device: str = "auto",

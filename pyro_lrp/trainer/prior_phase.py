@@ -57,6 +57,17 @@ class PriorPhase:
         if self.patience is not None and self.patience < 1:
             raise UserError(f"patience must be at least 1, or None, got {self.patience}")
 
+    def __str__(self) -> str:
+        """The options that are set, in words."""
+        words = []
+        if self.code_noise:
+            words.append(f"noise of {self.code_noise:g} deviations on the codes")
+        if self.ema:
+            words.append(f"a moving average of the prior, of decay {self.ema:g} at most")
+        if self.patience is not None:
+            words.append(f"a stop after {self.patience} scorings without a better one")
+        return ", ".join(words)
+
 
 class PriorOnly:
     """A prior-only phase under way: its codes, and the average and the early stop of its prior.
@@ -220,7 +231,7 @@ class PriorOnly:
         # moments of the former parameters mean nothing to the new ones
         optimizer.state.clear()
         seconds = time.perf_counter() - begun
-        text = ", ".join(f"{key} {value}" for key, value in estimated.items())
+        text = ", ".join(f"{key} {value:.4g}" for key, value in estimated.items())
         self.log(f"the prior's own fit to {n} codes: {text} ({seconds:.1f} s)")
 
     def _batches(self, span: Span, source: Any, length: int) -> Batches:

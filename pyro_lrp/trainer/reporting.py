@@ -150,13 +150,19 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def closing_words(directory: Path, summary: dict[str, Any], options: Mapping[str, Any]) -> str:
+def closing_words(
+    directory: Path,
+    summary: dict[str, Any],
+    options: Mapping[str, Any],
+    asking: Mapping[str, Any] | None = None,
+) -> str:
     """The last lines on the screen: how it went, where the picture is, what to try next.
 
     Args:
         directory: The run's directory.
         summary: The result of :func:`summarize`.
         options: Options that other commands need for this run, by key; None is left out.
+        asking: Options that ask ``sample`` for contexts, of a conditional prior.
     """
     final = summary["final"]
     lines = []
@@ -169,7 +175,7 @@ def closing_words(directory: Path, summary: dict[str, Any], options: Mapping[str
         lines.append(f"  {label:<28}{final[key]:>12.2f} {unit}")
 
     counts = [f"{name} {n:,}" for name, n in summary["parameters"].items()]
-    sample = {"run": directory, "n": 100, "temperature": 0.8}
+    sample = {"run": directory, "n": 100, "temperature": 0.8, **(asking or {}), **options}
     evaluate = {"run": directory, **options}
     return "\n".join([
         f"{directory}: {final.get('step', 0)} steps in {summary['seconds']:.0f} s of training",

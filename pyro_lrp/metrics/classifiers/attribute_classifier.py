@@ -206,7 +206,9 @@ def _initial(
     device: torch.device | str,
 ) -> AttributeClassifier:
     if data.train.attributes is None or data.test.attributes is None:
-        raise UserError(f"an attribute classifier needs binary attributes, and data={data.name} has none")
+        raise UserError(
+            f"an attribute classifier needs binary attributes, and the data set {data.name} has none"
+        )
     on_cpu = torch.device(device).type == "cpu"
     large = min(data.image_shape[1:]) >= 64
     if width is None:

@@ -145,7 +145,7 @@ def class_record(network: Classifier, data: ImageData) -> dict[str, Any]:
 
 def _initial(data: ImageData, seed: int, device: torch.device | str) -> Classifier:
     if not len(data.train.labelled()) or not len(data.test.labelled()):
-        raise UserError(f"a classifier needs class labels, and data={data.name} has none")
+        raise UserError(f"a classifier needs class labels, and the data set {data.name} has none")
     with seeded(seed, Classifier.kind):
         return Classifier(data.image_shape, len(data.classes)).to(device)
 
