@@ -61,7 +61,7 @@ def main(cfg: DictConfig) -> None:
 
 def _stamp(run: config.Run) -> dict[str, Any]:
     """What a stored result depends upon besides its metric: the training step, and images not the run's."""
-    stamp = {"step": run.step, "finished": run.finished}
+    stamp: dict[str, Any] = {"step": run.step, "finished": run.finished}
     if run.changed:
         stamp["data"] = run.fingerprint
     return stamp

@@ -209,14 +209,16 @@ class Run:
         try:
             return build.build_data(self.identity, self.places, self.allow_targets)
         except UserError as error:
-            remembered = {key: place for key, place in self.memory.places.items() if key not in self.typed}
             gone = [
-                f"data.{key}=..." for key, place in remembered.items() if place and not Path(place).exists()
+                f"data.{key}=..."
+                for key, place in self.memory.places.items()
+                if key not in self.typed and place and not Path(place).exists()
             ]
             if not gone:
                 raise
+            where = " ".join(gone)
             raise UserError(
-                f"{error}; it was there when {self.directory} was trained: say where it is now, {' '.join(gone)}"
+                f"{error}; it was there when {self.directory} was trained: say where it is now, {where}"
             ) from error
 
     @property
