@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from pathlib import Path
 
 from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
@@ -12,6 +13,7 @@ from pyro_lrp.config.folders import conf_dir, groups
 
 __all__ = ["one_line"]
 
+_MISSPELT = 0.8  # how alike an unknown argument and a known one are at least, of 1
 _UNKNOWN_CHOICE = re.compile(
     r"Could not find '([^']+)/([^'/]+)'\s+"
     r"Available options in '[^']+':([^:]+?)(?:Config|$)"
@@ -79,10 +81,24 @@ def _message(error: BaseException) -> str:
     return type(error).__name__
 
 
+def _arguments(group: str) -> set[str]:
+    """The arguments in all files of a configuration group."""
+    arguments: set[str] = set()
+    for path in Path(conf_dir(), group).glob("*.yaml"):
+        tree = OmegaConf.to_container(OmegaConf.load(path))
+        assert isinstance(tree, dict), "a file of the library"
+        arguments.update(map(str, tree.get(group, tree)))
+    return arguments
+
+
 def _hint(key: str, name: str) -> str:
     """A hint at the most similar key of a command, or at how to add an argument that its file leaves out."""
-    node, dot, _ = key.partition(".")
+    node, dot, argument = key.partition(".")
     if dot and node in groups():
+        arguments = _arguments(node)
+        close = difflib.get_close_matches(argument, arguments, n=1, cutoff=_MISSPELT)
+        if close and argument not in arguments:
+            return f" (did you mean {node}.{close[0]}?)"
         return f" (+{key}=... would add it)"
     entries = OmegaConf.load(f"{conf_dir()}/{name}.yaml")
     known = [*map(str, entries), *groups()]

@@ -124,9 +124,7 @@ class Source:
             raise UserError(f"{self.key}: there is no folder or .zip {path}")
         if path.suffix.lower() == ".zip":
             raise UserError(f"{self.key}: {path} is no readable .zip: it is damaged or truncated")
-        raise UserError(
-            f"{self.key}: {path} is neither a folder nor a .zip of images, and other files are not read"
-        )
+        raise UserError(f"{self.key}: {path} is neither a folder nor a .zip of images")
 
     def _is_image(self, name: str) -> bool:
         from PIL import Image

@@ -231,7 +231,7 @@ class PriorOnly:
         # moments of the former parameters mean nothing to the new ones
         optimizer.state.clear()
         seconds = time.perf_counter() - begun
-        text = ", ".join(f"{key} {value:.4g}" for key, value in estimated.items())
+        text = ", ".join(f"{key} {_brief(value)}" for key, value in estimated.items())
         self.log(f"the prior's own fit to {n} codes: {text} ({seconds:.1f} s)")
 
     def _batches(self, span: Span, source: Any, length: int) -> Batches:
@@ -246,6 +246,13 @@ class PriorOnly:
             length=length,
             device=self.fabric.device,
         )
+
+
+def _brief(value: Any) -> str:
+    """An estimate with four digits, if it is a number with a fraction."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
 
 
 def held_out_score(row: Mapping[str, Any]) -> float:
