@@ -273,6 +273,15 @@ FIGURE_MISTAKES = {
         "this figure needs latent_dim=2, and the codes of",
     ),
     "too many": ("number=4 runs=[runs/flow/seed_0,runs/two/seed_0]", "runs: this figure is of 1 run, got 2"),
+    "attributes": (
+        "number=6 runs=runs/flow/seed_0 attributes=[3,7]",
+        "attributes: this figure is of 1 attribute, got 2",
+    ),
+    "an attribute": ("number=6 runs=runs/flow/seed_0 attributes=cat", "attribute=cat is unknown"),
+    "attributes in a band": (
+        "number=8 runs=runs/flow/seed_0 attributes=cat n=5 distance=classifier",
+        "attribute=cat",
+    ),
     "no run": ("number=4 runs=nowhere", "run=nowhere is not a run directory"),
     "no base": (
         "number=8 runs=runs/mixture/seed_0",

@@ -157,10 +157,22 @@ def interpolation(requests: Sequence[Request]) -> Figure:
     return draw_strip(interpolate(request))
 
 
+def _attributes(request: Request) -> list[Any]:
+    """The attributes that were asked for: none, one, or a list."""
+    wanted = request.options["attributes"]
+    if wanted is None:
+        return []
+    if isinstance(wanted, list):
+        return wanted
+    return [wanted]
+
+
 def edits(requests: Sequence[Request]) -> Figure:
     """Fig. 6: an attribute added to images, in z_0 and below in z_T."""
     request = _only(requests)
-    names = request.options["attributes"] or ["Eyeglasses"]
+    names = _attributes(request) or ["Eyeglasses"]
+    if len(names) > 1:
+        raise UserError(f"attributes: this figure is of 1 attribute, got {len(names)}")
     space = request.options["space"] or "both"
     strip = edit(request.with_options(space=space, attribute=names[0]))
     return draw_strip(strip)
@@ -190,7 +202,7 @@ def change(requests: Sequence[Request]) -> Figure:
         raise UserError("figure 8 compares z_0 with z_T, and this run's prior has no base")
     distance = request.distance()
     codes = request.training_codes()
-    names = request.options["attributes"] or ["Eyeglasses", "Smiling", "Male", "Blond_Hair"]
+    names = _attributes(request) or ["Eyeglasses", "Smiling", "Male", "Blond_Hair"]
     changes = {}
     for name in map(str, names):
         direction = request.direction(name, codes)
