@@ -190,7 +190,7 @@ def test_labels_of_one_part_only_train_without_context():
     images = data.from_arrays(byte_images(6), byte_images(4), labels=[0, 1] * 3)
     assert images.test.labels is None
     with pytest.raises(
-        UserError, match="context=label needs class labels, and the data set arrays has none of its test"
+        UserError, match="context=label needs class labels, and the data set arrays has none for its test"
     ):
         data.with_context(images, "label")
 

@@ -95,7 +95,7 @@ def test_a_test_folder_without_classes_has_no_labels():
     assert images.train.labels.tolist() == [0, 1]
     assert images.test.labels is None
     with pytest.raises(
-        UserError, match="context=label needs class labels, and the data set d has none of its test images"
+        UserError, match="context=label needs class labels, and the data set d has none for its test images"
     ):
         data.with_context(images, "label")
 

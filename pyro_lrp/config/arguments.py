@@ -35,6 +35,7 @@ OPEN_NODES = ("trainer.optimizers", "trainer.schedules", "data.epochs")
 
 _SWEEP = re.compile(r"(choice|glob|interval|range|shuffle|sort|tag)\(.*\)")
 _BETWEEN = {"[": r"([\[\]{},])", "{": r"([\[\]{},:])"}  # what separates texts in a list, in a mapping
+_NO_NAME = re.compile(r"|null|true|false|[+-]?\.?\d[\d.e+-]*|[\[{].*", flags=re.IGNORECASE)
 
 
 class Typed:
@@ -112,20 +113,24 @@ class Typed:
 
 
 def refuse_no_choice(keys: list[str], own_folder: str | Path | None) -> None:
-    """Refuse ``prior=null`` and the like; Hydra's message names neither the group nor its choices.
+    """Refuse ``prior=null``, ``data=3`` and the like; Hydra's message names neither the group nor its choices.
 
     Args:
         keys: Arguments ``key=value``.
         own_folder: The user's folder of configuration files, if there is one.
 
     Raises:
-        UserError: If a group other than ``experiment`` is set to nothing.
+        UserError: If a group is set to what is no name; ``experiment`` may be set to nothing.
     """
-    for group, names in groups(own_folder).items():
-        for empty in (f"{group}=null", f"{group}="):
-            if empty in keys and group != "experiment":
-                known = ", ".join(names)
-                raise UserError(f"{empty} names nothing; the known ones are: {known}")
+    choices = groups(own_folder)
+    for argument in keys:
+        group, equals, value = argument.partition("=")
+        if not equals or group not in choices or not _NO_NAME.fullmatch(value):
+            continue
+        if group == "experiment" and value in ("", "null"):
+            continue
+        known = ", ".join(choices[group])
+        raise UserError(f"{argument} names nothing; the known ones are: {known}")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -19,6 +19,8 @@ _UNKNOWN_CHOICE = re.compile(
     r"Available options in '[^']+':([^:]+?)(?:Config|$)"
 )
 _MISSING = re.compile(r"Missing mandatory value: (\w+)")
+_PLACE = re.compile(r"^(.*?) full_key: (\S+) object_type=\S+$")  # what OmegaConf adds to its messages
+_NO_NODE = re.compile(r"node `([^`]+)` is not a container and thus cannot contain `([^`]+)`")
 _AMBIGUOUS = re.compile(r"Ambiguous value for argument '([^=]+)=(.*?)'\s")
 _UNKNOWN_KEYS = (
     re.compile(r"is not in struct\s+full_key: (\S+)"),
@@ -47,6 +49,11 @@ def one_line(error: BaseException, name: str) -> str:
     missing = _MISSING.search(text)
     if missing:
         return f"{missing.group(1)}= is missing: python -m pyro_lrp.{name} needs it; see --help"
+    no_node = _NO_NODE.search(text)
+    if no_node:
+        node, argument = no_node.groups()
+        together = f"'{node}={{KEY: VALUE}}'"
+        return f"{node} has keys of its own, such as {node}.{argument}=; all together in quotes: {together}"
     ambiguous = _AMBIGUOUS.search(text)
     if ambiguous:
         key, value = ambiguous.groups()
@@ -58,7 +65,8 @@ def one_line(error: BaseException, name: str) -> str:
             return f"unknown key {key}{_hint(key, name)}; see --help"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}"
-    return " ".join(text.split())
+    text = " ".join(text.split())
+    return _PLACE.sub(r"\2: \1", text)
 
 
 def _unreadable(argument: str) -> str:

@@ -175,7 +175,7 @@ class Labels(Condition):
         for noun, split in (("training", data.train), ("test", data.test), ("validation", data.validation)):
             if split is not None and len(split) and not len(split.labelled()):
                 raise UserError(
-                    f"context=label needs class labels, and the data set {data.name} has none of its {noun} "
+                    f"context=label needs class labels, and the data set {data.name} has none for its {noun} "
                     "images"
                 )
         return cls(data.classes)
