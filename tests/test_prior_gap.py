@@ -140,7 +140,7 @@ def test_without_labels_the_decoder_is_not_judged(digits):
         assert found["prior_gap_in_codes"]["culprit"] == culprit
         assert "prior_gap" not in found
         assert not any("fd" in name for name in found)
-        assert "data=digits has none" in found["prior_gap_in_codes"]["protocol"]["left_out"][-1]
+        assert "the data set digits has none" in found["prior_gap_in_codes"]["protocol"]["left_out"][-1]
 
 
 def test_densities_are_those_of_each_image_under_its_own_context(digits):
