@@ -20,6 +20,7 @@ from pyro_lrp.core.randomness import seeded
 from pyro_lrp.core.trees import KeyPath, map_leaves
 from pyro_lrp.data import ImageData, condition_kinds, condition_of, with_context
 from pyro_lrp.models import Autoencoder, HierarchicalAutoencoder
+from pyro_lrp.networks import with_noise
 from pyro_lrp.objectives import Game
 from pyro_lrp.priors import Hierarchy, Prior
 
@@ -47,6 +48,10 @@ FROM_DATA = {
 
 NOT_ARGUMENTS = ("limit", "validation", "fingerprint", *PLACES)
 """Keys of ``data`` that are not arguments of the data set, or that are passed separately."""
+
+
+NOISE = ("noise", "noise_floor", "latent_norm")
+"""Keys of ``network`` that any encoder has, apart from its own arguments."""
 
 
 def default_data_root(identity: dict[str, Any]) -> str | None:
@@ -175,9 +180,12 @@ def build_autoencoder(
 
 def _build_networks(run: Identity, image_shape: Sequence[int], allow_targets: Sequence[str]) -> Any:
     """The encoder and the decoder."""
-    network = _instantiate(run.network, "network", allow_targets)
+    node = dict(run.network)
+    noise = {key: node.pop(key) for key in NOISE if key in node}
+    network = _instantiate(node, "network", allow_targets)
     try:
         encoder, decoder = network(image_shape=tuple(image_shape), latent_dim=run.latent_dim)
+        encoder = with_noise(encoder, run.latent_dim, **noise)
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
         raise UserError(f"network: {_in_one_line(error)}") from error
     return encoder, decoder

@@ -61,6 +61,8 @@ class PointHead(nn.Module):
         latent_dim: Length of a code.
     """
 
+    learns_noise = False
+
     def __init__(self, trunk: nn.Module, features: int, latent_dim: int) -> None:
         super().__init__()
         _check_latent_dim(latent_dim)

@@ -81,7 +81,8 @@ class BilevelELBO(pyro.infer.ELBO):
             form, for a sampled KL over the whole site. The lower objective is as ever.
 
     Raises:
-        ValueError: If ``beta`` or ``free_bits`` is negative or not finite, or ``kl`` is unknown.
+        ValueError: If a weight or ``free_bits`` is negative or not finite, ``kl`` is unknown, or ``free_bits``
+            is given with weights of the halves.
 
     >>> from pyro_lrp import likelihoods, networks, priors
     >>> from pyro_lrp.models import Autoencoder
@@ -99,6 +100,8 @@ class BilevelELBO(pyro.infer.ELBO):
         single_level: bool = False,
         kl: str = "sampled",
         free_bits: float = 0.0,
+        beta_prior: float | None = None,
+        beta_entropy: float | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(beta, Tensor):
@@ -109,6 +112,29 @@ class BilevelELBO(pyro.infer.ELBO):
         self.single_level = single_level
         self.kl = kl
         self.free_bits = _at_least_zero("free_bits", free_bits)
+        self._beta_prior = _optional("beta_prior", beta_prior)
+        self._beta_entropy = _optional("beta_entropy", beta_entropy)
+        if self.free_bits and self.weighs_halves:
+            raise ValueError("free_bits are bits of the whole KL: expected neither beta_prior nor beta_entropy")
+
+    @property
+    def weighs_halves(self) -> bool:
+        """Whether the halves of the KL have weights of their own."""
+        return self._beta_prior is not None or self._beta_entropy is not None
+
+    @property
+    def beta_prior(self) -> float | Tensor:
+        """The present weight of E_q[-log p(z)] in F: the pull towards the prior."""
+        if self._beta_prior is None:
+            return self.beta
+        return self._beta_prior
+
+    @property
+    def beta_entropy(self) -> float | Tensor:
+        """The present weight of E_q[log q(z|x)] in F: the negative entropy of the codes."""
+        if self._beta_entropy is None:
+            return self.beta
+        return self._beta_entropy
 
     @property
     def beta(self) -> float | Tensor:
@@ -171,10 +197,10 @@ class BilevelELBO(pyro.infer.ELBO):
         loss = -log_likelihood
         for part in parts:
             log_p, log_q, fit_loss = part.scores
-            beta = part.weight.factor
+            weight = part.weight
             # F: + beta log q(z|x). A constant 0 drops it: 0 * inf is NaN
-            if not part.weight.vanishes:
-                loss = loss + (beta * log_q).sum()
+            if weight.has_entropy:
+                loss = loss + (weight.entropy * log_q).sum()
             # f of a prior that descends a loss of its own
             if fit_loss is not None:
                 loss = loss + fit_loss
@@ -185,8 +211,8 @@ class BilevelELBO(pyro.infer.ELBO):
             if not self.single_level:
                 loss = loss - log_p.sum()
             # Eq. 11, one objective: - beta log p(z) for all
-            elif not part.weight.vanishes:
-                loss = loss - (beta * log_p).sum()
+            elif weight.has_pull:
+                loss = loss - (weight.pull * log_p).sum()
         return loss
 
     def _part(self, p: Site, q: Site, images: int) -> _Part:
@@ -212,8 +238,8 @@ class BilevelELBO(pyro.infer.ELBO):
         return Sampled()
 
     def _upper_weight(self, dimensions: int) -> UpperWeight:
-        plain = UpperWeight(self.beta, single_level=self.single_level)
-        if plain.vanishes or not self.free_bits:
+        plain = UpperWeight(self.beta_prior, self.beta_entropy, single_level=self.single_level)
+        if not plain.has_pull or not self.free_bits:
             return plain
         free = self.free_bits * dimensions
         return FreeBits(self.beta, free, single_level=self.single_level)
@@ -226,7 +252,7 @@ class BilevelELBO(pyro.infer.ELBO):
             if not site["fn"].has_rsample:
                 raise NotImplementedError(f"site {site['name']!r} cannot be reparametrized: it needs rsample")
         # contexts and features enter the priors while the model runs
-        weight = UpperWeight(self.beta, single_level=self.single_level)
+        weight = UpperWeight(self.beta_prior, single_level=self.single_level)
         with weight.levels():
             replayed = poutine.replay(model, trace=q)
             p = poutine.trace(replayed).get_trace(*args, **kwargs)
@@ -272,6 +298,12 @@ def _at_least_zero(name: str, value: float) -> float:
     if not (is_number and math.isfinite(value) and value >= 0):
         raise ValueError(f"expected {name} to be a finite number of at least 0, got {value!r}")
     return float(value)
+
+
+def _optional(name: str, value: float | None) -> float | None:
+    if value is None:
+        return None
+    return _at_least_zero(name, value)
 
 
 def _samples(trace: Any) -> Iterator[Site]:

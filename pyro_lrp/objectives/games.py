@@ -169,7 +169,8 @@ class LatentGame(AutoencoderGame):
 
     Raises:
         TypeError: If the prior has no density, or no closed form that the ELBO insists on.
-        ValueError: If ``latent_reconstruction`` is negative.
+        ValueError: If ``latent_reconstruction`` is negative, or the ELBO weighs the entropy of codes that have
+            none to learn, or whose scale would grow without bound.
 
     References:
         Morrow and Chiu, section 2, which names the remedy; Zhu et al. (2017), Toward Multimodal Image-to-Image
@@ -193,6 +194,7 @@ class LatentGame(AutoencoderGame):
             raise TypeError(
                 f"kl=analytic needs a diagonal normal p(z), which {kind} is not: use sampled or auto"
             )
+        _check_entropy(elbo, autoencoder.encoder)
         super().__init__(autoencoder, elbo.beta, beta_schedule)
         self.elbo = elbo.weighed_by(self.beta)
         self.latent_reconstruction = latent_reconstruction
@@ -252,3 +254,16 @@ class LatentGame(AutoencoderGame):
         autoencoder = self.in_force()
         model, guide = autoencoder.model, autoencoder.guide
         return self.elbo.losses(model, guide, batch.x, batch.context)
+
+
+def _check_entropy(elbo: BilevelELBO, encoder: nn.Module) -> None:
+    """Refuse a weight of the entropy alone that has no effect or no optimum."""
+    if not elbo.weighs_halves or elbo.beta_entropy == 0:
+        return
+    if not getattr(encoder, "learns_noise", True):
+        raise ValueError("beta_entropy has no effect: the noise of the codes does not depend on the encoder")
+    if elbo.beta_prior == 0 and not getattr(encoder, "standardised", False):
+        raise ValueError(
+            "beta_entropy without beta_prior lets the scale of the codes grow without bound: "
+            "standardise the means (latent_norm=batch), or give beta_prior a weight too"
+        )

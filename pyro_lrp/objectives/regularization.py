@@ -49,39 +49,53 @@ class Regularization(NamedTuple):
 
 
 class UpperWeight:
-    """The weight of one site's KL in the upper objective: β.
+    """The weights of one site's KL in the upper objective: those of its two halves, β each by default.
 
     Args:
-        beta: A constant, or a 0-dim tensor that may change from step to step.
+        pull: Of -log p(z): a constant, or a 0-dim tensor that may change from step to step.
+        entropy: Of log q(z|x), likewise; ``pull`` if None.
         single_level: One objective for all players, so that log p(z) itself is weighed, not its gradient.
 
     Attributes:
-        factor: The weight: β, or a tensor that broadcasts against the scores.
+        pull: See above; may become a tensor that broadcasts against the scores.
+        entropy: Likewise.
     """
 
-    factor: float | Tensor
+    pull: float | Tensor
+    entropy: float | Tensor
 
-    def __init__(self, beta: float | Tensor, *, single_level: bool = False) -> None:
-        self.beta = beta
+    def __init__(
+        self,
+        pull: float | Tensor,
+        entropy: float | Tensor | None = None,
+        *,
+        single_level: bool = False,
+    ) -> None:
+        self.pull = pull
+        self.entropy = pull if entropy is None else entropy
         self.single_level = single_level
-        self.factor = beta
 
     @property
-    def vanishes(self) -> bool:
-        """Whether β is a constant 0: then F has nothing of the KL, which is only logged."""
-        return not isinstance(self.beta, Tensor) and self.beta == 0.0
+    def has_pull(self) -> bool:
+        """Whether F has log p(z): it has not if the weight is a constant 0."""
+        return not _is_zero(self.pull)
+
+    @property
+    def has_entropy(self) -> bool:
+        """Whether F has log q(z|x), likewise; if not, it is only logged."""
+        return not _is_zero(self.entropy)
 
     def enter(self, tensor: Tensor) -> Tensor:
         """Mark a tensor that enters the prior: the identity, whose gradient is weighed."""
         if self.single_level:
             return tensor
-        return scale_grad(tensor, self.beta)
+        return scale_grad(tensor, self.pull)
 
     def levels(self) -> AbstractContextManager:
         """The block in which a prior is evaluated: what else enters it passes ``boundary``."""
         if self.single_level:
             return nullcontext()
-        return bilevel(self.beta)
+        return bilevel(self.pull)
 
     def decide(self, scores: Regularization, images: int) -> None:
         """Called once the scores are known, before any gradient flows back."""
@@ -101,6 +115,7 @@ class FreeBits(UpperWeight):
 
     def __init__(self, beta: float | Tensor, free: float, *, single_level: bool = False) -> None:
         super().__init__(beta, single_level=single_level)
+        self.beta = beta
         self.free = free
         self.gate = Gate()
 
@@ -114,8 +129,9 @@ class FreeBits(UpperWeight):
         assert scores.log_p is not None, "beta is not a constant 0"
         kl = (scores.log_q - scores.log_p) / images
         above = (kl > self.free).to(kl)
-        self.factor = self.beta * above
-        self.gate.factor = self.factor
+        self.pull = self.beta * above
+        self.entropy = self.pull
+        self.gate.factor = self.pull
 
 
 class Sampled:
@@ -145,7 +161,7 @@ class Sampled:
 
     def log_q(self, q: Site, weight: UpperWeight) -> Tensor:
         # without a weight the entropy is only logged
-        wanted = torch.is_grad_enabled() and not weight.vanishes
+        wanted = torch.is_grad_enabled() and weight.has_entropy
         with torch.set_grad_enabled(wanted):
             return q["fn"].log_prob(q["value"])
 
@@ -184,12 +200,12 @@ class ClosedForm:
 class Fitted(Sampled):
     """A prior that descends a loss of its own, ``fit_loss``, in place of -log p(z).
 
-    The upper objective has log p(z) with the prior's parameters held. At a constant β of 0 it has nothing of
-    it, and log p(z), which may cost much, is not computed.
+    The upper objective has log p(z) with the prior's parameters held. At a constant weight of 0 it has nothing
+    of it, and log p(z), which may cost much, is not computed.
     """
 
     def terms(self, p: Site, q: Site, weight: UpperWeight) -> Regularization:
-        if weight.vanishes:
+        if not weight.has_pull:
             log_q = self.log_q(q, weight)
             scores = Regularization(None, over_batch(log_q, q, q))
         else:
@@ -199,6 +215,10 @@ class Fitted(Sampled):
         fit_loss = p["fn"].fit_loss(z)
         fit_loss = over_batch(fit_loss, p, q)
         return scores._replace(fit_loss=fit_loss)
+
+
+def _is_zero(weight: float | Tensor) -> bool:
+    return not isinstance(weight, Tensor) and weight == 0.0
 
 
 def has_fit_loss(fn: Distribution) -> bool:

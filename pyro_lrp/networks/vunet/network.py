@@ -29,6 +29,8 @@ class PosedEncoder(nn.Module):
         most: Channels of all features and of the latents.
     """
 
+    unit_variance = True  # q(z|x) has no scale of its own
+
     def __init__(self, size: int = 256, dropout: float = 0.1, most: int = 128) -> None:
         super().__init__()
         self.size = size
