@@ -8,6 +8,7 @@ function of a :class:`Subject`, under a name that carries its protocol. The func
 from pyro_lrp.latents.views import changes as perceptual_changes
 from pyro_lrp.metrics import conditional as _conditional
 from pyro_lrp.metrics import distances as _distances
+from pyro_lrp.metrics import interpolation as _interpolation
 from pyro_lrp.metrics import likelihood as _likelihood
 from pyro_lrp.metrics import perceptual as _perceptual
 from pyro_lrp.metrics import prior_gap as _prior_gap
@@ -66,6 +67,7 @@ METRICS: dict[str, Metric] = {
     **_distances.METRICS,
     **_conditional.METRICS,
     **_prior_gap.METRICS,
+    **_interpolation.METRICS,
     **_separability.METRICS,
     **_perceptual.METRICS,
     **_likelihood.METRICS,
