@@ -1,7 +1,7 @@
 """``interpolation_distance``: how good images between codes are, before any prior is trained.
 
-A prior can only be as good as the space between the codes that it has to fill. For pairs of nearest neighbours
-among codes the midpoint is decoded, and the images are compared with test images. Unlike the distance of decoded
+A prior can only be as good as the space between the codes that it has to fill. The midpoints of nearest
+neighbours among codes are decoded, and the images are compared with test images. Unlike the distance of decoded
 codes themselves, it sees the holes of a space of codes; unlike the distance of samples, it needs no prior.
 """
 
@@ -29,8 +29,8 @@ _ROWS = 1000  # of a table of distances that is held at once
 def interpolation_distance(subject: Subject) -> Results:
     """The Fréchet distance, to test images, of decoded midpoints between nearest neighbours among codes.
 
-    Codes are posterior means of training images, 10,000 by default (quick: 5,000). Beside it stands the distance
-    of the same codes, decoded: the floor.
+    Codes are posterior means of training images, 10,000 by default (quick: 5,000). Beside it stands the
+    distance of the same codes, decoded: the floor.
 
     References:
         Xu et al. (2026), who choose autoencoders for latent diffusion by interpolations of neighbours.
