@@ -7,6 +7,7 @@ import pyro
 import pytest
 import torch
 import yaml
+from builders import jiggle, small_autoencoder
 from commands import QUICK, in_process, only_run
 
 from pyro_lrp.data import conditions
@@ -26,6 +27,18 @@ def _fresh_state():
     yield
     conditions._KINDS.clear()
     conditions._KINDS.update(kinds)  # without those that a test defined
+
+
+@pytest.fixture
+def ae():
+    """An autoencoder of 8x8 images in float64, away from its initial values: for comparisons of gradients."""
+    return jiggle(small_autoencoder(learn_gamma=True)).double()
+
+
+@pytest.fixture
+def x():
+    """Six images for :func:`ae`."""
+    return torch.rand(6, 1, 8, 8, dtype=torch.float64)
 
 
 @pytest.fixture(scope="session")

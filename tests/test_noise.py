@@ -5,7 +5,7 @@ import json
 import pyro.distributions as dist
 import pytest
 import torch
-from builders import gradients, jiggle, small_autoencoder
+from builders import gradients, small_autoencoder
 from commands import QUICK, composed, only_run
 from test_objectives import assert_equal, is_theta, one_pass, terms
 from torch import nn
@@ -113,16 +113,6 @@ def test_the_unet_has_no_scale_to_choose():
 
 
 WEIGHTS = (0.0, 0.3, 1.0, 4.0)
-
-
-@pytest.fixture
-def ae():
-    return jiggle(small_autoencoder(learn_gamma=True)).double()
-
-
-@pytest.fixture
-def x():
-    return torch.rand(6, 1, 8, 8, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("pull", WEIGHTS)

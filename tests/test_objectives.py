@@ -18,16 +18,6 @@ from pyro_lrp.priors import Prior, StandardNormal, paper_flow
 BETAS = (0.0, 0.1, 1.0, 25.0, torch.tensor(0.37, dtype=torch.float64))
 
 
-@pytest.fixture
-def ae():
-    return jiggle(small_autoencoder(learn_gamma=True)).double()
-
-
-@pytest.fixture
-def x():
-    return torch.rand(6, 1, 8, 8, dtype=torch.float64)
-
-
 def is_theta(name):
     return name.startswith("prior.")
 

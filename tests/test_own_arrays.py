@@ -94,12 +94,17 @@ NO_IMAGES = {
 }
 
 
+def refusal(read, argument):
+    """The sentence with which something is refused."""
+    with pytest.raises(UserError) as caught:
+        read(argument)
+    return str(caught.value)
+
+
 @pytest.mark.parametrize("kind", NO_IMAGES)
 def test_what_is_no_array_of_images_is_named(kind):
     array, message = NO_IMAGES[kind]
-    with pytest.raises(UserError) as caught:
-        data.from_arrays(array)
-    assert message in str(caught.value)
+    assert message in refusal(data.from_arrays, array)
 
 
 def test_read_only_arrays_are_copied():
@@ -315,6 +320,4 @@ WRONG_ITEMS = {
 @pytest.mark.parametrize("kind", WRONG_ITEMS)
 def test_items_of_another_form_are_named(kind):
     items, message = WRONG_ITEMS[kind]
-    with pytest.raises(UserError) as caught:
-        data.from_dataset(items)
-    assert message in str(caught.value)
+    assert message in refusal(data.from_dataset, items)

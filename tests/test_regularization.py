@@ -15,16 +15,6 @@ from pyro_lrp.objectives import BilevelELBO, LatentGame
 from pyro_lrp.priors import FlowMatching, Prior, StandardNormal
 
 
-@pytest.fixture
-def ae():
-    return jiggle(small_autoencoder(learn_gamma=True)).double()
-
-
-@pytest.fixture
-def x():
-    return torch.rand(6, 1, 8, 8, dtype=torch.float64)
-
-
 class DiagonalPrior(Prior):
     """A learned N(m, s^2), for which the KL has a closed form."""
 

@@ -45,7 +45,7 @@ class Game(nn.Module):
     def turns(self, phase: str) -> tuple[Turn, ...]:
         """The turns of one step in ``"joint"``, ``"autoencoder_only"`` or ``"prior_only"``.
 
-        None if the phase has nothing to move.
+        Empty if the phase has nothing to move.
         """
         raise NotImplementedError
 
