@@ -43,6 +43,7 @@ _STYLE: Any = {
     "svg.fonttype": "none",
     "figure.dpi": 200,
     "savefig.dpi": 300,
+    "savefig.bbox": "tight",  # a title over square panels may stand beyond the figure
 }
 # without software and date, equal figures give equal files
 _METADATA: dict[str, dict[str, Any]] = {
