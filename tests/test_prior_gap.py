@@ -238,7 +238,7 @@ def test_densities_that_cost_an_equation_each_are_of_codes_at_random(monkeypatch
     monkeypatch.setattr(gap, "_SOLVED", (most, most))
     z = torch.randn(400, 4)
     z = z[z.norm(dim=1).argsort()]
-    codes = DrawnCodes(z, models.Codes(z, torch.zeros_like(z), torch.zeros(400, 0)))
+    codes = DrawnCodes(z, models.Codes(z, torch.zeros_like(z), torch.zeros(400, 0)), torch.zeros(400))
     ae = small_autoencoder(prior=priors.StandardNormal(4))
     ae.prior.tolerance = 1e-3
     found = gap._densities(Subject(ae, data.fake(20, (1, 8, 8))), codes, codes)

@@ -42,10 +42,12 @@ class DrawnCodes(NamedTuple):
     Attributes:
         z: Draws from q(z|x), shape ``(N, *event_shape)``.
         posterior: The mean, the standard deviation and the context of each image.
+        log_q: log q(z|x) of the draws in nats, shape ``(N,)``; meaningless for a deterministic encoder.
     """
 
     z: Tensor
     posterior: Codes
+    log_q: Tensor
 
     @property
     def flat(self) -> Tensor:
@@ -60,7 +62,12 @@ class DrawnCodes(NamedTuple):
     def rows(self, index: Tensor | slice) -> DrawnCodes:
         """The codes of the images at ``index``."""
         posterior = Codes(*(tensor[index] for tensor in self.posterior))
-        return DrawnCodes(self.z[index], posterior)
+        return DrawnCodes(self.z[index], posterior, self.log_q[index])
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the encoder is, so that no draw differs from its mean."""
+        return not self.posterior.scale.any()
 
 
 @torch.no_grad()
@@ -112,13 +119,16 @@ def draw_codes(
         on_batch: Called after each chunk with the number of its images.
     """
     drawn = []
+    scores = []
     moments = []
     for number, (batch, q) in enumerate(posteriors(autoencoder, split)):
         with seeded(seed, *labels, number):
-            drawn.append(q.sample().cpu())
+            z = q.sample()
+        drawn.append(z.cpu())
+        scores.append(q.log_prob(z).cpu())
         moments.append(Codes(q.mean.cpu(), q.stddev.cpu(), batch.context.cpu()))
         on_batch(len(batch.x))
-    return DrawnCodes(torch.cat(drawn), Codes.joined(moments))
+    return DrawnCodes(torch.cat(drawn), Codes.joined(moments), torch.cat(scores))
 
 
 def seeded_chunks(

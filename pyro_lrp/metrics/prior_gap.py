@@ -1,12 +1,14 @@
 """``prior_gap``: the differences between a prior and the aggregate posterior, and the limits of samples.
 
-In latent space: densities of training and test codes, two-sample tests, copying, moments in the base, active
-units. In the features of the data set's own network: Fréchet distances of samples, of decoded codes of training
-images (the samples of a prior equal to q(z)) and of training images themselves. A verdict summarises them.
+In latent space: densities of training and test codes, the rate, two-sample tests, copying, moments in the base,
+active units. In images: the distortion. In the features of the data set's own network: Fréchet distances of
+samples, of decoded codes of training images (the samples of a prior equal to q(z)) and of training images
+themselves. A verdict summarises them.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -29,6 +31,7 @@ from pyro_lrp.metrics.functional.two_sample import (
 )
 from pyro_lrp.metrics.metric import Metric, enough_images, labels_or_attributes, result
 from pyro_lrp.metrics.prior_verdict import COPIES, Evidence, verdict
+from pyro_lrp.metrics.reconstruction import reconstruction_mse
 from pyro_lrp.metrics.subject import DECODED, Results, Subject
 
 __all__ = ["METRICS", "prior_gap"]
@@ -77,6 +80,7 @@ def prior_gap(subject: Subject) -> Results:
     results |= _copies(subject, samples, test.flat, pool.flat)
     results |= _base_moments(subject, test)
     results |= _active_units(subject, test)
+    results["prior_gap_distortion"] = reconstruction_mse(subject)["reconstruction_mse"]
     results |= _frechet(subject, n)
     return results | _verdict(subject, results, samples)
 
@@ -99,7 +103,7 @@ def _error(values: Tensor) -> float:
 
 
 def _densities(subject: Subject, training: DrawnCodes, test: DrawnCodes) -> Results:
-    """Mean -log p(z) of training and of test codes, and their difference."""
+    """Mean -log p(z) of training and of test codes, and their difference; the rate of test codes."""
     prior = subject.autoencoder.prior
     if not prior.has_log_prob:
         return {}
@@ -116,6 +120,8 @@ def _densities(subject: Subject, training: DrawnCodes, test: DrawnCodes) -> Resu
         results[f"prior_gap_nll_{name}"] = result(
             subject, nll.mean().item(), len(nll), protocol, standard_error=_error(nll)
         )
+        if name == "test":
+            results |= _rate(subject, codes, nll)
     seen = results["prior_gap_nll_training"]
     new = results["prior_gap_nll_test"]
     results["prior_gap_nll_difference"] = result(
@@ -124,6 +130,25 @@ def _densities(subject: Subject, training: DrawnCodes, test: DrawnCodes) -> Resu
         standard_error=(seen["standard_error"] ** 2 + new["standard_error"] ** 2) ** 0.5,
     )  # fmt: skip
     return results
+
+
+def _rate(subject: Subject, codes: DrawnCodes, nll: Tensor) -> Results:
+    """E_q[log q(z|x) - log p(z)]: the information that a code has about its image, and the cost of the prior.
+
+    It is the mutual information of image and code plus KL(q(z) || p(z)). A deterministic encoder has none.
+    """
+    if codes.deterministic:
+        return {}
+    bits = (codes.log_q.double() + nll) / (codes.flat.shape[1] * math.log(2))
+    protocol = {
+        "unit": "bits per dimension",
+        "value": "mean of log q(z|x) - log p(z)",
+        "codes": "a sample of q(z|x) for each test image",
+        **subject.autoencoder.prior.record(),
+    }
+    return {
+        "prior_gap_rate": result(subject, bits.mean().item(), len(bits), protocol, standard_error=_error(bits))
+    }
 
 
 @torch.no_grad()
