@@ -97,11 +97,15 @@ class Gaussian(Likelihood):
         """The variance, a scalar."""
         return (2.0 * self.log_scale).exp()
 
+    @property
+    def learns(self) -> bool:
+        """Whether the variance is learned."""
+        return isinstance(self.log_scale, nn.Parameter)
+
     def fault(self, terms: Mapping[str, float]) -> str | None:
         """Whether a learned variance has fallen below that of rounding to 8 bits."""
-        is_learned = isinstance(self.log_scale, nn.Parameter)
         gamma = terms.get("gamma", 1.0)
-        if not is_learned or gamma >= _ROUNDING:
+        if not self.learns or gamma >= _ROUNDING:
             return None
         return (
             f"gamma, the learned variance of pixels, has collapsed to {gamma:.1e}, below that of rounding to 8 "

@@ -12,7 +12,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Phase:
-    """Some epochs of training: ``"joint"``, or ``"autoencoder_only"`` and then ``"prior_only"``."""
+    """Some epochs of training.
+
+    Attributes:
+        name: ``"joint"``, ``"autoencoder_only"``, ``"decoder_only"`` or ``"prior_only"``.
+        epochs: Its length.
+    """
 
     name: str
     epochs: int
@@ -36,8 +41,8 @@ class Progress:
 
     @property
     def of_joint(self) -> float:
-        """The done fraction of the phase in which the autoencoder moves; 1 once it is over."""
-        if self.phase == "prior_only":
+        """The done fraction of the phase in which the encoder moves; 1 once it is over."""
+        if self.phase in ("decoder_only", "prior_only"):
             return 1.0
         return self.fraction
 
@@ -45,10 +50,11 @@ class Progress:
     def of_players(self) -> float:
         """The done fraction of the main phase of the players that move now.
 
-        That is the joint phase, and each of two stages for the player that it trains; 1 in a prior-only phase
-        that goes on after a joint one.
+        That is the joint phase, and each of two stages for the player that it trains; 1 in a phase that goes
+        on after it: of the decoder alone, or of the prior alone after a joint one.
         """
-        if self.phase == "prior_only" and self.prior_was_joint:
+        goes_on = self.phase == "prior_only" and self.prior_was_joint
+        if goes_on or self.phase == "decoder_only":
             return 1.0
         return self.fraction
 

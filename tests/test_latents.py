@@ -90,9 +90,12 @@ def test_the_codes_of_a_split_are_those_of_its_images():
     torch.testing.assert_close(posterior_means(ae, split), whole.loc)
     deviations = (drawn.z - whole.loc) / whole.scale
     assert abs(deviations.std().item() - 1) < 0.1
+    q = torch.distributions.Normal(whole.loc, whole.scale)
+    torch.testing.assert_close(drawn.log_q, q.log_prob(drawn.z).sum(1))
     some = drawn.rows(slice(2, 5))
     assert torch.equal(some.z, drawn.z[2:5])
     assert torch.equal(some.posterior.loc, drawn.posterior.loc[2:5])
+    assert torch.equal(some.log_q, drawn.log_q[2:5])
     torch.rand(3)
     assert torch.equal(draw_codes(ae, split, 3, "label").z, drawn.z)
     assert not torch.equal(draw_codes(ae, split, 4, "label").z, drawn.z)

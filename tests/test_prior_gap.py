@@ -248,3 +248,27 @@ def test_densities_that_cost_an_equation_each_are_of_codes_at_random(monkeypatch
         assert one["n"] == min(most, 400)
         error = nll.std().item() / one["n"] ** 0.5
         assert one["value"] == pytest.approx(nll.mean().item(), abs=4 * error + 1e-4)
+
+
+class Noisy(Encoder):
+    def forward(self, x):
+        loc, _ = super().forward(x)
+        return loc, 0.5 * loc.abs() + 0.1
+
+
+def test_the_rate_is_the_kl_to_a_normal_prior_in_bits_for_each_dimension(digits):
+    encoder = Noisy(digits.train)
+    ae = models.Autoencoder(encoder, Decoder(digits.train), priors.StandardNormal(DIM), likelihoods.Gaussian())
+    found = gap.prior_gap(Subject(ae.eval(), digits, n=2000))
+    q = ae.encode(digits.test.batch(slice(None)).x)
+    kl = torch.distributions.kl_divergence(q, ae.prior().expand(q.batch_shape)).mean().item()
+    rate = found["prior_gap_rate"]
+    # one draw for each code: five standard errors, p < 1e-6
+    assert rate["value"] == pytest.approx(kl / (DIM * math.log(2)), abs=5 * rate["standard_error"])
+    assert rate["standard_error"] < 0.05 * rate["value"]
+
+
+def test_a_deterministic_encoder_has_a_distortion_and_no_rate(digits):
+    found = judge(digits, lambda seen, unseen: priors.StandardNormal(DIM))
+    assert "prior_gap_rate" not in found
+    assert 0 < found["prior_gap_distortion"]["value"] < 0.05

@@ -316,6 +316,7 @@ PLACEHOLDERS = {
 }  # fmt: skip
 BESIDE = {  # what an option needs beside it
     "label": ("prior=conditional_flow",),
+    "decoder_code_noise": ("decoder_epochs=1",),
     "data.background": ("data=folder",),
     "data.image_size": ("data=celeba",),
     "data.path": ("data=npz",),

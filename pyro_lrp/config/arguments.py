@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import NoReturn
 
@@ -120,17 +121,25 @@ def refuse_no_choice(keys: list[str], own_folder: str | Path | None) -> None:
         own_folder: The user's folder of configuration files, if there is one.
 
     Raises:
-        UserError: If a group is set to what is no name; ``experiment`` may be set to nothing.
+        UserError: If a group is set to what is no name; ``experiment`` may be set to nothing, or to several.
     """
     choices = groups(own_folder)
     for argument in keys:
         group, equals, value = argument.partition("=")
         if not equals or group not in choices or not _NO_NAME.fullmatch(value):
             continue
-        if group == "experiment" and value in ("", "null"):
+        if group == "experiment" and _is_experiment(value, choices[group]):
             continue
         known = ", ".join(choices[group])
         raise UserError(f"{argument} names nothing; the known ones are: {known}")
+
+
+def _is_experiment(value: str, known: Collection[str]) -> bool:
+    """Whether a value that is not a name is nothing, or a list of names."""
+    if value in ("", "null"):
+        return True
+    names = value.strip("[]").split(",")
+    return all(name.strip() in known for name in names)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pyro_lrp.config.arguments import for_hydra, refuse_no_choice
 from pyro_lrp.config.folders import conf_dir, note_replaced, refuse_own_command
 from pyro_lrp.config.messages import one_line
-from pyro_lrp.config.plan import Plan, plan
+from pyro_lrp.config.plan import Plan, chosen, plan
 from pyro_lrp.core.errors import UserError
 
 __all__ = ["compose_train"]
@@ -47,7 +47,7 @@ def compose_train(*overrides: str, config_dir: str | Path | None = None) -> Plan
     try:
         with _hydra(config_dir):
             cfg = compose("train", arguments, return_hydra_config=True)
-        presets = cfg.hydra.runtime.choices
+        presets = chosen(cfg.hydra)
         note_replaced(config_dir, presets)
         with open_dict(cfg):
             del cfg.hydra

@@ -15,12 +15,21 @@ Node = dict[str, Any]
 
 
 class Entry(Generic[Value]):
-    """A key of an identity, read as an attribute of the same name."""
+    """A key of an identity, read as an attribute of the same name.
+
+    Args:
+        default: The value where the key is missing; without it, a missing key is an error.
+    """
+
+    def __init__(self, *default: Value) -> None:
+        self.default = default
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
     def __get__(self, identity: Identity, owner: type) -> Value:
+        if self.default:
+            return identity.entries.get(self.name, *self.default)
         return identity.entries[self.name]
 
 
@@ -46,6 +55,8 @@ class Identity:
     order = Entry[str]()
     epochs = Entry[int]()
     prior_epochs = Entry[int]()
+    decoder_epochs = Entry[int](0)  # that runs of earlier versions do not have
+    decoder_code_noise = Entry[float](0.0)
     lr = Entry[float]()
     batch_size = Entry[Any]()  # null until it is settled
     prior_batch_size = Entry[int | None]()
@@ -104,16 +115,16 @@ class Identity:
         """The training phases.
 
         With two stages, the autoencoder trains as long as in joint training, and the prior on as many codes.
+        The decoder alone comes before the prior alone, whose scores are then those of the final decoder.
         """
+        first = Phase("joint", self.epochs)
+        last = Phase("prior_only", self.prior_epochs)
         if self.order == "two_stage":
-            return [
-                Phase("autoencoder_only", self.epochs),
-                Phase("prior_only", self.epochs + self.prior_epochs),
-            ]
-        return [
-            Phase("joint", self.epochs),
-            Phase("prior_only", self.prior_epochs),
-        ]
+            first = Phase("autoencoder_only", self.epochs)
+            last = Phase("prior_only", self.epochs + self.prior_epochs)
+        if not self.decoder_epochs:
+            return [first, last]
+        return [first, Phase("decoder_only", self.decoder_epochs), last]
 
     def prior_phase(self) -> PriorPhase:
         """The options of the prior-only phase."""

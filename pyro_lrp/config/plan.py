@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from pyro_lrp.config.folders import conf_dir
 from pyro_lrp.config.rules import check
 from pyro_lrp.core.errors import UserError
 
-__all__ = ["Plan", "changed", "options", "plan"]
+__all__ = ["Plan", "changed", "chosen", "options", "plan"]
 
 CIRCUMSTANCES = (
     "device",
@@ -111,12 +112,13 @@ def plan(cfg: DictConfig, choices: Mapping[str, str | None] | None = None) -> Pl
         choices: The files that were chosen, by group; None for those of the command that runs.
     """
     tree = _checked(cfg)  # the likelihood looks for its weights
-    presets = _presets(choices or HydraConfig.get().runtime.choices)
+    presets = _presets(choices or chosen(HydraConfig.get()))
     _refuse_unknown_keys(tree, presets)
     _refuse_empty_groups(tree)
     usual = _usual_epochs(tree, presets)
     _fill_milestones(tree, usual)
     _fill_epochs(tree, usual, presets)
+    _refuse_decoder_phase(tree)
     _remove_objective_keys(tree)
     circumstances = {key: _pop(tree, key) for key in CIRCUMSTANCES}
     for key in DATA_DEFAULTS:
@@ -124,6 +126,20 @@ def plan(cfg: DictConfig, choices: Mapping[str, str | None] | None = None) -> Pl
     name = tree.pop("name") or _default_name(presets, tree["beta"])
     directory = Path("runs") / str(name) / f"seed_{tree['seed']}"
     return Plan({"presets": presets, **tree}, circumstances, directory)
+
+
+def chosen(hydra: Any) -> dict[str, Any]:
+    """The files that were chosen, by group; of ``experiment=[A,B]``, which Hydra does not list, both.
+
+    Args:
+        hydra: The node of that name in a composed configuration.
+    """
+    choices = dict(hydra.runtime.choices)
+    for override in OverridesParser.create().parse_overrides(list(hydra.overrides.task)):
+        value = override.value()
+        if override.key_or_group == "experiment" and isinstance(value, list):
+            choices["experiment"] = "+".join(str(name) for name in value)
+    return choices
 
 
 def _presets(choices: Mapping[str, str | None]) -> dict[str, str]:
@@ -194,6 +210,14 @@ def _fill_epochs(tree: dict[str, Any], usual: dict[str, Any] | None, presets: di
         tree["epochs"] = usual["joint"]
     if tree["prior_epochs"] is None:
         tree["prior_epochs"] = round(tree["epochs"] * usual["prior"] / usual["joint"])
+
+
+def _refuse_decoder_phase(tree: dict[str, Any]) -> None:
+    """Refuse a decoder-only phase of an untrained encoder, and noise of a phase that there is not."""
+    if tree["decoder_epochs"] and not tree["epochs"]:
+        raise UserError("decoder_epochs needs a trained encoder: epochs must be above 0")
+    if tree["decoder_code_noise"] and not tree["decoder_epochs"]:
+        raise UserError("decoder_code_noise has no effect without decoder_epochs")
 
 
 def _remove_objective_keys(tree: dict[str, Any]) -> None:

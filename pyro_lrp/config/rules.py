@@ -139,6 +139,8 @@ RULES: dict[str, Rule] = {
     "prior_batch_size": _COUNT.or_null(),
     "epochs": _at_least(0).or_null(),
     "prior_epochs": _at_least(0).or_null(),
+    "decoder_epochs": _at_least(0),
+    "decoder_code_noise": _FINITE,
     "order": _one_of("joint", "two_stage"),
     "prior_code_noise": _FINITE,
     "prior_ema": _share("a number of at least 0 and below 1"),

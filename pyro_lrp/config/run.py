@@ -353,6 +353,7 @@ class Run:
             seed=settings.seed,
             phases=settings.phases(),
             prior_phase=settings.prior_phase(),
+            decoder_code_noise=settings.decoder_code_noise,
             lr=settings.lr,
             lr_of={"autoencoder.likelihood": settings.likelihood_lr},
             batch_size=settings.batch_size,

@@ -103,7 +103,14 @@ _CONTENTS = (
 _LOCK = ".lock"
 _HARMLESS = (f"{_LOCK}*", ".config.yaml*.tmp")  # left by a start that was refused or killed
 _DIFFERENCES_SHOWN = 6
-_EXTENDABLE = ("epochs", "prior_epochs")
+_EXTENDABLE = ("epochs", "prior_epochs", "decoder_epochs")
+_ADDED = {  # keys that runs of earlier versions lack, and the value with which they were trained
+    "decoder_epochs": 0,
+    "decoder_code_noise": 0,
+    "network.noise": "learned",
+    "network.noise_floor": 0,
+    "network.latent_norm": "none",
+}
 _PLACES = tuple(f"data.{key}" for key in PLACES)  # the fingerprint tells data sets apart, not their places
 
 
@@ -300,8 +307,8 @@ def _difference(key: str, there: Any, here: Any) -> str:
 
 def _differences(directory: Path, identity: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The values there and here, by key, in which the run of a directory differs from an identity."""
-    there = _flat(read_identity(directory))
-    here = _flat(yaml.safe_load(_dump(identity)))
+    there = {**_ADDED, **_flat(read_identity(directory))}
+    here = {**_ADDED, **_flat(yaml.safe_load(_dump(identity)))}
     ignored: tuple[str, ...] = ()
     if there.get("data.fingerprint") is not None:
         ignored = _PLACES
@@ -317,6 +324,9 @@ def _differences(directory: Path, identity: dict[str, Any]) -> dict[str, tuple[A
 def _grown(directory: Path, identity: dict[str, Any]) -> bool:
     """Whether an identity differs from that of a directory's run in longer phases alone."""
     differing = _differences(directory, identity)
+    decoder_epochs, _ = differing.get("decoder_epochs", (None, None))
+    if decoder_epochs == 0:
+        differing.pop("decoder_code_noise", None)  # of a phase that has not begun
     if not differing or not differing.keys() <= set(_EXTENDABLE):
         return False
     return all(_is_integer(there) and there <= here for there, here in differing.values())

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_lrp.data import Batch, Split, chunks
 
-__all__ = ["Codes", "ImageCodes"]
+__all__ = ["CodedImages", "Codes", "ImageCodes"]
 
 
 class Codes(NamedTuple):
@@ -129,3 +129,20 @@ class ImageCodes:
         if self.noise is None:
             return z
         return z + self.noise * torch.randn_like(z)
+
+
+class CodedImages(NamedTuple):
+    """Images beside their posteriors: what a decoder is trained on while the encoder is frozen.
+
+    Attributes:
+        images: A split, or a minibatch of it.
+        codes: The posteriors of these images, in the same order.
+    """
+
+    images: Split | Batch
+    codes: Codes
+
+    def rows(self, index: Tensor) -> CodedImages:
+        """The images of a split at ``index``, with their posteriors."""
+        assert isinstance(self.images, Split), "rows can only be taken from a split"
+        return CodedImages(self.images.batch(index), self.codes.rows(index))

@@ -85,6 +85,8 @@ class Adversarial(AutoencoderGame):
         discriminator = Turn("discriminator", ("discriminator",))
         prior = Turn("prior", ("prior",))
         learns = self.prior_learns()
+        if phase == "decoder_only":
+            return self.decoder_turns()
         if phase == "prior_only":
             return (discriminator, prior) if learns else ()
         if phase == "joint" and learns:
@@ -100,6 +102,8 @@ class Adversarial(AutoencoderGame):
         }
 
     def forward(self, turn: str, batches: Sequence[Any], memo: dict[str, Any]) -> Losses:
+        if turn == "decoder":
+            return self.decoder_alone(batches[0])
         if turn == "autoencoder":
             return self._autoencode(batches[0].x, memo)
         if turn == "discriminator":

@@ -11,12 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyro
 import torch
+from pyro import poutine
 from torch import Tensor, nn
 
+from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.gradients import bilevel
 from pyro_lrp.data import Batch, Split
-from pyro_lrp.models import Autoencoder, Codes, ImageCodes
+from pyro_lrp.models import Autoencoder, CodedImages, Codes, ImageCodes
+from pyro_lrp.objectives.collapse import collapse
 from pyro_lrp.objectives.elbo import BilevelELBO, Losses
 from pyro_lrp.objectives.regularization import is_diagonal
 from pyro_lrp.objectives.weight import Weight
@@ -43,9 +47,12 @@ class Game(nn.Module):
         raise NotImplementedError
 
     def turns(self, phase: str) -> tuple[Turn, ...]:
-        """The turns of one step in ``"joint"``, ``"autoencoder_only"`` or ``"prior_only"``.
+        """The turns of one step of a phase, see :class:`~pyro_lrp.schedules.Phase`.
 
         Empty if the phase has nothing to move.
+
+        Raises:
+            UserError: If the game has no such phase.
         """
         raise NotImplementedError
 
@@ -56,7 +63,15 @@ class Game(nn.Module):
         """Set all that depends on the progress of training; called on the host before each step."""
 
     def codes(self, images: Split | Batch) -> Codes | ImageCodes | None:
-        """The codes of images, which a prior-only phase is given in their place; None if it needs images."""
+        """The codes of images; None if the game has none.
+
+        A prior-only phase is given codes in the place of images, and images if there are none. A decoder-only
+        phase is given :class:`~pyro_lrp.models.CodedImages`.
+        """
+        return None
+
+    def caution(self, phase: str, images: Split) -> str | None:
+        """What a phase on these training images must lead to, if it is nothing good; called before training."""
         return None
 
     def check_fit(self, codes: int) -> None:
@@ -87,7 +102,7 @@ class AutoencoderGame(Game):
     """The common part of games over one autoencoder and its prior.
 
     While the autoencoder is trained alone (``"autoencoder_only"``, the first stage of two), N(0, I) stands in
-    for its prior.
+    for its prior. In ``"decoder_only"`` decoder and likelihood are trained on codes of the frozen encoder.
 
     Args:
         autoencoder: Its encoder, decoder and likelihood are the player ``autoencoder``; its prior is ``prior``.
@@ -124,7 +139,26 @@ class AutoencoderGame(Game):
 
     def advance(self, progress: Progress) -> None:
         self.beta.advance(progress)
-        self.alone = progress.phase == "autoencoder_only"
+        untrained = progress.phase == "decoder_only" and not progress.prior_was_joint
+        self.alone = progress.phase == "autoencoder_only" or untrained
+
+    def decoder_turns(self) -> tuple[Turn, ...]:
+        """The turns of a decoder-only phase: one, in which no gradient reaches the encoder."""
+        if len(self.autoencoder.sites) > 1:
+            raise UserError("a decoder-only phase needs codes that can be stored, those of one latent")
+        return (Turn("decoder", ("autoencoder",)),)
+
+    def decoder_alone(self, coded: CodedImages) -> Losses:
+        """-log p(x|z) of images whose codes are given."""
+        with torch.no_grad():
+            z = coded.codes.sample()
+        assert isinstance(coded.images, Batch), "a turn is given a minibatch"
+        x = coded.images.x
+        with pyro.plate("batch", len(x)):
+            trace = poutine.trace(self.autoencoder.observe).get_trace(z, coded.codes.context, x)
+        trace.compute_log_prob(lambda name, site: site["is_observed"])
+        log_likelihood = trace.nodes["x"]["log_prob_sum"] / len(x)
+        return Losses(-log_likelihood, {"log_likelihood": log_likelihood.detach(), **self.gamma()})
 
     def in_force(self) -> Autoencoder:
         """The autoencoder with the prior of the present phase."""
@@ -202,6 +236,8 @@ class LatentGame(AutoencoderGame):
     def turns(self, phase: str) -> tuple[Turn, ...]:
         if phase == "autoencoder_only":
             return (Turn("autoencoder", ("autoencoder",)),)
+        if phase == "decoder_only":
+            return self.decoder_turns()
         learns = self.prior_learns()
         if phase == "joint":
             moves = ("autoencoder", "prior") if learns else ("autoencoder",)
@@ -210,12 +246,23 @@ class LatentGame(AutoencoderGame):
             return (Turn("prior", ("prior",)),)
         return ()
 
+    def caution(self, phase: str, images: Split) -> str | None:
+        prior = self.autoencoder.prior
+        if phase == "autoencoder_only":
+            prior = self.stand_in
+        elbo = self.elbo
+        if phase not in ("joint", "autoencoder_only") or elbo.weighs_halves or elbo.free_bits:
+            return None
+        return collapse(prior, self.autoencoder.likelihood, self.beta.value, images)
+
     def score(self, batch: Any) -> dict[str, Tensor]:
         return self._losses(batch).terms
 
     def forward(self, turn: str, batches: Sequence[Any], memo: dict[str, Any]) -> Losses:
         if turn == "prior":
             return self._prior_alone(batches[0])
+        if turn == "decoder":
+            return self.decoder_alone(batches[0])
         (batch,) = batches
         losses = self._losses(batch)
         loss = losses.loss / len(batch.x)

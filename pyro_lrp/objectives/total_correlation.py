@@ -80,7 +80,7 @@ class TotalCorrelation(LatentGame):
 
     def turns(self, phase: str) -> tuple[Turn, ...]:
         turns = super().turns(phase)
-        if phase == "prior_only":
+        if phase in ("decoder_only", "prior_only"):
             return turns
         # it compares the first turn's codes with those of a second minibatch
         second = Turn("discriminator", ("discriminator",), batches=2)
@@ -94,7 +94,7 @@ class TotalCorrelation(LatentGame):
         if turn == "discriminator":
             return self._discriminate(memo["z"], batches[1].x)
         losses = super().forward(turn, batches, memo)
-        if turn == "prior":
+        if turn in ("decoder", "prior"):
             return losses
         memo["z"] = losses.latents["z"].detach()
         with frozen(self.discriminator):

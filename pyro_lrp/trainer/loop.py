@@ -14,16 +14,17 @@ from typing import Any
 
 import pyro
 import torch
-from torch import nn
 from tqdm.auto import tqdm
 
-from pyro_lrp.core.errors import TrainingDiverged, UserError
+from pyro_lrp.core.errors import TrainingDiverged
 from pyro_lrp.core.modules import eval_mode
 from pyro_lrp.core.randomness import seeded, untouched_generators
 from pyro_lrp.data import Batches, ImageData, Split
 from pyro_lrp.objectives import Game
 from pyro_lrp.schedules import Constant, Phase, Schedule
 from pyro_lrp.trainer import snapshots
+from pyro_lrp.trainer.checks import check_batches, check_data
+from pyro_lrp.trainer.decoder_phase import check_code_noise, decoder_batches
 from pyro_lrp.trainer.devices import make_fabric
 from pyro_lrp.trainer.history import History
 from pyro_lrp.trainer.optimizers import check_options, check_players, make_optimizers
@@ -48,6 +49,7 @@ class Trainer:
         data: A share of its training images may be held out; those and the test images are only scored.
         phases: In order; a phase in which the game has nothing to move is skipped.
         prior_phase: Options of a prior-only phase.
+        decoder_code_noise: Noise on the codes of a decoder-only phase, in deviations of each dimension.
         batch_size: Images of a minibatch.
         prior_batch_size: Codes of a minibatch in ``prior_only``; ``batch_size`` if None.
         lr: Learning rate of Adam, for every player.
@@ -92,6 +94,7 @@ class Trainer:
         *,
         phases: Sequence[Phase],
         prior_phase: PriorPhase | None = None,
+        decoder_code_noise: float = 0.0,
         batch_size: int = 100,
         prior_batch_size: int | None = None,
         lr: float = 1e-4,
@@ -126,16 +129,17 @@ class Trainer:
         self.schedules = dict(schedules or {})
         check_players("schedules", self.schedules, game.players())
         self.prior_phase = prior_phase or PriorPhase()
+        self.decoder_code_noise = check_code_noise(decoder_code_noise)
 
         # data: batches to train on, and splits to score
         train, held_out = data.hold_out(validation)
         sizes = {"prior_only": prior_batch_size or batch_size}
-        self._check_data(train, held_out, data.test)
+        check_data(train, held_out, data.test, self.prior_phase)
         splits = {"train": train, "validation": held_out, "test": data.test}
         target = self.fabric.device
         self.splits = {name: s.to(target) for name, s in splits.items() if len(s)}
         self.images = Batches(self.splits["train"], batch_size, seed=seed, fetch=Split.batch, device=target)
-        self._check_batches(batch_size, sizes["prior_only"], len(train))
+        check_batches(game, batch_size, sizes["prior_only"], len(train))
         self.spans, self._notes = lay_out(game, phases, lambda name: sizes.get(name, batch_size), len(train))
 
         # reports and checkpoints
@@ -157,20 +161,6 @@ class Trainer:
         self.stopped = False
         self.prior_only: PriorOnly | None = None  # while such a phase is under way
         self.prior_state: dict[str, Any] = {}
-
-    def _check_data(self, train: Split, held_out: Split, test: Split) -> None:
-        if not len(train) or not len(test):
-            raise UserError("there must be training images, besides the held-out ones, and test images")
-        if self.prior_phase.patience is not None and not len(held_out):
-            raise UserError("prior_patience needs held-out codes: validation must be above 0")
-
-    def _check_batches(self, batch_size: int, prior_batch_size: int, images: int) -> None:
-        norm = nn.modules.batchnorm._BatchNorm
-        normalized = any(isinstance(m, norm) for m in self.game.modules())
-        if batch_size == 1 and normalized:
-            raise UserError("batch_size must be at least 2 for a network with batch normalization")
-        if prior_batch_size > images:
-            raise UserError(f"prior_batch_size must be at most the {images} images there are")
 
     @property
     def total_steps(self) -> int:
@@ -238,7 +228,8 @@ class Trainer:
         self.history = History(metrics, self.step)
 
     def _announce(self) -> None:
-        for note in self._notes:
+        cautions = [self.game.caution(span.name, self.splits["train"]) for span in self.spans]
+        for note in filter(None, [*self._notes, *cautions]):
             self.log(note)
         where = f"{self.directory}: " if self.directory else ""
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
@@ -306,12 +297,14 @@ class Trainer:
 
     def _begin(self, span: Span) -> Batches:
         """Set the game up for a phase; its minibatches, of images or of codes."""
+        shared: dict[str, Any] = {"seed": self.seed, "fabric": self.fabric, "log": self.log}
+        if span.name == "decoder_only":
+            train = self.splits["train"]
+            return decoder_batches(self.game, span, train, code_noise=self.decoder_code_noise, **shared)
         if span.name != "prior_only":
             self.game.train()
             return self.images
-        self.prior_only = PriorOnly(
-            self.game, self.prior_phase, seed=self.seed, fabric=self.fabric, log=self.log
-        )
+        self.prior_only = PriorOnly(self.game, self.prior_phase, **shared)
         resumed = self.step > span.start
         return self.prior_only.begin(
             span,

@@ -79,15 +79,18 @@ def position(spans: Sequence[Span], state: Mapping[str, Any]) -> int:
 
     Returns:
         The step of the state if its phases were the same; else the first step that is left of the first phase
-        that the state had not completed, by its present length.
+        that the state had not completed, by its present length. A phase that the state did not have is one
+        that it had not begun.
     """
     step = state["step"]
     phases = state.get("phases", _lengths(spans))
-    same_names = [name for name, _ in phases] == [span.name for span in spans]
-    if phases == _lengths(spans) or not same_names:
+    former = dict(phases)
+    still_there = [span.name for span in spans if span.name in former]
+    if phases == _lengths(spans) or still_there != [*former]:
         return step
     start = 0
-    for span, (_, length) in zip(spans, phases, strict=True):
+    for span in spans:
+        length = former.get(span.name, 0)
         done = min(max(step - start, 0), length)
         present = span.stop - span.start
         if present < length:
