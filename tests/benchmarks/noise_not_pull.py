@@ -5,8 +5,8 @@
 
 An autoencoder of each setting, size and seed is trained as experiment=mnist_small trains it, with a learned
 variance gamma, kept below runs/noise_not_pull. At beta = 0 the prior does not reach it, and N(0, I) stands
-in (with the flow it is the same autoencoder, bit for bit); at beta = 1 it is trained with the paper's flow. Each
-prior is fitted afresh to its frozen codes: for the steps of mnist_small's prior-only phase, or by ten
+in (with the flow it is the same autoencoder, bit for bit); at beta = 1 it is trained with the paper's flow.
+Each prior is then fitted afresh to its frozen codes: for the steps of mnist_small's prior-only phase, or by ten
 iterations of EM (the mixture). All distances are Frechet distances to the test images in the features of a
 small classifier trained here: a surrogate, to compare rows with each other and never with published FIDs.
 
