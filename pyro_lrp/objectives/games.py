@@ -253,8 +253,8 @@ class LatentGame(AutoencoderGame):
         elbo = self.elbo
         if phase == "joint" and self._scale_shrinks():
             return (
-                "with fixed noise in units of the codes' spread, a learned prior that pulls lets the codes shrink "
-                "without end: network.latent_norm=batch keeps their scale"
+                "with fixed noise in units of the codes' spread, a learned prior that pulls lets the codes "
+                "shrink without end: network.latent_norm=batch keeps their scale"
             )
         if phase not in ("joint", "autoencoder_only") or elbo.weighs_halves or elbo.free_bits:
             return None
