@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import logging
+import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from pyro_lrp import config
-from pyro_lrp.config.command import Command
+from pyro_lrp.config.command import WIDTH, Command
 
 if TYPE_CHECKING:  # torch is imported when a run begins: --help does not wait for it
     from pyro_lrp.trainer import Trainer
@@ -56,6 +58,21 @@ class Training(Command):
         from pyro_lrp.config.evaluating import has_results
 
         return has_results(plan.directory, metrics)
+
+    def finish(self, directories: list[Path]) -> None:
+        """Print the table of a sweep, and the command that makes a report of it."""
+        if not directories:
+            return
+        from pyro_lrp import reports
+
+        collection = reports.collect(directories)
+        if not collection.runs:
+            return
+        table = reports.summarize(collection)
+        print(reports.terminal(table, shutil.get_terminal_size((WIDTH, 24)).columns))
+        parents = dict.fromkeys(str(directory.parent) for directory in directories)
+        words = ["python", "-m", "pyro_lrp.report", *parents]
+        print(f"curves and samples:\n  {shlex.join(words)}")
 
 
 def _train_one(cfg: DictConfig) -> None:

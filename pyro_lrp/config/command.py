@@ -22,7 +22,7 @@ from pyro_lrp.config.messages import described
 from pyro_lrp.core.errors import TRACEBACK, printable
 from pyro_lrp.core.terminal import tolerate_any_encoding
 
-__all__ = ["Command", "command", "conf_dir"]
+__all__ = ["WIDTH", "Command", "command", "conf_dir", "one_line_errors"]
 
 WIDTH = 108  # of the lines of --help
 _RESUMED = ("train", "evaluate")  # commands that keep what is done
@@ -142,12 +142,12 @@ def _folded_help(*, shown: bool) -> Iterator[None]:
 
 
 @contextmanager
-def one_line_errors(name: str, arguments: Sequence[str]) -> Iterator[None]:
-    """Within the block an error ends the process, with one line.
+def one_line_errors(name: str, arguments: Sequence[str] = ()) -> Iterator[None]:
+    """Within the block, an error that a user can cause ends the process with one line and exit code 1.
 
     Args:
         name: The name of the command.
-        arguments: What was typed after it.
+        arguments: What was typed after it, of a command that keeps what is done when it is interrupted.
     """
     try:
         yield
