@@ -90,10 +90,10 @@ class Command:
             parallel: Whether others run meanwhile: little is printed then.
 
         Returns:
-            How it went, in a few words.
+            How it went, in a few words, unless the command printed that.
         """
         self.function(cfg)
-        return "done"
+        return ""
 
     def directory(self, cfg: DictConfig) -> Path | None:
         """The directory of a member, which no other member may have; None if members write no directories."""

@@ -160,7 +160,8 @@ def attempt(name: str, cfg: DictConfig, label: str, *, parallel: bool) -> Outcom
         shown = what if parallel else message
         print(printable(f"error: {shown}"), file=sys.stderr, flush=True)
         return Outcome(label, message)
-    print(printable(words), flush=True)
+    if words:
+        print(printable(words), flush=True)
     return Outcome(label)
 
 
