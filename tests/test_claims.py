@@ -115,3 +115,16 @@ def test_the_groups_against_it_are_named():
 @pytest.mark.parametrize(("below", "n", "p"), [(0, 0, 1.0), (3, 3, 1 / 8), (0, 4, 1.0), (9, 10, 11 / 1024)])
 def test_the_sign_test_is_exact(below, n, p):
     assert sign_test([-1.0] * below + [1.0] * (n - below)) == (below, n, pytest.approx(p))
+
+
+def test_results_of_different_protocols_are_not_compared():
+    runs = [
+        Observation({"beta": b}, seed, {"fid": 1.0 + b}, {"fid": f"of {b} images"})
+        for b in (0, 1)
+        for seed in range(3)
+    ]
+    verdict = CLAIMS["smaller"]("", "fid", this={"beta": 0}, than={"beta": 1}).judge(runs)
+    assert verdict.held is None
+    assert "1 with results of different protocols" in verdict.found
+    same = [run._replace(protocols={"fid": "of all images"}) for run in runs]
+    assert CLAIMS["smaller"]("", "fid", this={"beta": 0}, than={"beta": 1}).judge(same).held

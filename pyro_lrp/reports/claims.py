@@ -29,11 +29,13 @@ class Observation(NamedTuple):
         settings: What it was trained with, by key, such as ``{"model": "vae", "beta": 1}``.
         seed: Its seed.
         metrics: Its results, by name.
+        protocols: How each was computed, as a text that differs for every protocol.
     """
 
     settings: Settings
     seed: int
     metrics: Mapping[str, float]
+    protocols: Mapping[str, str] = {}
 
 
 class Verdict(NamedTuple):
@@ -60,10 +62,12 @@ class Group(NamedTuple):
     Attributes:
         name: The settings that its runs share.
         effects: One number for each seed that can be compared; the claim is that they are negative.
+        mixed: Whether results of different protocols stand against each other, so that none can be compared.
     """
 
     name: str
     effects: list[float]
+    mixed: bool
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,17 @@ class Claim(ABC):
             if _agrees(run.settings, self.where):
                 key = tuple(run.settings.get(name) for name in self.within)
                 found.setdefault(key, []).append(run)
-        return [Group(" ".join(map(str, key)), self.effects(members)) for key, members in found.items()]
+        groups = []
+        for key, members in found.items():
+            mixed = self._mixed(members)
+            effects = [] if mixed else self.effects(members)
+            groups.append(Group(" ".join(map(str, key)), effects, mixed))
+        return groups
+
+    def _mixed(self, runs: Sequence[Observation]) -> bool:
+        """Whether results of the metric in these runs have different protocols."""
+        protocols = {run.protocols.get(self.metric) for run in runs if self.metric in run.metrics}
+        return len(protocols) > 1
 
     def _found(self, groups: Sequence[Group], counted: Sequence[Group], good: Sequence[Group]) -> str:
         if not groups:
@@ -126,9 +140,12 @@ class Claim(ABC):
         failing = [group.name for group in counted if group not in good]
         if failing and len(counted) > 1:
             parts.append(f"not in {', '.join(failing)}")
-        lacking = len(groups) - len(counted)
+        mixed = sum(group.mixed for group in groups)
+        lacking = len(groups) - len(counted) - mixed
         if lacking:
             parts.append(f"{lacking} with fewer than {self.seeds} seeds")
+        if mixed:
+            parts.append(f"{mixed} with results of different protocols")
         return "; ".join(parts)
 
     def _values(
