@@ -23,7 +23,7 @@ from pyro_lrp.config.messages import one_line
 from pyro_lrp.core.errors import UserError, printable
 from pyro_lrp.core.terminal import tolerate_any_encoding
 
-__all__ = ["TRACEBACK", "command", "conf_dir"]
+__all__ = ["TRACEBACK", "WIDTH", "command", "conf_dir", "one_line_errors"]
 
 TRACEBACK = "PYRO_LRP_TRACEBACK"  # environment variable that shows tracebacks
 WIDTH = 108  # of the lines of --help
@@ -48,7 +48,7 @@ def command(name: str) -> Callable[[Job], Callable[[], None]]:
         def main() -> None:
             tolerate_any_encoding()
             _typed[:] = sys.argv[1:]
-            with _one_line_errors(name):
+            with one_line_errors(name):
                 typed = Typed(sys.argv[1:])
                 sys.argv[1:] = typed.for_hydra()
                 os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing the error
@@ -69,7 +69,7 @@ def _run(name: str, function: Job, typed: Typed) -> None:
         if typed.sweep:
             members.call(function, cfg)
         else:
-            with _one_line_errors(name):  # inside Hydra, which would print further lines
+            with one_line_errors(name):  # inside Hydra, which would print further lines
                 function(cfg)
 
     decorate = hydra.main(version_base="1.3", config_path=conf_dir(), config_name=name)
@@ -133,7 +133,12 @@ def _folded_help(*, shown: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _one_line_errors(name: str) -> Iterator[None]:
+def one_line_errors(name: str) -> Iterator[None]:
+    """Within the block, an error that a user can cause ends the process with one line and exit code 1.
+
+    Args:
+        name: The name of the command.
+    """
     try:
         yield
     except KeyboardInterrupt as stop:

@@ -108,7 +108,10 @@ def _hint(key: str, name: str) -> str:
         if close and argument not in arguments:
             return f" (did you mean {node}.{close[0]}?)"
         return f" (+{key}=... would add it)"
-    entries = OmegaConf.load(f"{conf_dir()}/{name}.yaml")
+    path = Path(conf_dir(), f"{name}.yaml")
+    if not path.is_file():  # a command without a configuration
+        return ""
+    entries = OmegaConf.load(path)
     known = [*map(str, entries), *groups()]
     close = difflib.get_close_matches(key, known, n=1)
     if not close:

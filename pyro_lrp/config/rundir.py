@@ -23,6 +23,7 @@ from pyro_lrp.core.trees import leaves
 from pyro_lrp.data.fingerprint import TrainedOn
 
 __all__ = [
+    "NEUTRAL",
     "claimed",
     "evaluating",
     "read_identity",
@@ -104,13 +105,15 @@ _LOCK = ".lock"
 _HARMLESS = (f"{_LOCK}*", ".config.yaml*.tmp")  # left by a start that was refused or killed
 _DIFFERENCES_SHOWN = 6
 _EXTENDABLE = ("epochs", "prior_epochs", "decoder_epochs")
-_ADDED = {  # keys that runs of earlier versions lack, and the value with which they were trained
+NEUTRAL = {
     "decoder_epochs": 0,
     "decoder_code_noise": 0,
     "network.noise": "learned",
     "network.noise_floor": 0,
     "network.latent_norm": "none",
 }
+"""Keys that runs of earlier versions lack, and the value with which they were trained."""
+
 _PLACES = tuple(f"data.{key}" for key in PLACES)  # the fingerprint tells data sets apart, not their places
 
 
@@ -307,8 +310,8 @@ def _difference(key: str, there: Any, here: Any) -> str:
 
 def _differences(directory: Path, identity: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The values there and here, by key, in which the run of a directory differs from an identity."""
-    there = {**_ADDED, **_flat(read_identity(directory))}
-    here = {**_ADDED, **_flat(yaml.safe_load(_dump(identity)))}
+    there = {**NEUTRAL, **_flat(read_identity(directory))}
+    here = {**NEUTRAL, **_flat(yaml.safe_load(_dump(identity)))}
     ignored: tuple[str, ...] = ()
     if there.get("data.fingerprint") is not None:
         ignored = _PLACES

@@ -41,6 +41,7 @@ _READ_ERRORS = (
     zipfile.LargeZipFile,
     zlib.error,
 )
+_LARGEST_JSON = 2**26  # bytes; a file of a run directory may be a stranger's
 
 
 def cache_dir(name: str) -> Path:
@@ -122,8 +123,11 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        UserError: If the file holds none; the message names the file.
+        UserError: If the file holds none, or is larger than any of this library; the message names the file.
     """
+    size = path.stat().st_size
+    if size > _LARGEST_JSON:
+        raise UserError(f"{path} has {size:,} bytes, more than the limit of {_LARGEST_JSON:,}: delete it")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

@@ -1,0 +1,113 @@
+"""The curves of training: a panel per term, a line per run, coloured by group."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyro_lrp.figures.style import PAGE, PALETTE, new_figure, style
+from pyro_lrp.reports.collect import CURVES, Curve
+from pyro_lrp.reports.table import Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["colour", "curves_png", "dashes"]
+
+_DASHES = ("-", "--", ":", "-.")
+_MOST_IN_LEGEND = 24  # groups
+_HEIGHT = 2.1  # inches of a row of panels
+_TITLES = {
+    "log_likelihood": "log p(x|z), training batches",
+    "test/log_likelihood": "log p(x|z), test images",
+    "log_prior": "log p(z), codes of training batches",
+    "test/log_prior": "log p(z), test codes",
+}
+_LOWER = 25  # percent of the values, the lowest, that an axis may cut where they would flatten the rest
+_FLATTENED = 10  # how many times as long the axis would be with them
+
+
+def colour(group: int) -> str:
+    """The colour of a group, by its number from 1."""
+    return PALETTE[(group - 1) % len(PALETTE)]
+
+
+def dashes(group: int) -> Any:
+    """The dashes of a group: those of the first colours are solid."""
+    return _DASHES[(group - 1) // len(PALETTE) % len(_DASHES)]
+
+
+def curves_png(table: Table) -> bytes | None:
+    """The picture of all curves; None if no run has any."""
+    with style():
+        figure = _figure(table)
+        if figure is None:
+            return None
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
+        return file.getvalue()
+
+
+def _figure(table: Table) -> Figure | None:
+    terms = [term for term in CURVES if any(True for _ in _curves(table, term))]
+    if not terms:
+        return None
+    count = (len(terms) + 1) // 2
+    figure = new_figure(PAGE, 0.4 + _HEIGHT * count)
+    panels = figure.subplots(count, 2, squeeze=False).ravel()
+    for panel, term in zip(panels, terms, strict=False):
+        values: list[float] = []
+        for group, curve in _curves(table, term):
+            steps, heights = np.array(curve).T
+            panel.plot(
+                steps, heights, dashes(group), color=colour(group), marker=".", markersize=3, linewidth=1
+            )
+            values += heights.tolist()
+        panel.set_title(_TITLES[term])
+        panel.set_xlabel("training step")
+        panel.set_ylabel("nats per image")
+        panel.set_xlim(left=0)
+        _cut_lowest(panel, np.array(values))
+    for panel in panels[len(terms) :]:
+        panel.set_axis_off()
+    _add_legend(figure, table)
+    return figure
+
+
+def _curves(table: Table, term: str) -> Iterator[tuple[int, Curve]]:
+    """The group and the curve of each run that has one."""
+    for row in table.rows:
+        for run in row.runs:
+            curve = run.curves.get(term)
+            if curve:
+                yield row.group, curve
+
+
+def _cut_lowest(panel: Axes, values: np.ndarray) -> None:
+    """Let the axis end above the lowest values, of first steps or collapsed runs, where they flatten the rest."""
+    low, high = np.percentile(values, [_LOWER, 100])
+    span = high - low
+    if span > 0 and high - values.min() > _FLATTENED * span:
+        bottom = low - span
+        panel.set_ylim(bottom, high + 0.1 * span)
+        panel.set_title(f"{panel.get_title()} (some below {bottom:,.0f})")
+
+
+def _add_legend(figure: Figure, table: Table) -> None:
+    """The colours of the groups, by number: the table says what they are."""
+    from matplotlib.lines import Line2D
+
+    groups = [row.group for row in table.rows[:_MOST_IN_LEGEND]]
+    if len(table.rows) < 2:
+        return
+    lines = [Line2D([], [], color=colour(group), linestyle=dashes(group)) for group in groups]
+    labels = [str(group) for group in groups]
+    if len(table.rows) > len(groups):
+        lines.append(Line2D([], [], linestyle="none"))
+        labels.append(f"and {len(table.rows) - len(groups)} more")
+    columns = min(len(lines), 12)
+    figure.legend(lines, labels, title="group", loc="outside lower center", ncols=columns, frameon=False)
