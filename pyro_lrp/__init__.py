@@ -28,6 +28,7 @@ _SUBMODULES = (
     "objectives",
     "people",
     "priors",
+    "reports",
     "schedules",
     "testing",
     "trainer",

@@ -36,13 +36,19 @@ Run an experiment of the paper: train its models, evaluate them, draw its figure
   scale=smoke       seconds; the results mean nothing
   --dry-run         print the command of every member, and an estimate of the time, and do nothing
 
-  Any other key=value goes to each training: data.root=DIR device=cuda hydra/launcher=joblib weights.inception=FILE
+  Any other key=value goes to each training: data.root=DIR device=cuda hydra/launcher=joblib
 
-The same command goes on after an interruption, and trains nothing twice. Runs lie where their own commands put
-them; the figure or table, the verdicts and a report are written to runs/reproduce/NAME_SCALE.
+The same command goes on after an interruption, and trains nothing twice. Runs lie where their own commands
+put them; the figure or table, the verdicts and a report are written to runs/reproduce/NAME_SCALE.
 """
 
-_TO_FIGURE = ("data.", "weights.", "device", "threads", "allow_targets")  # keys that the command figure knows too
+_TO_FIGURE = (
+    "data.",
+    "weights.",
+    "device",
+    "threads",
+    "allow_targets",
+)  # keys that the command figure knows too
 
 
 class Typed(NamedTuple):

@@ -13,6 +13,7 @@ from builders import small_autoencoder
 from commands import ROOT, composed, in_process
 
 from pyro_lrp import data, metrics
+from pyro_lrp.report import parsed
 
 SHORT = ("epochs=1", "prior_epochs=1", "device=cpu", "progress=false")
 READMES = [ROOT / "README.md", ROOT / "conf/README.md", ROOT / "tests/README.md"]
@@ -158,6 +159,9 @@ def test_commands_compose(path):
             continue
         if command == "train":
             composed(*arguments)
+            continue
+        if command == "report":  # has no configuration
+            parsed(arguments)
             continue
         with initialize_config_dir(conf_dir(), version_base="1.3"):
             compose(command, arguments)

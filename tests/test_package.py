@@ -23,7 +23,8 @@ FLOORS = [
     {"trainer", "metrics"},
     {"config"},
     {"figures"},
-    {"train", "sample", "evaluate", "check", "figure"},
+    {"reports"},
+    {"train", "sample", "evaluate", "check", "figure", "report"},
 ]
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
 
@@ -99,8 +100,10 @@ def test_earlier_names_of_modules_are_the_modules(earlier):
 
 
 def test_the_root_is_small():
+    """A command is no room: ``python -m pyro_lrp.NAME`` finds it at the root alone."""
     entries = [entry for entry in PACKAGE.iterdir() if entry.name != "__pycache__"]
-    assert len(entries) <= 24
+    rooms = [entry for entry in entries if entry.stem not in FLOORS[-1]]
+    assert len(rooms) <= 20
 
 
 def test_poses_stay_behind_their_door():

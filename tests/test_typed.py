@@ -250,7 +250,7 @@ for bar in (True, False):
 # ----------------------------------------------------------------- help
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, "report"])
 def test_help_is_there_at_once(command, tmp_path):
     """Without torch, whose import alone takes seconds; twice the time that this machine needs for Hydra."""
     program = f"""

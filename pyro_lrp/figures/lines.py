@@ -54,7 +54,7 @@ def lines_against(panels: Mapping[str, Lines], setting: str, result: str, *, log
                 panel.yaxis.set_minor_formatter("{x:g}")
             if number % columns == 0:
                 panel.set_ylabel(result)
-        handles, labels = _legend(axes.flat[: len(panels)])
+        handles, labels = _legend([*axes.flat])
         figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), frameon=False)
     return figure
 

@@ -128,9 +128,9 @@ def collect(paths: Iterable[str | Path]) -> Collection:
             found.setdefault(directory.resolve(), directory)
     base = _base(found)
     runs = []
-    for place in sorted(found):
+    names = {os.path.relpath(place, base).replace(os.sep, "/"): place for place in found}
+    for name, place in sorted(names.items()):
         directory = found[place]
-        name = os.path.relpath(place, base).replace(os.sep, "/")
         try:
             runs.append(_read(directory, name))
         except (ValueError, OSError, RecursionError) as error:
@@ -181,7 +181,7 @@ def _why_none(folder: Path) -> str:
 
 
 def _base(places: Iterable[Path]) -> Path:
-    """The folder relative to which runs are named: the deepest that holds all, or the one above that of a lone run."""
+    """The folder relative to which runs are named: the deepest that holds all; of a lone run, two above it."""
     parents = [place.parent for place in places]
     if not parents:
         return Path()
@@ -193,15 +193,13 @@ def _base(places: Iterable[Path]) -> Path:
 
 def _sentence(error: BaseException, directory: Path) -> str:
     """What is wrong with a run, in words that name its directory."""
-    text = str(error)
+    if isinstance(error, UserError):
+        return str(error).removeprefix("run=")
     if isinstance(error, OSError):
-        text = error.strerror or type(error).__name__
+        return f"{error.filename or directory}: {error.strerror}"
     if isinstance(error, RecursionError):
-        text = "its files are nested too deeply"
-    text = text.removeprefix("run=")
-    if str(directory) in text:
-        return text
-    return f"{directory}: {text}"
+        return f"{directory}: a file is nested too deeply"
+    return f"{directory}: {error}"
 
 
 def _read(directory: Path, name: str) -> ReportedRun:

@@ -28,6 +28,8 @@ _TITLES = {
     "test/log_prior": "log p(z), test codes",
 }
 _LOWER = 25  # percent of the values, the lowest, that an axis may cut where they would flatten the rest
+_FEW = 20  # points of a curve that are marked
+_MARGIN = 1.02  # of the last step, at which a point is seen as a whole
 _FLATTENED = 10  # how many times as long the axis would be with them
 
 
@@ -61,16 +63,19 @@ def _figure(table: Table) -> Figure | None:
     panels = figure.subplots(count, 2, squeeze=False).ravel()
     for panel, term in zip(panels, terms, strict=False):
         values: list[float] = []
+        last = 0.0
         for group, curve in _curves(table, term):
             steps, heights = np.array(curve).T
-            panel.plot(
-                steps, heights, dashes(group), color=colour(group), marker=".", markersize=3, linewidth=1
-            )
+            marker = ""
+            if len(steps) <= _FEW:
+                marker = "."
+            panel.plot(steps, heights, dashes(group), color=colour(group), marker=marker, markersize=4)
+            last = max(last, steps[-1])
             values += heights.tolist()
         panel.set_title(_TITLES[term])
         panel.set_xlabel("training step")
         panel.set_ylabel("nats per image")
-        panel.set_xlim(left=0)
+        panel.set_xlim(0, _MARGIN * last or 1)
         _cut_lowest(panel, np.array(values))
     for panel in panels[len(terms) :]:
         panel.set_axis_off()
@@ -88,7 +93,7 @@ def _curves(table: Table, term: str) -> Iterator[tuple[int, Curve]]:
 
 
 def _cut_lowest(panel: Axes, values: np.ndarray) -> None:
-    """Let the axis end above the lowest values, of first steps or collapsed runs, where they flatten the rest."""
+    """Let the axis end above the lowest values, of first steps or a collapse, where they flatten the rest."""
     low, high = np.percentile(values, [_LOWER, 100])
     span = high - low
     if span > 0 and high - values.min() > _FLATTENED * span:

@@ -39,7 +39,7 @@ def columns(keys: Sequence[Keys]) -> list[str]:
     """The keys that differ between runs: presets and root keys before nested ones.
 
     A nested key, such as ``prior.width``, counts only if it differs among runs with the same presets of the
-    groups that it names, and does not repeat a root key in all of them, as ``prior.dim`` repeats ``latent_dim``.
+    groups that it names, and does not repeat a root key, as ``prior.dim`` repeats ``latent_dim``.
 
     Args:
         keys: The keys of each run.

@@ -1,9 +1,10 @@
 """Experiments: the sweeps, results and claims of a figure or a table of the paper, from ``conf/reproduce``.
 
-An experiment is a YAML file with a ``title``, a set of ``scales`` and ``claims``. A scale has ``sweeps``, lists of
-arguments that could be typed after ``train -m``; ``metrics``, which are computed for each member; ``names``, which
-stand for results that differ by scale; and ``minutes``, what a member takes on one core. What is shown is a
-``figure`` of the command of that name, ``lines`` (a result against a setting), or a ``table`` beside the paper's.
+An experiment is a YAML file with a ``title``, a set of ``scales`` and ``claims``. A scale has ``sweeps``, lists
+of arguments that could be typed after ``train -m``; ``metrics``, which are computed for each member; ``names``,
+which stand for results that differ by scale; and ``minutes``, what a member takes on one core. What is shown is
+a ``figure`` of the command of that name, ``lines`` (a result against a setting), or a ``table`` beside the
+paper's.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 
@@ -28,7 +29,7 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 .table { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .7rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { background: var(--soft); font-weight: 600; }
+th { background: var(--soft); font-weight: 600; white-space: normal; vertical-align: bottom; }
 td.best { font-weight: 700; }
 td.long { white-space: normal; min-width: 16rem; overflow-wrap: anywhere; }
 .key { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .45em;
@@ -72,7 +73,7 @@ def _summary(table: Table) -> list[str]:
 
 
 def _table(sheet: Sheet) -> str:
-    header = "".join(f"<th>{escape(cut(name, _LONGEST))}</th>" for name in sheet.header)
+    header = "".join(f"<th>{_heading(name)}</th>" for name in sheet.header)
     lines = [f'<div class="table"><table>\n<thead><tr>{header}</tr></thead>\n<tbody>']
     for index, row in enumerate(sheet.rows):
         cells = [f"<td>{_swatch(sheet.groups[index])}{escape(row[0])}</td>"]
@@ -86,6 +87,11 @@ def _table(sheet: Sheet) -> str:
         lines.append(f"<tr>{''.join(cells)}</tr>")
     lines.append("</tbody>\n</table></div>")
     return "\n".join(lines)
+
+
+def _heading(name: str) -> str:
+    """The name of a column, which may be broken after its dots and the like."""
+    return re.sub("([._/])", r"\1<wbr>", escape(cut(name, _LONGEST)))
 
 
 def _swatch(group: int) -> str:

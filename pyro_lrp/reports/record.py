@@ -86,7 +86,7 @@ def rest(collection: Collection) -> dict[str, Any]:
         for score in run.scores.values():
             protocols[score.protocol_id] = score.terms
     curves = {}
-    for run in collection.runs:
+    for run in sorted(collection.runs, key=lambda run: run.name):
         curves[run.name] = {term: [list(point) for point in curve] for term, curve in run.curves.items()}
     return {
         "protocols": dict(sorted(protocols.items())),
@@ -114,7 +114,7 @@ def read(folder: str | Path) -> Collection:
         text = path.read_text(encoding="utf-8")
         more = read_json(path.with_suffix(".json"))
         rows = list(csv.DictReader(io.StringIO(text)))
-        runs = [_run(row, more) for row in rows]
+        runs = sorted((_run(row, more) for row in rows), key=lambda run: run.name)
         return Collection(tuple(runs), tuple(more["left_out"]))
     except FileNotFoundError as error:
         raise UserError(

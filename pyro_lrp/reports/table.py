@@ -21,6 +21,7 @@ MOST_METRICS = 12
 """Metrics in a table, unless they are chosen; the CSV file has all."""
 
 _FIRST = ("fid*", "fd_*", "kid*", "kd_*", *FINAL_TERMS)  # the metrics that a table begins with
+_DATA = {"data set": "data", "images of the data set": IMAGES}  # columns that say what was evaluated on
 _LONGEST_TERM = 60  # letters of a protocol's entry in a note
 _TERMS_QUOTED = 2  # entries that a note quotes; the others it names
 
@@ -263,7 +264,10 @@ def _mean(values: Sequence[float | None]) -> tuple[float | None, float | None]:
 
 def _terms(score: Score, keys: Mapping[str, Any]) -> dict[str, str]:
     """What a value depends on besides the model: data set, protocol and n."""
-    terms = {key: shown(keys.get(key)) for key in ("data", IMAGES) if key in keys}
+    terms = {}
+    for name, key in _DATA.items():
+        if key in keys:
+            terms[name] = shown(keys[key])
     terms |= score.terms
     if score.n is not None:
         terms["n"] = str(score.n)

@@ -156,11 +156,11 @@ def terminal(table: Table, width: int) -> str:
     hidden_keys = sheet.keys - 1 - keys
     hidden = len(table.available) - (len(shown_columns) - keys)
     if hidden_keys:
-        lines.append(
-            f"{counted(hidden_keys, 'column')} more in report.csv, for which this terminal is too narrow"
-        )
+        text = f"{counted(hidden_keys, 'column')} more in report.csv, for which this terminal is too narrow"
+        lines += _folded(text, width)
     if hidden:
-        lines.append(f"{counted(hidden, 'metric')} more in report.csv; metrics=[NAME,...] chooses")
+        text = f"{counted(hidden, 'metric')} more in report.csv; metrics=[NAME,...] chooses"
+        lines += _folded(text, width)
     metrics = [sheet.header[column] for column in shown_columns if column >= sheet.keys]
     for note in table.notes:
         lines += _folded(note.about(metrics), width)

@@ -19,6 +19,7 @@ import itertools
 import json
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -31,14 +32,40 @@ from pyro_lrp.trainer import Phase, PriorPhase, Trainer
 
 IMAGES = 5000  # of each set that is judged
 EXPERIMENTS = {"mnist": "mnist_small", "fashion_mnist": "fashion_small"}
-SETTINGS = {  # weight beta, and deviations k of fixed noise; k = 0: the encoder's own noise
-    "beta_0": (0, 0.0),
-    "beta_0_k_0.1": (0, 0.1),
-    "beta_1": (1, 0.0),
-    "beta_1_k_0.1": (1, 0.1),
-    "beta_0_k_0.2": (0, 0.2),
-    "beta_0_k_0.3": (0, 0.3),
+
+
+class Setting(NamedTuple):
+    """How an autoencoder is trained, and on what of its codes priors are fitted.
+
+    Attributes:
+        beta: Weight of the regularization.
+        k: Deviations of fixed noise; 0: the encoder's own noise.
+        options: Further arguments of its training.
+        means: The setting whose autoencoders are taken, priors being fitted to the means of their codes alone.
+    """
+
+    beta: float
+    k: float
+    options: tuple[str, ...] = ()
+    means: str | None = None
+
+
+SETTINGS = {
+    "beta_0": Setting(0, 0.0),
+    "beta_0_k_0.1": Setting(0, 0.1),
+    "beta_1": Setting(1, 0.0),
+    "beta_1_k_0.1": Setting(1, 0.1),
+    "beta_0_k_0.2": Setting(0, 0.2),
+    "beta_0_k_0.3": Setting(0, 0.3),
 }
+REMEDIES = {
+    # the KL's reward of noise without its pull: each dimension learns its own noise
+    "entropy": Setting(0, 0.0, ("objective.elbo.beta_entropy=1", "network.latent_norm=batch")),
+    # noise in the joint phase alone, which the decoder has seen
+    "means_k_0.1": Setting(0, 0.1, means="beta_0_k_0.1"),
+    "means_k_0.2": Setting(0, 0.2, means="beta_0_k_0.2"),
+}
+EVERY = {**SETTINGS, **REMEDIES}
 PRIORS = {  # without the gradient steps, a mixture is fitted by EM alone
     "flow": ["prior=flow"],
     "flow_matching": ["prior=flow_matching"],
@@ -67,12 +94,13 @@ SCORES = {  # names in a row, and in the results of the metrics
 
 def arguments_of(data, latent_dim, setting, seed):
     """The command line that trains an autoencoder."""
-    beta, k = SETTINGS[setting]
+    setting = EVERY[setting].means or setting
+    beta, k, options, _ = EVERY[setting]
     noise = [f"network.noise_floor={k}", "network.noise=fixed"] if k else []
     prior = ["prior=flow"] if beta else ["prior=standard_normal"]
     return [
         f"experiment={EXPERIMENTS[data]}", "model=vae_flow_learned_gamma", "likelihood.lr=1e-2",
-        f"latent_dim={latent_dim}", f"beta={beta}", *noise, *prior, f"seed={seed}",
+        f"latent_dim={latent_dim}", f"beta={beta}", *noise, *options, *prior, f"seed={seed}",
         "prior_epochs=0", "trainer.evaluations=1", "device=cpu", "threads=1", "progress=false",
         f"name=noise_not_pull/{data}_z{latent_dim}_{setting}",
     ]  # fmt: skip
@@ -89,9 +117,17 @@ def with_prior(run, arguments, prior):
     return autoencoder, identity
 
 
-def fitted(autoencoder, identity, run, epochs, seed):
+class OnMeans(LatentGame):
+    """A game whose prior is fitted to the means of the codes."""
+
+    def codes(self, images):
+        codes = super().codes(images)
+        return codes._replace(scale=torch.zeros_like(codes.scale))
+
+
+def fitted(autoencoder, identity, run, epochs, seed, kind=LatentGame):
     """The autoencoder with its prior fitted to its codes; the CPU seconds and the steps that it took."""
-    game = LatentGame(autoencoder, BilevelELBO(0.0)).eval()
+    game = kind(autoencoder, BilevelELBO(0.0)).eval()
     start = time.process_time()
     steps = 0
     if not epochs:
@@ -138,7 +174,8 @@ def cell(data, latent_dim, setting, seed, prior, root):
     epochs = 0
     if prior != "mixture":
         epochs = config.compose_train(*arguments, "prior_epochs=null").identity["prior_epochs"]
-    autoencoder, seconds, steps = fitted(autoencoder, identity, run, epochs, seed)
+    kind = OnMeans if EVERY[setting].means else LatentGame
+    autoencoder, seconds, steps = fitted(autoencoder, identity, run, epochs, seed, kind)
     results = metrics.evaluate(
         autoencoder, run.data, ["prior_gap", "precision_recall_classifier"], seen=run.seen, seed=seed, n=IMAGES
     )
@@ -165,7 +202,7 @@ def main(options):
             continue
         start = time.process_time()
         row = {"data": options.data, **dict(zip(keys, cells, strict=True))}
-        row["beta"], row["k"] = SETTINGS[setting]
+        row["beta"], row["k"], *_ = EVERY[setting]
         row |= cell(options.data, latent_dim, setting, seed, prior, options.data_root)
         row["seconds_of_the_cell"] = time.process_time() - start
         with open(options.out, "a") as file:
@@ -179,6 +216,6 @@ if __name__ == "__main__":
     parser.add_argument("--out", default="noise_not_pull.jsonl")
     parser.add_argument("--seed", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--latent", type=int, nargs="*", default=[64, 16, 8])
-    parser.add_argument("--setting", nargs="*", choices=SETTINGS, default=[*SETTINGS])
+    parser.add_argument("--setting", nargs="*", choices=EVERY, default=[*SETTINGS])
     parser.add_argument("--prior", nargs="*", choices=PRIORS, default=[*PRIORS])
     main(parser.parse_args())
