@@ -10,14 +10,15 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from pyro_lrp.config import compose_train
 from pyro_lrp.config.command import one_line_errors
 from pyro_lrp.core.errors import UserError, printable
 from pyro_lrp.core.terminal import tolerate_any_encoding
-from pyro_lrp.reports import experiments
-from pyro_lrp.reports.experiments import SCALES, Experiment
+
+if TYPE_CHECKING:  # torch is imported when an experiment begins: --help does not wait for it
+    from pyro_lrp.reports import ReportedRun
+    from pyro_lrp.reports.experiments import Experiment
 
 HELP = """\
 Run an experiment of the paper: train its models, evaluate them, draw its figure or table, judge its claims.
@@ -35,6 +36,7 @@ Run an experiment of the paper: train its models, evaluate them, draw its figure
   scale=small       (default) real images with small networks, on a core: minutes for a run
   scale=smoke       seconds; the results mean nothing
   --dry-run         print the command of every member, and an estimate of the time, and do nothing
+  from=FOLDER       train nothing: figure, table and verdicts of a report that was recorded there
 
   Any other key=value goes to each training: data.root=DIR device=cuda hydra/launcher=joblib
 
@@ -58,12 +60,14 @@ class Typed(NamedTuple):
         names: Of the experiments.
         scale: Their scale.
         dry_run: Whether to print commands alone.
+        recorded: The folder of a report whose runs are taken; None to train them.
         further: Arguments of each training.
     """
 
     names: list[str]
     scale: str
     dry_run: bool
+    recorded: str | None
     further: list[str]
 
 
@@ -75,11 +79,17 @@ def main() -> None:
         print(HELP, end="")
         return
     with one_line_errors("reproduce"):
+        from pyro_lrp.reports import experiments
+
         typed = parse(arguments)
         wanted = [experiments.load(name, typed.scale) for name in typed.names]
         if typed.dry_run:
             for experiment in wanted:
                 print(printable(plan_of(experiment, typed.further)))
+            return
+        if typed.recorded is not None:
+            for experiment in wanted:
+                _redraw(experiment, typed.recorded)
             return
         failed = [experiment.name for experiment in wanted if not reproduce(experiment, typed.further)]
         if failed:
@@ -92,8 +102,11 @@ def parse(arguments: Sequence[str]) -> Typed:
     Raises:
         UserError: If no experiment is named, or one that there is not.
     """
+    from pyro_lrp.reports import experiments
+
     names = []
     scale = "small"
+    recorded = None
     further = []
     for argument in arguments:
         key, _, value = argument.partition("=")
@@ -103,6 +116,8 @@ def parse(arguments: Sequence[str]) -> Typed:
             names += [name for name in experiments.names() if name.startswith("control_")]
         elif key == "scale":
             scale = value
+        elif key == "from":
+            recorded = value
         elif argument != "--dry-run":
             further.append(argument)
     if not names:
@@ -110,9 +125,7 @@ def parse(arguments: Sequence[str]) -> Typed:
     bad = [argument for argument in further if argument.startswith("-") or "=" not in argument]
     if bad:
         raise UserError(f"{bad[0]} is no argument: expected key=value; see --help")
-    if scale not in SCALES:
-        raise UserError(f"scale={scale} is unknown; the known ones are: {', '.join(SCALES)}")
-    return Typed(names, scale, "--dry-run" in arguments, further)
+    return Typed(names, scale, "--dry-run" in arguments, recorded, further)
 
 
 def plan_of(experiment: Experiment, further: Sequence[str]) -> str:
@@ -141,6 +154,8 @@ def reproduce(experiment: Experiment, further: Sequence[str]) -> bool:
     Raises:
         SystemExit: If a training was interrupted; the code is its own.
     """
+    from pyro_lrp.config import compose_train
+
     complete = True
     for sweep in experiment.sweeps:
         code = _run("train", "-m", *sweep, *_evaluated(experiment), *further)
@@ -163,33 +178,47 @@ def _run(command: str, *arguments: str) -> int:
 
 def _conclude(experiment: Experiment, directories: Sequence[Path], further: Sequence[str]) -> None:
     """Write the figure or table, the verdicts and the report."""
+    from pyro_lrp.reports import collect
+
+    runs = collect(directories).runs
+    _write(experiment, runs)
+    if "figure" in experiment.show:
+        _draw(experiment, runs, further)
+    _run("report", *map(str, directories), f"out={experiment.directory}")
+
+
+def _redraw(experiment: Experiment, folder: str) -> None:
+    """Write what can be drawn again from a recorded report."""
+    from pyro_lrp.reports import read
+
+    _write(experiment, read(folder).runs)
+
+
+def _write(experiment: Experiment, runs: Sequence[ReportedRun]) -> None:
+    """Write and print the verdicts, with the table or beside the lines."""
     from pyro_lrp.figures import save_figure
-    from pyro_lrp.reports import collect, results
+    from pyro_lrp.reports import results
 
     out = experiment.directory
     out.mkdir(parents=True, exist_ok=True)
-    runs = collect(directories).runs
     text = [f"# {experiment.title}", f"scale={experiment.scale}, {len(runs)} runs"]
     if "lines" in experiment.show:
         save_figure(results.lines(experiment, runs), out / f"{experiment.name}.png")
     if "table" in experiment.show:
         text.append(results.table(experiment, runs))
-    if "figure" in experiment.show:
-        _draw(experiment, runs, further)
     text += [f"- {verdict}" for verdict in results.verdicts(experiment, runs)]
     (out / f"{experiment.name}.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
     print(printable("\n\n".join(text)))
-    _run("report", *map(str, directories), f"out={out}")
 
 
-def _draw(experiment: Experiment, runs: Sequence[object], further: Sequence[str]) -> None:
+def _draw(experiment: Experiment, runs: Sequence[ReportedRun], further: Sequence[str]) -> None:
     """The figure that the command of that name draws of some of the runs."""
     from pyro_lrp.reports import results
 
     show = experiment.show["figure"]
     directories = []
     for settings in show["runs"]:
-        found = results.chosen(runs, settings)  # type: ignore[arg-type]
+        found = results.chosen(runs, settings)
         if not found:
             print(printable(f"no figure: there is no run with {settings}"))
             return

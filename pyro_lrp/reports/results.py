@@ -90,8 +90,8 @@ _SYMBOLS = {"beta": "β", "gamma": "γ", "latent_dim": "latent dimensions"}
 def _named(run: Observation, key: str) -> str:
     """The value of a key, with the key where the value alone says little."""
     value = run.settings.get(key)
-    if isinstance(value, str):
-        return value
+    if value is None or isinstance(value, str):
+        return value or ""
     return f"{_SYMBOLS.get(key, key)} = {value:g}"
 
 
