@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-from pathlib import Path
 
 from pyro_lrp.config.command import WIDTH, one_line_errors
 from pyro_lrp.core.errors import UserError, printable
@@ -80,29 +79,13 @@ def _report(paths: list[str], out: str | None, metrics: list[str] | None) -> Non
             more = f" (and {len(collection.broken) - 1} more cannot be read)"
         raise UserError(f"no run to report: {collection.broken[0]}{more}")
     table = reports.summarize(collection, metrics)
-    files = reports.write(collection, _folder(reports.folders(paths), out), metrics)
+    files = reports.write(collection, out or reports.default_folder(paths), metrics)
     width = shutil.get_terminal_size((WIDTH, 24)).columns
     print(reports.terminal(table, width))
     for line in reports.closing(collection, table, _NAMED):
         print(printable(line))
     for path in files:
         print(path)
-
-
-def _folder(named: list[Path], out: str | None) -> Path:
-    """The folder of the report.
-
-    Raises:
-        UserError: If the folder that was named has a link in its place, which may be a stranger's.
-    """
-    if out is not None:
-        return Path(out).expanduser()
-    if len(named) != 1:
-        return Path("runs", "report")
-    folder = named[0] / "report"
-    if folder.is_symlink():
-        raise UserError(f"{folder} is a link: say where the report goes by out=FOLDER")
-    return folder
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from commands import QUICK
 
 from pyro_lrp import likelihoods, priors, schedules
 from pyro_lrp.data import Split
+from pyro_lrp.networks import NoisyEncoder
 from pyro_lrp.objectives import BilevelELBO, LatentGame
 from pyro_lrp.objectives.collapse import collapse, largest_variance
 
@@ -75,6 +76,25 @@ def game(**options):
 )
 def test_the_game_warns_of_the_phases_under_a_normal_prior(options, phase, expected):
     assert (game(**options).caution(phase, images([0.2, 0.05])) is not None) == expected
+
+
+@pytest.mark.parametrize(
+    ("noise", "norm", "beta", "prior", "expected"),
+    [
+        ("fixed", "none", 1.0, "flow", True),
+        ("fixed", "none", 0.0, "flow", False),
+        ("fixed", "batch", 1.0, "flow", False),
+        ("floor", "none", 1.0, "flow", False),
+        ("fixed", "none", 1.0, "normal", False),
+    ],
+)
+def test_a_scale_that_would_shrink_is_told(noise, norm, beta, prior, expected):
+    ae = small_autoencoder(learn_gamma=True, prior=priors.StandardNormal(4) if prior == "normal" else None)
+    ae.encoder = NoisyEncoder(ae.encoder, 4, noise, 0.1, norm)
+    warning = LatentGame(ae, BilevelELBO(beta)).caution("joint", images([0.2, 0.05]))
+    assert (warning is not None) == expected
+    if expected:
+        assert "network.latent_norm=batch" in warning
 
 
 def test_it_is_said_before_training(train):

@@ -180,7 +180,7 @@ def test_a_finished_run_goes_on_with_its_decoder(train):
 PUBLISHED = {
     "ldm_kl": {"beta": 1e-6, "order": "two_stage"},
     "stop_gradient": {"beta": 0, "network.latent_norm": "batch"},
-    "noise_floor": {"beta": 1, "network.noise": "fixed", "network.noise_floor": 0.1},
+    "noise_floor": {"beta": 1, "network.noise": "fixed", "network.latent_norm": "batch"},
     "noisy_decoder": {"beta": 0, "decoder_epochs": 10, "decoder_code_noise": 0.3, "prior_code_noise": 0.3},
 }
 

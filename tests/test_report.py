@@ -168,6 +168,12 @@ def test_a_copy_counts_once(write):
     assert table.repeats == {"b": "a"}
 
 
+def test_presets_come_first(write):
+    write("a", {"beta": 1, "prior_code_noise": 0.2})
+    write("b", {"presets.model": "aae"})
+    assert table_of(".").columns == ("model", "beta", "prior_code_noise")
+
+
 # ----------------------------------------------------------------- what must not be compared
 
 OTHERS = {

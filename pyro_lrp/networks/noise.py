@@ -7,7 +7,9 @@ floor, or be replaced, in units of the spread of the codes:
     \sigma_i(x)^2 \to \sigma_i(x)^2 + (k s_i)^2, \qquad \text{or} \qquad (k s_i)^2,
 
 with :math:`s_i` the running standard deviation of dimension i of the means over training images, held constant
-for the gradient: the encoder cannot escape the noise by spreading its codes.
+for the gradient: the encoder cannot escape the noise by spreading its codes. Fixed noise of this kind leaves
+the scale of the codes free. Without regularization it grows, and a learned prior that pulls lets it shrink,
+neither with an end; ``latent_norm`` keeps it.
 """
 
 from __future__ import annotations

@@ -251,9 +251,22 @@ class LatentGame(AutoencoderGame):
         if phase == "autoencoder_only":
             prior = self.stand_in
         elbo = self.elbo
+        if phase == "joint" and self._scale_shrinks():
+            return (
+                "with fixed noise in units of the codes' spread, a learned prior that pulls lets the codes "
+                "shrink without end: network.latent_norm=batch keeps their scale"
+            )
         if phase not in ("joint", "autoencoder_only") or elbo.weighs_halves or elbo.free_bits:
             return None
         return collapse(prior, self.autoencoder.likelihood, self.beta.value, images)
+
+    def _scale_shrinks(self) -> bool:
+        """Whether nothing keeps codes from shrinking towards a point of high density."""
+        encoder = self.autoencoder.encoder
+        noise_follows = not getattr(encoder, "learns_noise", True)
+        free = noise_follows and not getattr(encoder, "standardised", False)
+        pull = self.elbo.beta_prior
+        return free and self.prior_learns() and (isinstance(pull, Tensor) or pull > 0)
 
     def score(self, batch: Any) -> dict[str, Tensor]:
         return self._losses(batch).terms

@@ -15,12 +15,12 @@ all of it::
     reports.write(runs, "runs/report")
 """
 
-from pyro_lrp.reports.collect import Collection, ReportedRun, collect, folders
+from pyro_lrp.reports.collect import Collection, ReportedRun, collect
 from pyro_lrp.reports.record import read
 from pyro_lrp.reports.scores import Score, better
 from pyro_lrp.reports.table import Cell, Row, Table, summarize
 from pyro_lrp.reports.text import closing, markdown, terminal
-from pyro_lrp.reports.write import write
+from pyro_lrp.reports.write import default_folder, write
 
 __all__ = [
     "Cell",
@@ -32,7 +32,7 @@ __all__ = [
     "better",
     "closing",
     "collect",
-    "folders",
+    "default_folder",
     "markdown",
     "read",
     "summarize",

@@ -252,7 +252,9 @@ def _keys(identity: Mapping[str, Any]) -> dict[str, Any]:
     presets = identity["presets"]
     chosen: dict[str, Any] = {str(group): name for group, name in presets.items()}
     others = {key: node for key, node in identity.items() if key != "presets"}
-    merged = {**_EARLIER, **chosen, **dict(_leaves(others))}
+    merged = {**chosen, **dict(_leaves(others))}
+    for key, value in _EARLIER.items():
+        merged.setdefault(key, value)
     return {key: value for key, value in merged.items() if value is not None and key not in _HIDDEN_KEYS}
 
 

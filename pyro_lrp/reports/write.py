@@ -9,13 +9,13 @@ from pathlib import Path
 
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.files import write_atomically
-from pyro_lrp.reports.collect import Collection
+from pyro_lrp.reports.collect import Collection, folders
 from pyro_lrp.reports.page import page
 from pyro_lrp.reports.record import csv_text, rest
 from pyro_lrp.reports.table import summarize
 from pyro_lrp.reports.text import markdown
 
-__all__ = ["write"]
+__all__ = ["default_folder", "write"]
 
 
 def write(collection: Collection, folder: str | Path, metrics: Iterable[str] | None = None) -> list[Path]:
@@ -41,7 +41,8 @@ def write(collection: Collection, folder: str | Path, metrics: Iterable[str] | N
     }
     paths = []
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        folder = Path(folder).expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
         for name, text in contents.items():
             path = Path(folder, name)
             write_atomically(path, partial(_write, text=text))
@@ -56,3 +57,18 @@ def write(collection: Collection, folder: str | Path, metrics: Iterable[str] | N
 
 def _write(path: Path, text: str) -> None:
     path.write_bytes(text.encode("utf-8", "backslashreplace"))  # a name that is no text has half a letter
+
+
+def default_folder(paths: Iterable[str | Path]) -> Path:
+    """Where a report of some paths goes: ``DIR/report`` if they are one folder, else ``runs/report``.
+
+    Raises:
+        UserError: If a link lies in its place, which may be a stranger's.
+    """
+    named = folders(paths)
+    if len(named) != 1:
+        return Path("runs", "report")
+    folder = named[0] / "report"
+    if folder.is_symlink():
+        raise UserError(f"{folder} is a link: say where the report goes by out=FOLDER")
+    return folder

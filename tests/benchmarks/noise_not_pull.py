@@ -59,6 +59,9 @@ SETTINGS = {
     "beta_0_k_0.3": Setting(0, 0.3),
 }
 REMEDIES = {
+    # a scale of the codes that cannot run away, upwards at beta = 0 and downwards at beta = 1
+    "beta_0_k_0.1_norm": Setting(0, 0.1, ("network.latent_norm=batch",)),
+    "beta_1_k_0.1_norm": Setting(1, 0.1, ("network.latent_norm=batch",)),
     # the KL's reward of noise without its pull: each dimension learns its own noise
     "entropy": Setting(0, 0.0, ("objective.elbo.beta_entropy=1", "network.latent_norm=batch")),
     # noise in the joint phase alone, which the decoder has seen
@@ -66,8 +69,8 @@ REMEDIES = {
     "means_k_0.2": Setting(0, 0.2, means="beta_0_k_0.2"),
 }
 EVERY = {**SETTINGS, **REMEDIES}
-PRIORS = {  # without the gradient steps, a mixture is fitted by EM alone
-    "flow": ["prior=flow"],
+PRIORS = {  # each standardises the codes first; a mixture is fitted by EM alone
+    "flow": ["prior=flow", "prior.whiten=standardize"],
     "flow_matching": ["prior=flow_matching"],
     "mixture": ["prior=mixture", "prior.components=100", "prior.em_iterations=10"],
 }
