@@ -11,8 +11,9 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import open_dict
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from pyro_lrp.config.arguments import for_hydra, refuse_no_choice
@@ -47,11 +48,10 @@ def compose_train(*overrides: str, config_dir: str | Path | None = None) -> Plan
     try:
         with _hydra(config_dir):
             cfg = compose("train", arguments, return_hydra_config=True)
-        presets = chosen(cfg.hydra)
-        note_replaced(config_dir, presets)
-        with open_dict(cfg):
-            del cfg.hydra
-        return plan(cfg, presets)
+            presets = chosen(cfg.hydra)
+            note_replaced(config_dir, presets)
+            with _hydra_knows(cfg):  # a name may hold ${hydra:runtime.choices.prior}
+                return plan(cfg, presets)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(one_line(error, "train")) from error
 
@@ -72,6 +72,20 @@ def _hydra(own: str | Path | None) -> Iterator[None]:
                 yield
         finally:
             GlobalHydra.instance().hydra = outer
+
+
+@contextmanager
+def _hydra_knows(cfg: DictConfig) -> Iterator[None]:
+    """Within the block Hydra's own configuration is that of ``cfg``, which loses it."""
+    instance = HydraConfig.instance()
+    outer = instance.cfg
+    instance.set_config(cfg)
+    with open_dict(cfg):
+        del cfg.hydra
+    try:
+        yield
+    finally:
+        instance.cfg = outer
 
 
 def _refuse_flags(arguments: list[str]) -> None:

@@ -1,7 +1,7 @@
 """Experiments: the sweeps, results and claims of a figure or a table of the paper, from ``conf/reproduce``.
 
-An experiment is a YAML file with a ``title``, a set of ``scales`` and ``claims``. A scale has ``sweeps``, lists
-of arguments that could be typed after ``train -m``; ``metrics``, which are computed for each member; ``names``,
+An experiment is a YAML file with a ``title``, a set of ``scales`` and ``claims``. A scale has ``sweeps``, the
+arguments that could be typed after ``train -m``; ``metrics``, which are computed for each member; ``names``,
 which stand for results that differ by scale; and ``minutes``, what a member takes on one core. What is shown is
 a ``figure`` of the command of that name, ``lines`` (a result against a setting), or a ``table`` beside the
 paper's.
@@ -10,6 +10,7 @@ paper's.
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,7 @@ def load(name: str, scale: str) -> Experiment:
         name=name,
         scale=scale,
         title=tree["title"],
-        sweeps=[[str(argument) for argument in sweep] for sweep in chosen["sweeps"]],
+        sweeps=[shlex.split(sweep) for sweep in chosen["sweeps"]],
         metrics=chosen["metrics"],
         minutes=chosen.get("minutes"),
         show=show,
