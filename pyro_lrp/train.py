@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
+import shutil
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -13,16 +17,70 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from pyro_lrp import config
-from pyro_lrp.config.command import command
+from pyro_lrp.config.command import WIDTH, Command
 
 if TYPE_CHECKING:  # torch is imported when a run begins: --help does not wait for it
     from pyro_lrp.trainer import Trainer
 
+SUMMARY = "summary.json"
 
-@command("train")
-def main(cfg: DictConfig) -> None:
-    """The command."""
+
+class Training(Command):
+    """The command: a configuration is planned, and trained or resumed."""
+
+    def __init__(self) -> None:
+        super().__init__("train", _train_one)
+
+    def member(self, cfg: DictConfig, *, parallel: bool) -> str:
+        """Train a member of a sweep, or find that it is trained."""
+        plan = config.plan(cfg)
+        begun = time.monotonic()
+        if (plan.directory / SUMMARY).is_file():
+            run_plan(plan, least=logging.WARNING, words=False)
+            return f"{plan.directory} is trained"
+        run_plan(plan, least=logging.INFO if parallel else logging.DEBUG, words=False)
+        seconds = time.monotonic() - begun
+        return f"{plan.directory} is trained now, in {seconds:.0f} s"
+
+    def directory(self, cfg: DictConfig) -> Path:
+        """The run directory of a member."""
+        return config.plan(cfg).directory
+
+    def seems_complete(self, cfg: DictConfig) -> bool:
+        """Whether there is a summary of the run, and results of the metrics that were asked for."""
+        plan = config.plan(cfg)
+        anew = plan.circumstances["overwrite"] or plan.circumstances["extend"]
+        if anew or not (plan.directory / SUMMARY).is_file():
+            return False
+        metrics = plan.circumstances["evaluate_with"]
+        if metrics is None:
+            return True
+        from pyro_lrp.config.evaluating import has_results
+
+        return has_results(plan.directory, metrics)
+
+    def finish(self, directories: list[Path]) -> None:
+        """Print the table of a sweep, and the command that makes a report of it."""
+        if not directories:
+            return
+        from pyro_lrp import reports
+
+        collection = reports.collect(directories)
+        if not collection.runs:
+            return
+        table = reports.summarize(collection)
+        print(reports.terminal(table, shutil.get_terminal_size((WIDTH, 24)).columns))
+        parents = dict.fromkeys(str(directory.parent) for directory in directories)
+        words = ["python", "-m", "pyro_lrp.report", *parents]
+        print(f"curves and samples:\n  {shlex.join(words)}")
+
+
+def _train_one(cfg: DictConfig) -> None:
+    """Train or resume the run of a configuration."""
     run_plan(config.plan(cfg))
+
+
+main = Training()
 
 
 def train(*overrides: str, config_dir: str | Path | None = None) -> config.Run:
@@ -41,14 +99,25 @@ def train(*overrides: str, config_dir: str | Path | None = None) -> config.Run:
     return run_plan(config.compose_train(*overrides, config_dir=config_dir))
 
 
-def run_plan(plan: config.Plan) -> config.Run:
-    """Build the run of a plan, and write to its directory only when that succeeded; returns the trained run."""
+def run_plan(plan: config.Plan, *, least: int = logging.DEBUG, words: bool = True) -> config.Run:
+    """Build the run of a plan, and write to its directory only when that succeeded; returns the trained run.
+
+    Args:
+        plan: The plan.
+        least: The least level of the lines of the log that the screen shows. Steps are ``logging.DEBUG``.
+        words: Whether to print closing words.
+
+    Returns:
+        The trained run.
+    """
     from pyro_lrp.figures.training import SamplePictures
     from pyro_lrp.trainer import reporting
     from pyro_lrp.trainer.reporting import LOG
 
-    circumstances = plan.circumstances
+    progress = plan.circumstances["progress"] and least == logging.DEBUG
+    circumstances = {**plan.circumstances, "progress": progress}
     run = config.Run.planned(plan)
+    _refuse_uncomputable_metrics(run, circumstances)
     likelihood = run.prepare_likelihood(circumstances["weights"])
     board = None
     if circumstances["logger"] == "tensorboard":
@@ -62,22 +131,53 @@ def run_plan(plan: config.Plan) -> config.Run:
     )
     with (
         run.claimed(overwrite=circumstances["overwrite"], extend=circumstances["extend"]),
-        reporting.log_to(run.directory, bar=circumstances["progress"]),
+        reporting.log_to(run.directory, bar=progress, least=least),
     ):
         if likelihood:
             LOG.info("likelihood: %s", ", ".join(f"{key} {value}" for key, value in likelihood.items()))
         for note in run.data.notes:
             LOG.info("data: %s", note)
-        summary = _train(run, trainer, circumstances)
+        summary = _train(run, trainer, plan.circumstances)
     if board:
         board.close()
-    asking = run.condition.example()
-    print(reporting.closing_words(run.directory, summary, _options(run), asking))
-    return config.Run(
+    if words:
+        asking = run.condition.example()
+        print(reporting.closing_words(run.directory, summary, _options(run), asking))
+    trained = config.Run(
         run.directory.absolute(),
         device=circumstances["device"],
         places=run.typed,
         allow_targets=run.typed_targets,
+    )
+    _evaluate(trained, circumstances)
+    return trained
+
+
+def _refuse_uncomputable_metrics(run: config.Run, circumstances: dict[str, Any]) -> None:
+    """Refuse metrics that the model or the data of a planned run do not admit."""
+    metrics = circumstances["evaluate_with"]
+    if metrics is None:
+        return
+    from pyro_lrp.config.evaluating import refuse_uncomputable
+
+    refuse_uncomputable(run, metrics, "evaluate_with", circumstances["weights"])
+
+
+def _evaluate(run: config.Run, circumstances: dict[str, Any]) -> None:
+    """Compute the metrics that were asked for with the training, as the command ``evaluate`` would."""
+    metrics = circumstances["evaluate_with"]
+    if metrics is None:
+        return
+    from pyro_lrp.config.evaluating import evaluate_run
+    from pyro_lrp.trainer.threads import use
+
+    use(circumstances["threads"])
+    evaluate_run(
+        run,
+        metrics,
+        key="evaluate_with",
+        weights=circumstances["weights"],
+        progress=circumstances["progress"],
     )
 
 
@@ -102,7 +202,7 @@ def _train(run: config.Run, trainer: Trainer, circumstances: dict[str, Any]) -> 
         return summary
     rows = trainer.fit()
     summary = reporting.summarize(trainer, run.autoencoder, rows, circumstances)
-    write_json(run.directory / "summary.json", summary)
+    write_json(run.directory / SUMMARY, summary)
     return summary
 
 

@@ -34,8 +34,8 @@ def only_run():
     return directory
 
 
-def start(command, *arguments, cwd, **environment):
-    """A process that runs ``python -m pyro_lrp.<command>``."""
+def start(command, *arguments, cwd, start_new_session=False, **environment):
+    """A process that runs ``python -m pyro_lrp.<command>``, in a process group of its own if asked for."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
     return subprocess.Popen(
         [sys.executable, "-m", f"pyro_lrp.{command}", *map(str, arguments)],
@@ -44,6 +44,7 @@ def start(command, *arguments, cwd, **environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=start_new_session,
     )
 
 

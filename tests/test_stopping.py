@@ -16,9 +16,9 @@ from test_trainer import _close, terms, trainer
 from pyro_lrp.config import rundir
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.locks import one_writer
+from pyro_lrp.core.stopping import Stopped
 from pyro_lrp.trainer import Phase, snapshots, threads
 from pyro_lrp.trainer.phases import lay_out
-from pyro_lrp.trainer.stopping import TrainingStopped
 
 LAST = "checkpoints/last.safetensors"
 
@@ -55,7 +55,7 @@ def test_a_signal_ends_the_step_and_loses_nothing(tmp_path, number, at):
     options = {"report_every": 9, "save_minutes": 60}
     whole = trainer(directory=tmp_path / "whole", **options).fit()
     handlers = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
-    with pytest.raises(TrainingStopped, match=f"stopped at step {at + 1} of 35, and saved in") as stopped:
+    with pytest.raises(Stopped, match=f"stopped at step {at + 1} of 35, and saved in") as stopped:
         send(number, at)(trainer(directory=tmp_path / "parts", **options)).fit()
     assert stopped.value.signal == number
     assert handlers == [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
@@ -77,7 +77,7 @@ def test_a_second_signal_acts_at_once(tmp_path):
     begun = time.monotonic()
     with pytest.raises(KeyboardInterrupt) as stopped:
         training.fit()
-    assert not isinstance(stopped.value, TrainingStopped)
+    assert not isinstance(stopped.value, Stopped)
     assert time.monotonic() - begun < 5
 
 

@@ -46,6 +46,7 @@ class Typed:
         arguments: What the user typed.
 
     Attributes:
+        arguments: What the user typed.
         keys: Arguments ``key=value``, quoted for Hydra, and ``~key``.
         flags: Flags with their values.
         own_folder: The folder of ``--config-dir``, or None.
@@ -55,6 +56,7 @@ class Typed:
     """
 
     def __init__(self, arguments: list[str]) -> None:
+        self.arguments = list(arguments)
         self.keys: list[str] = []
         self.flags: list[str] = []
         self._divide(arguments)
@@ -68,6 +70,16 @@ class Typed:
     def help(self) -> bool:
         """Whether only the help is asked for."""
         return bool({"-h", "--help"} & {*self.flags})
+
+    @property
+    def prints(self) -> bool:
+        """Whether Hydra prints something, such as the configuration, instead of calling the command."""
+        parsed = self.parsed()
+        return bool(parsed.help or parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion)
+
+    def parsed(self) -> argparse.Namespace:
+        """What Hydra makes of all arguments."""
+        return _parser().parse_args(self.for_hydra())
 
     def for_hydra(self) -> list[str]:
         """All arguments; argparse refuses keys on both sides of a flag that has a value.

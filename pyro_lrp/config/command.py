@@ -8,111 +8,120 @@ import shlex
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from pyro_lrp.config.arguments import Typed
 from pyro_lrp.config.folders import conf_dir, note_replaced
-from pyro_lrp.config.messages import one_line
-from pyro_lrp.core.errors import UserError, printable
+from pyro_lrp.config.messages import described
+from pyro_lrp.core.errors import TRACEBACK, printable
 from pyro_lrp.core.terminal import tolerate_any_encoding
 
-__all__ = ["TRACEBACK", "WIDTH", "command", "conf_dir", "one_line_errors"]
+__all__ = ["WIDTH", "Command", "command", "conf_dir", "one_line_errors"]
 
-TRACEBACK = "PYRO_LRP_TRACEBACK"  # environment variable that shows tracebacks
 WIDTH = 108  # of the lines of --help
+_RESUMED = ("train", "evaluate")  # commands that keep what is done
 
 Job = Callable[[DictConfig], None]
-_typed: list[str] = []  # the arguments of the command, as they were typed
 
 
-def command(name: str) -> Callable[[Job], Callable[[], None]]:
-    """Turn a function of a composed configuration into a command.
+class Command:
+    """A command: what is typed is composed to a configuration, of which the command is a function.
 
-    Errors that a user can cause are printed in one line, with exit code 1. A sweep (``--multirun``) goes on
-    past a member that fails, and names it at the end.
+    Errors that a user can cause are printed in one line, with exit code 1. With ``--multirun`` the function is
+    called for each member of a sweep.
 
-    A module of a command imports at its top nothing that needs torch: ``--help`` must not wait for it.
+    A module of a command has it as ``main``, and imports at its top nothing that needs torch: ``--help`` must
+    not wait for it.
 
     Args:
-        name: The name of the command and of its configuration file.
+        name: The name of the command, of its module and of its configuration file.
+        function: The function.
     """
 
-    def decorate(function: Job) -> Callable[[], None]:
-        def main() -> None:
-            tolerate_any_encoding()
-            _typed[:] = sys.argv[1:]
-            with one_line_errors(name):
-                typed = Typed(sys.argv[1:])
-                sys.argv[1:] = typed.for_hydra()
-                os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing the error
-                with _folded_help(shown=typed.help):
-                    _run(name, function, typed)
+    def __init__(self, name: str, function: Job) -> None:
+        self.name = name
+        self.function = function
+        self.__doc__ = function.__doc__
 
-        return main
+    def __call__(self) -> None:
+        """Run the command for the arguments in ``sys.argv``."""
+        tolerate_any_encoding()
+        arguments = sys.argv[1:]
+        with one_line_errors(self.name, arguments):
+            typed = Typed(arguments)
+            sys.argv[1:] = typed.for_hydra()
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing the error
+            if typed.sweep and not typed.prints:
+                self._sweep(typed)
+                return
+            with _folded_help(shown=typed.help):
+                self._run(typed)
 
-    return decorate
+    def _sweep(self, typed: Typed) -> None:
+        from pyro_lrp.config.sweeps import sweep  # which few commands need
+
+        sweep(self, typed)
+
+    def _run(self, typed: Typed) -> None:
+        """Compose the configuration and call the function."""
+
+        def job(cfg: DictConfig) -> None:
+            note_replaced(typed.own_folder, HydraConfig.get().runtime.choices)
+            with one_line_errors(self.name, typed.arguments):  # inside Hydra, which would print further lines
+                self.function(cfg)
+
+        decorate = hydra.main(version_base="1.3", config_path=conf_dir(), config_name=self.name)
+        run = decorate(job)
+        run()
+
+    # ----------------------------------------------------------------- sweeps
+
+    def member(self, cfg: DictConfig, *, parallel: bool) -> str:
+        """Run a member of a sweep.
+
+        Args:
+            cfg: Its configuration.
+            parallel: Whether others run meanwhile: little is printed then.
+
+        Returns:
+            How it went, in a few words.
+        """
+        self.function(cfg)
+        return "done"
+
+    def directory(self, cfg: DictConfig) -> Path | None:
+        """The directory of a member, which no other member may have; None if members write no directories."""
+        return None
+
+    def seems_complete(self, cfg: DictConfig) -> bool:
+        """Whether a look at the files of a member finds nothing left to do: it needs no launcher then."""
+        return False
+
+    def finish(self, directories: list[Path]) -> None:
+        """Say what came out of a sweep.
+
+        Args:
+            directories: The directories of its members that are complete.
+        """
 
 
-def _run(name: str, function: Job, typed: Typed) -> None:
-    """Compose the configuration and call the function, or do so for each member of a sweep."""
-    members = _Members(name)
-
-    def job(cfg: DictConfig) -> None:
-        note_replaced(typed.own_folder, HydraConfig.get().runtime.choices)
-        if typed.sweep:
-            members.call(function, cfg)
-        else:
-            with one_line_errors(name):  # inside Hydra, which would print further lines
-                function(cfg)
-
-    decorate = hydra.main(version_base="1.3", config_path=conf_dir(), config_name=name)
-    run = decorate(job)
-    run()
-    members.report()
-
-
-class _Members:
-    """The members of a sweep: each is called, whether or not those before it failed.
+def command(name: str) -> Callable[[Job], Command]:
+    """Turn a function of a composed configuration into a :class:`Command`.
 
     Args:
         name: The name of the command.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.process = os.getpid()
-        self.count = 0
-        self.failed: list[str] = []
+    def decorate(function: Job) -> Command:
+        return Command(name, function)
 
-    def call(self, function: Job, cfg: DictConfig) -> None:
-        """Call the function for one member; its error is printed and noted."""
-        self.count += 1
-        overrides = HydraConfig.get().overrides.task
-        member = " ".join(overrides)
-        try:
-            function(cfg)
-        except Exception as error:
-            if os.environ.get(TRACEBACK):
-                sys.excepthook(type(error), error, error.__traceback__)
-            message = printable(f"{member}: {_described(error, self.name)}")
-            self.failed.append(message)
-            print(f"error: {message}", file=sys.stderr)
-            if os.getpid() != self.process:  # of a parallel launcher: there Hydra carries the error back
-                raise
-
-    def report(self) -> None:
-        """Exit with code 1 and the members that failed, if there are any."""
-        if not self.failed:
-            return
-        names = "\n".join(f"  {message}" for message in self.failed)
-        sys.exit(f"error: {len(self.failed)} of {self.count} members of the sweep failed:\n{names}")
+    return decorate
 
 
 @contextmanager
@@ -133,17 +142,18 @@ def _folded_help(*, shown: bool) -> Iterator[None]:
 
 
 @contextmanager
-def one_line_errors(name: str) -> Iterator[None]:
+def one_line_errors(name: str, arguments: Sequence[str] = ()) -> Iterator[None]:
     """Within the block, an error that a user can cause ends the process with one line and exit code 1.
 
     Args:
         name: The name of the command.
+        arguments: What was typed after it, of a command that keeps what is done when it is interrupted.
     """
     try:
         yield
     except KeyboardInterrupt as stop:
         number = getattr(stop, "signal", signal.SIGINT)
-        print(printable(_interrupted(stop, name)), file=sys.stderr)
+        print(printable(_interrupted(stop, name, arguments)), file=sys.stderr)
         sys.exit(128 + number)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -152,21 +162,13 @@ def one_line_errors(name: str) -> Iterator[None]:
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
-        sys.exit(printable(f"error: {_described(error, name)}"))
+        sys.exit(printable(f"error: {described(error, name)}"))
 
 
-def _interrupted(stop: KeyboardInterrupt, name: str) -> str:
+def _interrupted(stop: KeyboardInterrupt, name: str, arguments: Sequence[str]) -> str:
     """What a signal left, and how to go on."""
-    if not str(stop):
-        return "interrupted"
-    same = shlex.join(["python", "-m", f"pyro_lrp.{name}", *_typed])
-    return f"{stop}; the same command goes on:\n  {same}"
-
-
-def _described(error: Exception, name: str) -> str:
-    """An error in one line; one that is a bug, or a mistake that is not anticipated, with its kind."""
-    if isinstance(error, (UserError, HydraException, OmegaConfBaseException, OSError, RecursionError)):
-        return one_line(error, name)
-    kind = type(error).__name__
-    text = " ".join(str(error).split())[:300]
-    return f"{kind}: {text} ({TRACEBACK}=1 shows where)"
+    what = str(stop) or "interrupted"
+    if name not in _RESUMED:
+        return what
+    same = shlex.join(["python", "-m", f"pyro_lrp.{name}", *arguments])
+    return f"{what}; the same command goes on:\n  {same}"

@@ -6,18 +6,23 @@ import difflib
 import re
 from pathlib import Path
 
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from pyro_lrp.config.folders import conf_dir, groups
+from pyro_lrp.core.errors import TRACEBACK, UserError
 
-__all__ = ["one_line"]
+__all__ = ["described", "one_line"]
 
 _MISSPELT = 0.8  # how alike an unknown argument and a known one are at least, of 1
 _UNKNOWN_CHOICE = re.compile(
     r"Could not find '([^']+)/([^'/]+)'\s+"
     r"Available options in '[^']+':([^:]+?)(?:Config|$)"
 )
+_EXTRAS = {"joblib": "sweeps", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
+"""The extra of this package that brings a launcher of sweeps."""
+
 _MISSING = re.compile(r"Missing mandatory value: (\w+)")
 _PLACE = re.compile(r"^(.*?) full_key: (\S+) object_type=\S+$")  # what OmegaConf adds to its messages
 _NO_NODE = re.compile(r"node `([^`]+)` is not a container and thus cannot contain `([^`]+)`")
@@ -27,6 +32,20 @@ _UNKNOWN_KEYS = (
     re.compile(r"Could not override '([^']+)'"),
     re.compile(r"Key '([^']+)' is not in struct"),
 )
+
+
+def described(error: Exception, name: str) -> str:
+    """An error in one line; one that is a bug, or a mistake that is not anticipated, with its kind.
+
+    Args:
+        error: The error.
+        name: The name of the command.
+    """
+    if isinstance(error, (UserError, HydraException, OmegaConfBaseException, OSError, RecursionError)):
+        return one_line(error, name)
+    kind = type(error).__name__
+    text = " ".join(str(error).split())[:300]
+    return f"{kind}: {text} ({TRACEBACK}=1 shows where)"
 
 
 def one_line(error: BaseException, name: str) -> str:
@@ -44,6 +63,8 @@ def one_line(error: BaseException, name: str) -> str:
     unknown_choice = _UNKNOWN_CHOICE.search(text)
     if unknown_choice:
         group, choice, listed = unknown_choice.groups()
+        if group == "hydra/launcher" and choice in _EXTRAS:
+            return f"hydra/launcher={choice} needs packages: pip install 'pyro_lrp[{_EXTRAS[choice]}]'"
         known = ", ".join(listed.split())
         return f"{group}={choice} is unknown; the known ones are: {known}"
     missing = _MISSING.search(text)

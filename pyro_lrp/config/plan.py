@@ -32,6 +32,7 @@ CIRCUMSTANCES = (
     "data.root",
     "weights",
     "trainer.save_minutes",
+    "evaluate_with",
 )
 USED_BY = {
     "free_bits": ("elbo", 0.0),
@@ -121,6 +122,7 @@ def plan(cfg: DictConfig, choices: Mapping[str, str | None] | None = None) -> Pl
     _refuse_decoder_phase(tree)
     _remove_objective_keys(tree)
     circumstances = {key: _pop(tree, key) for key in CIRCUMSTANCES}
+    circumstances["evaluate_with"] = _known_metrics(circumstances["evaluate_with"])
     for key in DATA_DEFAULTS:
         tree["data"].pop(key, None)
     name = tree.pop("name") or _default_name(presets, tree["beta"])
@@ -172,6 +174,15 @@ def _pop(tree: dict[str, Any], key: str) -> Any:
     for parent in parents:
         tree = tree[parent]
     return tree.pop(leaf, None)
+
+
+def _known_metrics(names: Any) -> Any:
+    """The metrics that follow the training, as a list, ``"auto"`` or None; one that is unknown is refused."""
+    if names is None:
+        return None
+    from pyro_lrp.config.evaluating import known_metrics  # needs torch, which --help does not wait for
+
+    return known_metrics(names, "evaluate_with")
 
 
 def _default_name(presets: dict[str, str], beta: float) -> str:

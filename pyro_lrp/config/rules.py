@@ -163,6 +163,7 @@ RULES: dict[str, Rule] = {
     "trainer.save_minutes": _not_negative("a number of at least 0"),
     "allow_targets": Rule(_is_prefixes, "a list of prefixes of dotted names, such as [my_package.]"),
     "metrics": Rule(_is_metrics, "auto, or a list of names"),
+    "evaluate_with": Rule(_is_metrics, "auto, or a list of metrics").or_null(),
     "progress": _FLAG,
     "overwrite": _FLAG,
     "extend": _FLAG,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+TRACEBACK = "PYRO_LRP_TRACEBACK"
+"""The environment variable that shows tracebacks."""
+
 
 class UserError(ValueError):
     """A mistake that the user can correct; commands print the message as one line and exit with code 1."""

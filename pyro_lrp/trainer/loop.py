@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from pyro_lrp.core.errors import TrainingDiverged
 from pyro_lrp.core.modules import eval_mode
 from pyro_lrp.core.randomness import seeded, untouched_generators
+from pyro_lrp.core.stopping import Stop, Stopped
 from pyro_lrp.data import Batches, ImageData, Split
 from pyro_lrp.objectives import Game
 from pyro_lrp.schedules import Constant, Phase, Schedule
@@ -33,7 +34,6 @@ from pyro_lrp.trainer.prior_phase import PriorOnly, PriorPhase
 from pyro_lrp.trainer.saving import Saver
 from pyro_lrp.trainer.scoring import Callback, Scoring, Window
 from pyro_lrp.trainer.step import Step
-from pyro_lrp.trainer.stopping import Stop, TrainingStopped
 from pyro_lrp.trainer.threads import Threads, limited, settled
 
 __all__ = ["Trainer"]
@@ -175,13 +175,13 @@ class Trainer:
 
         Raises:
             TrainingDiverged: If a term or a parameter stops being finite; the last checkpoint is kept.
-            TrainingStopped: After Ctrl-C or SIGTERM, once the step is finished and saved.
+            Stopped: After Ctrl-C or SIGTERM, once the step is finished and saved.
             UserError: If another process trains in the directory, or the checkpoint is damaged.
         """
         with self.saver.one_writer(), untouched_generators(), pyro.validation_enabled(False):
             state = snapshots.last(self.saver)
             self.threads = settled(self.threads, state.get("threads"), self._forward, self.log)
-            stop = Stop(self.log)
+            stop = Stop(self.log, "stops after this step")
             with limited(self.threads), stop.listening():
                 self._prepare(state)
                 self._announce()
@@ -252,7 +252,7 @@ class Trainer:
         """Train a phase, or the rest of it.
 
         Raises:
-            TrainingStopped: If a signal asked for it.
+            Stopped: If a signal asked for it.
         """
         if self.stopped or self.step >= span.stop:
             return
@@ -289,7 +289,7 @@ class Trainer:
             if self.saver.saved_step != self.step:
                 self._save()
             where = f", and saved in {self.saver.folder}"
-        raise TrainingStopped(f"stopped at step {self.step} of {self.total_steps}{where}", number)
+        raise Stopped(f"stopped at step {self.step} of {self.total_steps}{where}", number)
 
     def _save(self) -> None:
         """Write a checkpoint between two reports."""

@@ -71,21 +71,22 @@ class TensorBoard:
 
 
 @contextmanager
-def log_to(directory: Path, *, bar: bool = True) -> Iterator[None]:
+def log_to(directory: Path, *, bar: bool = True, least: int = logging.DEBUG) -> Iterator[None]:
     """Send the log to ``train.log``, and to the screen: less of it where a progress bar can be seen.
 
     Args:
         directory: The run directory.
         bar: Whether there is a progress bar, if the screen can show one.
+        least: The least level of the lines that the screen shows.
     """
     LOG.setLevel(logging.DEBUG)
     LOG.propagate = False
     to_file = logging.FileHandler(directory / "train.log", encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     to_screen = logging.StreamHandler()
-    to_screen.setLevel(logging.DEBUG)
+    to_screen.setLevel(least)
     if bar and shows_bars():
-        to_screen.setLevel(logging.INFO)
+        to_screen.setLevel(max(least, logging.INFO))
     LOG.handlers = [to_file, to_screen]
     try:
         yield

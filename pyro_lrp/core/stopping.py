@@ -1,4 +1,4 @@
-"""Stopping a training without losing it: signals are taken note of, and obeyed between two steps."""
+"""Stopping work without losing it: signals are taken note of, and obeyed where the work can be saved."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Stop", "TrainingStopped"]
+__all__ = ["Stop", "Stopped"]
 
 _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
-class TrainingStopped(KeyboardInterrupt):
-    """Training was stopped by a signal, after its step was finished and saved.
+class Stopped(KeyboardInterrupt):
+    """Work was stopped by a signal, after it was saved.
 
     Attributes:
         signal: The number of the signal.
@@ -30,13 +30,15 @@ class Stop:
 
     Args:
         log: Receives one line of text when a signal arrives.
+        answer: What happens then, for that line.
 
     Attributes:
         signal: The number of the signal that arrived, or None.
     """
 
-    def __init__(self, log: Callable[[str], None]) -> None:
+    def __init__(self, log: Callable[[str], None], answer: str) -> None:
         self.log = log
+        self.answer = answer
         self.signal: int | None = None
 
     @contextmanager
@@ -53,7 +55,7 @@ class Stop:
         def note(number: int, frame: FrameType | None) -> None:
             self.signal = number
             signal.signal(number, before[signal.Signals(number)])
-            self.log(f"{_SIGNALS[signal.Signals(number)]}: stops after this step (once more: at once)")
+            self.log(f"{_SIGNALS[signal.Signals(number)]}: {self.answer} (once more: at once)")
 
         try:
             for number, handler in before.items():

@@ -1,0 +1,192 @@
+"""Evaluating a trained run: the metrics that were asked for join its ``evaluation.json``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from tqdm.auto import tqdm
+
+from pyro_lrp.config import rundir
+from pyro_lrp.config.run import Run
+from pyro_lrp.core.errors import TRACEBACK, UserError, printable
+from pyro_lrp.core.files import read_json
+from pyro_lrp.metrics import METRICS, Subject
+from pyro_lrp.metrics.evaluation import Evaluation, choose, table
+
+__all__ = ["evaluate_run", "has_results", "known_metrics", "refuse_uncomputable"]
+
+FILE = "evaluation.json"
+
+
+def known_metrics(names: str | list[str], key: str) -> str | list[str]:
+    """The names of metrics as a list, or ``"auto"``.
+
+    Args:
+        names: The names, one of them, or ``"auto"``.
+        key: The key that names them, for messages.
+
+    Raises:
+        UserError: If one is unknown.
+    """
+    if names == "auto":
+        return names
+    names = [names] if isinstance(names, str) else names
+    known = ", ".join(METRICS)
+    for name in names:
+        if name not in METRICS:
+            raise UserError(f"{key}: {name} is unknown; the known ones are: auto, or of [{known}]")
+    return names
+
+
+def has_results(directory: Path, metrics: str | list[str]) -> bool:
+    """Whether a look at the results of a run finds one of each metric, by whatever request.
+
+    Args:
+        directory: The run directory.
+        metrics: Names of metrics; of ``"auto"``, any result of such a request.
+    """
+    path = directory / FILE
+    if not path.is_file():
+        return False
+    results = [result for result in read_json(path).values() if isinstance(result, dict)]
+    requests = [result.get("request") or {} for result in results]
+    if metrics == "auto":
+        return any(request.get("quick") for request in requests)
+    there = {request.get("metric") for request in requests}
+    return there.issuperset(metrics)
+
+
+def refuse_uncomputable(run: Run, names: str | list[str], key: str, weights: Mapping[str, Any]) -> None:
+    """Refuse metrics of a run that is about to be trained, if its model or data lack what one of them needs.
+
+    Args:
+        run: The planned run.
+        names: The names of metrics; of ``"auto"``, nothing is refused.
+        key: The key that names them, for messages.
+        weights: Files of pretrained networks, by name.
+
+    Raises:
+        UserError: If one cannot be computed; the message says what it lacks.
+    """
+    if names == "auto":
+        return
+    subject = Subject(run.autoencoder, run.data, weights=weights, directory=run.directory)
+    for name in names:
+        reason = METRICS[name].lacks(subject)
+        if reason is not None:
+            raise UserError(f"{key}: {name} {reason}")
+
+
+def evaluate_run(
+    run: Run,
+    metrics: str | list[str],
+    *,
+    key: str = "metrics",
+    weights: Mapping[str, Any],
+    seed: int = 0,
+    n: int | None = None,
+    k: int | None = None,
+    progress: bool = True,
+    overwrite: bool = False,
+) -> None:
+    """Compute metrics of a run, reuse stored results, and print a table of all.
+
+    Args:
+        run: The run.
+        metrics: Names of metrics, or ``"auto"``.
+        key: The key that names them, for messages.
+        weights: Files of pretrained networks, by name; None for the official download.
+        seed: Seed of all noise.
+        n: Samples, or images, of a metric; None for the metric's own number.
+        k: Repetitions for each of them; None for the metric's own number.
+        progress: Whether to show progress bars.
+        overwrite: Whether to compute again what is there.
+
+    Raises:
+        UserError: If a metric that is named has no result, ``auto`` has none, or the file cannot be written.
+    """
+    quick = metrics == "auto"
+    subject = run.subject(weights=weights, seed=seed, n=n, k=k, quick=quick)
+    if run.checkpoint_path and not run.finished:
+        name = run.checkpoint_path.name
+        print(f"{run.directory} is not finished; evaluating {name} (step {run.step})", file=sys.stderr)
+    names, left_out = choose(subject, metrics)
+    if not quick:
+        _print_missing(left_out, sys.stderr)  # now: the others may take hours
+
+    @contextmanager
+    def bar(name: str) -> Iterator[None]:
+        with _progress(subject, name, shown=progress):
+            yield
+
+    with rundir.evaluating(run.directory):
+        path = run.directory / FILE
+        evaluation = Evaluation(subject, path, _stamp(run), overwrite=overwrite)
+        try:
+            for name in names:
+                evaluation.compute(name, bar)
+        finally:  # an interruption too shows what is there
+            _show(evaluation, left_out)
+    _refuse_incomplete(evaluation, left_out, key, by_itself=quick)
+
+
+def _stamp(run: Run) -> dict[str, Any]:
+    """What a stored result depends upon besides its metric: the training step, and images not the run's."""
+    stamp: dict[str, Any] = {"step": run.step, "finished": run.finished}
+    if run.changed:
+        stamp["data"] = run.fingerprint
+    return stamp
+
+
+def _show(evaluation: Evaluation, left_out: dict[str, str]) -> None:
+    """Print the table of results, and what was not computed."""
+    if evaluation.shown:
+        print(printable(table(evaluation.shown)))
+    _print_missing(left_out | evaluation.failed, sys.stdout)
+    if os.environ.get(TRACEBACK):
+        for error in evaluation.errors.values():
+            traceback.print_exception(error)
+    if evaluation.shown and not evaluation.unwritten:
+        print(evaluation.path)
+
+
+def _print_missing(reasons: dict[str, str], stream: TextIO) -> None:
+    for name, reason in reasons.items():
+        print(printable(f"not computed: {name} {reason}"), file=stream)
+
+
+def _refuse_incomplete(evaluation: Evaluation, left_out: dict[str, str], key: str, *, by_itself: bool) -> None:
+    """Raise an error if a named metric has no result, ``auto`` has none, or the file is not written."""
+    if evaluation.unwritten:
+        reason = evaluation.unwritten.strerror
+        raise UserError(f"{evaluation.path} cannot be written ({reason}): the results are in the table alone")
+    missing = ", ".join(left_out | evaluation.errors)
+    if missing and not by_itself:
+        raise UserError(f"{key}: {missing} could not be computed: the lines above say why")
+    if not evaluation.shown:
+        raise UserError("no metric could be computed: the lines above say why")
+
+
+@contextmanager
+def _progress(subject: Subject, name: str, *, shown: bool) -> Iterator[None]:
+    """Show a progress bar for a metric; it restarts for each pass over images."""
+    disable = None if shown else True  # with None, tqdm is silent unless stderr is a terminal
+    with tqdm(desc=name, leave=False, dynamic_ncols=True, disable=disable) as bar:
+
+        def on_step(done: int, total: int) -> None:
+            if total != bar.total or done < bar.n:
+                bar.reset(total)
+            bar.update(done - bar.n)
+
+        subject.on_step = on_step
+        start = time.monotonic()
+        yield
+    seconds = time.monotonic() - start
+    print(f"{name}: {seconds:.0f} s", file=sys.stderr)
