@@ -12,7 +12,8 @@ from pyro_lrp.core.errors import UserError
 @command("evaluate")
 def main(cfg: DictConfig) -> None:
     """Compute the requested metrics, reuse stored results, and print a table of all."""
-    from pyro_lrp.config.evaluating import evaluate_run, known_metrics
+    from pyro_lrp.config.evaluating import evaluate_run
+    from pyro_lrp.metrics.evaluation import known_metrics
     from pyro_lrp.trainer.threads import use
 
     options = config.options(cfg)

@@ -158,9 +158,12 @@ def _refuse_uncomputable_metrics(run: config.Run, circumstances: dict[str, Any])
     metrics = circumstances["evaluate_with"]
     if metrics is None:
         return
-    from pyro_lrp.config.evaluating import refuse_uncomputable
+    from pyro_lrp.metrics import Subject
+    from pyro_lrp.metrics.evaluation import refuse_uncomputable
 
-    refuse_uncomputable(run, metrics, "evaluate_with", circumstances["weights"])
+    weights = circumstances["weights"]
+    subject = Subject(run.autoencoder, run.data, weights=weights, directory=run.directory)
+    refuse_uncomputable(subject, metrics, "evaluate_with")
 
 
 def _evaluate(run: config.Run, circumstances: dict[str, Any]) -> None:

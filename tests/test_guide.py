@@ -147,6 +147,16 @@ def test_every_example_is_run():
     assert sorted(found) == sorted(EXAMPLES)
 
 
+def members(arguments):
+    """The arguments of each member of a sweep."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    keys = [argument for argument in arguments if argument != "-m"]
+    (expanded,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(keys), None)
+    return expanded
+
+
 @pytest.mark.parametrize("path", [*READMES, *RECORDED], ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_compose(path):
     """Every group, file and key that a command of a README names is there."""
@@ -156,6 +166,11 @@ def test_commands_compose(path):
 
     for command, arguments in commands(path.read_text(encoding="utf-8")):
         if "--config-dir" in arguments:  # an example, which is run
+            continue
+        if command == "train" and "-m" in arguments:
+            first, *_, last = members(arguments)
+            composed(*first)
+            composed(*last)
             continue
         if command == "train":
             composed(*arguments)

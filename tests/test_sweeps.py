@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -190,6 +191,19 @@ def test_a_metric_that_cannot_be_computed_is_refused_before_training(train):
 # ----------------------------------------------------------------- launchers
 
 
+def test_joblib_with_one_process_is_this_one(train, interrupt_at):
+    needs("joblib")
+    options = ("seed=0,1", "trainer.report_every=3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1")
+    interrupt_at(6)
+    code, _, err = train("-m", *SMALL, *options)
+    assert code == 130, err
+    assert not Path("runs/vae_flow-flow-fake-beta_0/seed_1").exists()
+    code, out, err = train("-m", *SMALL, *options)
+    assert code == 0, err
+    assert out.count("is trained now") == 2
+    assert [path.name for path in Path("runs").iterdir()] == ["vae_flow-flow-fake-beta_0"]
+
+
 @pytest.mark.parametrize("launcher", PLUGINS)
 def test_members_in_processes_of_their_own(tmp_path, launcher, train):
     """Two succeed, as their plain commands would, with one thread; the failure of another is carried back."""
@@ -246,35 +260,39 @@ def test_ctrl_c_saves_and_ends_all_processes(tmp_path):
 
 def test_a_killed_sweep_is_completed_without_what_is_complete(tmp_path):
     needs("joblib")
-    sweep = ("-m", *SMALL, "seed=0,1,2,3", "epochs=100", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-    runs = [tmp_path / f"runs/vae_flow-flow-fake-beta_0/seed_{seed}" for seed in range(4)]
+    sweep = ("-m", *SMALL, "seed=0,1,2", "epochs=100", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    runs = [tmp_path / f"runs/vae_flow-flow-fake-beta_0/seed_{seed}" for seed in range(3)]
     with process(*sweep, cwd=tmp_path) as child:
         wait_for(child, runs[0] / "summary.json", runs[2] / "metrics.jsonl")
         os.killpg(child.pid, signal.SIGKILL)
     complete = [run for run in runs if (run / "summary.json").is_file()]
-    assert 1 <= len(complete) < 4
+    assert 1 <= len(complete) < 3
     stamps = [os.stat(run / LAST).st_mtime_ns for run in complete]
     code, output = finish(*sweep, cwd=tmp_path)
     assert code == 0, output
     assert [os.stat(run / LAST).st_mtime_ns for run in complete] == stamps
     assert all((run / "summary.json").is_file() for run in runs)
-    assert output.count("is trained now") == 4 - len(complete)
+    assert output.count("is trained now") == 3 - len(complete)
 
 
 def test_a_process_that_is_killed_ends_no_other_member(tmp_path):
     """As the system does where memory runs out."""
     needs("joblib")
     (tmp_path / "deadly.py").write_text(
-        "import os, signal\n"
+        "import os, signal, torch\n"
         "from pyro_lrp.data import fake\n"
         "def images(dies, **options):\n"
+        "    print('threads:', torch.get_num_threads())\n"
         "    if dies:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return fake(**options)\n"
     )
-    options = ("data._target_=deadly.images", "+data.dies=false,true", "allow_targets=[deadly.]")
-    sweep = ("-m", *SMALL, *options, "name=dies_${data.dies}", "hydra/launcher=joblib")
-    code, output = finish(*sweep, cwd=tmp_path)
+    options = ("data._target_=deadly.images", "+data.dies=true,false", "allow_targets=[deadly.]")
+    launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    code, output = finish(
+        "-m", *SMALL, *options, "name=dies_${data.dies}", *launcher, cwd=tmp_path, OMP_NUM_THREADS="2"
+    )
     assert code == 1, output
+    assert set(re.findall(r"threads: (\d+)", output)) == {"1"}
     assert "1 of 2 members of the sweep failed:\n  +data.dies=True: its process ended without" in output
     assert (tmp_path / "runs/dies_False/seed_0/summary.json").is_file()

@@ -325,7 +325,7 @@ BESIDE = {  # what an option needs beside it
     "data.split": ("data=celeba",),
     "gan_loss": ("model=aae",),
 }
-IN_WORDS = {"a", "b", "trainer.schedule.KEY", "prior.KEY", "prior=NAME", "prior=mine"}
+IN_WORDS = {"a", "b", "launcher", "trainer.schedule.KEY", "prior.KEY", "prior=NAME", "prior=mine"}
 
 
 def shown():

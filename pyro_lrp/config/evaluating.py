@@ -17,32 +17,12 @@ from pyro_lrp.config import rundir
 from pyro_lrp.config.run import Run
 from pyro_lrp.core.errors import TRACEBACK, UserError, printable
 from pyro_lrp.core.files import read_json
-from pyro_lrp.metrics import METRICS, Subject
+from pyro_lrp.metrics import Subject
 from pyro_lrp.metrics.evaluation import Evaluation, choose, table
 
-__all__ = ["evaluate_run", "has_results", "known_metrics", "refuse_uncomputable"]
+__all__ = ["evaluate_run", "has_results"]
 
 FILE = "evaluation.json"
-
-
-def known_metrics(names: str | list[str], key: str) -> str | list[str]:
-    """The names of metrics as a list, or ``"auto"``.
-
-    Args:
-        names: The names, one of them, or ``"auto"``.
-        key: The key that names them, for messages.
-
-    Raises:
-        UserError: If one is unknown.
-    """
-    if names == "auto":
-        return names
-    names = [names] if isinstance(names, str) else names
-    known = ", ".join(METRICS)
-    for name in names:
-        if name not in METRICS:
-            raise UserError(f"{key}: {name} is unknown; the known ones are: auto, or of [{known}]")
-    return names
 
 
 def has_results(directory: Path, metrics: str | list[str]) -> bool:
@@ -61,27 +41,6 @@ def has_results(directory: Path, metrics: str | list[str]) -> bool:
         return any(request.get("quick") for request in requests)
     there = {request.get("metric") for request in requests}
     return there.issuperset(metrics)
-
-
-def refuse_uncomputable(run: Run, names: str | list[str], key: str, weights: Mapping[str, Any]) -> None:
-    """Refuse metrics of a run that is about to be trained, if its model or data lack what one of them needs.
-
-    Args:
-        run: The planned run.
-        names: The names of metrics; of ``"auto"``, nothing is refused.
-        key: The key that names them, for messages.
-        weights: Files of pretrained networks, by name.
-
-    Raises:
-        UserError: If one cannot be computed; the message says what it lacks.
-    """
-    if names == "auto":
-        return
-    subject = Subject(run.autoencoder, run.data, weights=weights, directory=run.directory)
-    for name in names:
-        reason = METRICS[name].lacks(subject)
-        if reason is not None:
-            raise UserError(f"{key}: {name} {reason}")
 
 
 def evaluate_run(

@@ -66,7 +66,7 @@ class Job:
         """Run the member of a configuration; only what ends a process raises."""
         number = HydraConfig.get().job.num
         label = self.labels[number]
-        if self.folder is None:
+        if self.folder is None or os.getpid() == self.parent:  # joblib starts no process for one at a time
             print(printable(self.titles[number]), flush=True)
             return attempt(self.command, cfg, label, parallel=False)
         os.chdir(self.working)

@@ -180,7 +180,7 @@ def _known_metrics(names: Any) -> Any:
     """The metrics that follow the training, as a list, ``"auto"`` or None; one that is unknown is refused."""
     if names is None:
         return None
-    from pyro_lrp.config.evaluating import known_metrics  # needs torch, which --help does not wait for
+    from pyro_lrp.metrics.evaluation import known_metrics  # needs torch, which --help does not wait for
 
     return known_metrics(names, "evaluate_with")
 

@@ -271,7 +271,7 @@ class _Sweep:
             parent=os.getpid() if self.launcher == _DIRECT else None,
         )
         if self.folder is None:
-            outcomes = self._launch(job, members)
+            outcomes = self._in_batches(job, members)
             return {outcome.label: outcome for outcome in outcomes}
         self.folder.mkdir(parents=True)
         print(f"{len(members)} members by {self.launcher}; what it leaves: {self.folder}", flush=True)
@@ -281,14 +281,27 @@ class _Sweep:
             print(line, file=sys.stderr, flush=True)
 
         stop = Stop(ask, "members that run are saved, no other begins")
-        with stop.listening():
-            outcomes = self._launch(job, members)
+        try:
+            with stop.listening():
+                outcomes = self._in_batches(job, members)
+        except KeyboardInterrupt:
+            if self.launcher == _DIRECT:
+                job.clean()  # its processes are gone; others are still to find that they must stop
+            raise
         job.clean()
         if stop.signal is not None:
             complete = len([outcome for outcome in outcomes if outcome.error is None])
             words = f"stopped: {complete} of these {len(members)} members are complete, the others are saved"
             raise Stopped(words, stop.signal)
         return {outcome.label: outcome for outcome in outcomes}
+
+    def _in_batches(self, job: Job, members: Sequence[_Member]) -> list[Outcome]:
+        """Launch as many members at once as Hydra's sweeper would: all, unless it has another limit."""
+        size = self.cfg.hydra.sweeper.max_batch_size or len(members)
+        outcomes = []
+        for first in range(0, len(members), size):
+            outcomes += self._launch(job, members[first : first + size], first)
+        return outcomes
 
     def _launch(self, job: Job, members: Sequence[_Member], first: int = 0) -> list[Outcome]:
         """Have the launcher run members; where it gives up, because a process was killed, say which it lost."""
@@ -299,13 +312,13 @@ class _Sweep:
             return [result.return_value for result in returns]
         except Exception as error:
             if len(members) > 1 and self.launcher == _DIRECT and not job.should_stop:
-                return self._one_by_one(job, members)
+                return self._one_by_one(job, members, first)
             return [self._without_result(member, error) for member in members]
 
-    def _one_by_one(self, job: Job, members: Sequence[_Member]) -> list[Outcome]:
+    def _one_by_one(self, job: Job, members: Sequence[_Member], first: int) -> list[Outcome]:
         """Launch each member alone, so that one whose process is killed ends no other."""
         outcomes = []
-        for number, member in enumerate(members):
+        for number, member in enumerate(members, start=first):
             outcomes += self._launch(job, [member], number)
         return outcomes
 

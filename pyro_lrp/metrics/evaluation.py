@@ -13,9 +13,48 @@ from pyro_lrp.features import sha256
 from pyro_lrp.metrics import METRICS
 from pyro_lrp.metrics.subject import Subject
 
-__all__ = ["Evaluation", "choose", "request", "sentence", "table"]
+__all__ = ["Evaluation", "choose", "known_metrics", "refuse_uncomputable", "request", "sentence", "table"]
 
 Results = dict[str, dict[str, Any]]
+
+
+def known_metrics(names: str | list[str], key: str) -> str | list[str]:
+    """The names of metrics as a list, or ``"auto"``.
+
+    Args:
+        names: The names, one of them, or ``"auto"``.
+        key: The key that names them, for messages.
+
+    Raises:
+        UserError: If one is unknown.
+    """
+    if names == "auto":
+        return names
+    names = [names] if isinstance(names, str) else names
+    known = ", ".join(METRICS)
+    for name in names:
+        if name not in METRICS:
+            raise UserError(f"{key}: {name} is unknown; the known ones are: auto, or of [{known}]")
+    return names
+
+
+def refuse_uncomputable(subject: Subject, names: str | list[str], key: str) -> None:
+    """Refuse metrics of a model that is about to be trained, if it or its data lack what one of them needs.
+
+    Args:
+        subject: The model, not trained, and its data.
+        names: The names of metrics; of ``"auto"``, none is refused.
+        key: The key that names them, for messages.
+
+    Raises:
+        UserError: If one cannot be computed; the message says what it lacks.
+    """
+    if names == "auto":
+        return
+    for name in names:
+        reason = METRICS[name].lacks(subject)
+        if reason is not None:
+            raise UserError(f"{key}: {name} {reason}")
 
 
 def choose(subject: Subject, metrics: str | list[str]) -> tuple[list[str], dict[str, str]]:
