@@ -10,6 +10,7 @@ from commands import ROOT
 
 from pyro_lrp import config
 from pyro_lrp import reproduce as command
+from pyro_lrp.config.compose import members_of
 from pyro_lrp.metrics import METRICS
 from pyro_lrp.reports import experiments
 
@@ -21,10 +22,8 @@ def test_every_member_composes(name, scale):
     experiment = experiments.load(name, scale)
     assert set(experiment.metrics) <= METRICS.keys()
     assert len(experiment.show) <= 1
-    for sweep in experiment.sweeps:  # ends of each sweep: all would take minutes
-        members = experiments.members_of(sweep)
-        for member in {members[0], members[-1]}:
-            config.compose_train(*member)
+    for sweep in experiment.sweeps:  # one of each sweep: all would take minutes
+        config.compose_train(*members_of(sweep)[-1])
     assert len(set(experiment.members)) == len(experiment.members)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -22,7 +24,7 @@ from pyro_lrp.config.messages import one_line
 from pyro_lrp.config.plan import Plan, chosen, plan
 from pyro_lrp.core.errors import UserError
 
-__all__ = ["compose_train"]
+__all__ = ["compose_train", "members_of"]
 
 _one_at_a_time = threading.Lock()  # Hydra's state is global to the process
 
@@ -54,6 +56,24 @@ def compose_train(*overrides: str, config_dir: str | Path | None = None) -> Plan
                 return plan(cfg, presets)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(one_line(error, "train")) from error
+
+
+def members_of(sweep: Sequence[str]) -> list[tuple[str, ...]]:
+    """The arguments of each member of a sweep, the last one changing fastest, as Hydra's sweeper has them.
+
+    >>> members_of(["model=vae", "beta=0,1", "seed=0,1"])[1:3]
+    [('model=vae', 'beta=0', 'seed=1'), ('model=vae', 'beta=1', 'seed=0')]
+    """
+    parser = OverridesParser.create()
+    choices = []
+    for argument in sweep:
+        override = parser.parse_override(argument)
+        if override.is_sweep_override():
+            key = override.get_key_element()
+            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            choices.append([argument])
+    return list(itertools.product(*choices))
 
 
 @contextmanager

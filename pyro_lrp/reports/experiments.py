@@ -9,22 +9,21 @@ paper's.
 
 from __future__ import annotations
 
-import itertools
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+import yaml
 
 from pyro_lrp.config import conf_dir
+from pyro_lrp.config.compose import members_of
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.trees import map_leaves
 from pyro_lrp.reports.claims import CLAIMS, Claim
 
-__all__ = ["SCALES", "Experiment", "load", "members_of", "names"]
+__all__ = ["SCALES", "Experiment", "load", "names"]
 
 SCALES = ("paper", "small", "smoke")
 _FOLDER = "reproduce"
@@ -80,7 +79,8 @@ def load(name: str, scale: str) -> Experiment:
         raise UserError(f"{name} is no experiment; the known ones are: {', '.join(names())}")
     if scale not in SCALES:
         raise UserError(f"scale={scale} is unknown; the known ones are: {', '.join(SCALES)}")
-    tree: Any = OmegaConf.to_container(OmegaConf.load(Path(conf_dir()) / _FOLDER / f"{name}.yaml"))
+    path = Path(conf_dir()) / _FOLDER / f"{name}.yaml"
+    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     chosen = tree["scales"][scale]
     words = chosen.get("names", {})
     claims = [_claim(node, words) for node in tree["claims"]]
@@ -122,21 +122,3 @@ def _in_words(tree: Any, words: Mapping[str, str]) -> Any:
         return leaf
 
     return map_leaves(fill, tree)
-
-
-def members_of(sweep: Sequence[str]) -> list[tuple[str, ...]]:
-    """The arguments of each member of a sweep, the last one changing fastest, as Hydra's sweeper has them.
-
-    >>> members_of(["model=vae", "beta=0,1", "seed=0,1"])[1:3]
-    [('model=vae', 'beta=0', 'seed=1'), ('model=vae', 'beta=1', 'seed=0')]
-    """
-    parser = OverridesParser.create()
-    choices = []
-    for argument in sweep:
-        override = parser.parse_override(argument)
-        if override.is_sweep_override():
-            key = override.get_key_element()
-            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
-        else:
-            choices.append([argument])
-    return list(itertools.product(*choices))
