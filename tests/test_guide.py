@@ -12,8 +12,9 @@ import torch
 from builders import small_autoencoder
 from commands import ROOT, composed, in_process
 
-from pyro_lrp import data, metrics
+from pyro_lrp import data, metrics, reproduce
 from pyro_lrp.report import parsed
+from pyro_lrp.reports.experiments import load
 
 SHORT = ("epochs=1", "prior_epochs=1", "device=cpu", "progress=false")
 READMES = [ROOT / "README.md", ROOT / "conf/README.md", ROOT / "tests/README.md"]
@@ -177,6 +178,10 @@ def test_commands_compose(path):
             continue
         if command == "report":  # has no configuration
             parsed(arguments)
+            continue
+        if command == "reproduce":
+            typed = reproduce.parse(arguments)
+            assert all(load(name, typed.scale) for name in typed.names)
             continue
         with initialize_config_dir(conf_dir(), version_base="1.3"):
             compose(command, arguments)

@@ -24,7 +24,7 @@ FLOORS = [
     {"config"},
     {"figures"},
     {"reports"},
-    {"train", "sample", "evaluate", "check", "figure", "report"},
+    {"train", "sample", "evaluate", "check", "figure", "report", "reproduce"},
 ]
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
 

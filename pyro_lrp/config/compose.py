@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import open_dict
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from pyro_lrp.config.arguments import for_hydra, refuse_no_choice
@@ -21,7 +24,7 @@ from pyro_lrp.config.messages import one_line
 from pyro_lrp.config.plan import Plan, chosen, plan
 from pyro_lrp.core.errors import UserError
 
-__all__ = ["compose_train"]
+__all__ = ["compose_train", "members_of"]
 
 _one_at_a_time = threading.Lock()  # Hydra's state is global to the process
 
@@ -47,13 +50,30 @@ def compose_train(*overrides: str, config_dir: str | Path | None = None) -> Plan
     try:
         with _hydra(config_dir):
             cfg = compose("train", arguments, return_hydra_config=True)
-        presets = chosen(cfg.hydra)
-        note_replaced(config_dir, presets)
-        with open_dict(cfg):
-            del cfg.hydra
-        return plan(cfg, presets)
+            presets = chosen(cfg.hydra)
+            note_replaced(config_dir, presets)
+            with _hydra_knows(cfg):  # a name may hold ${hydra:runtime.choices.prior}
+                return plan(cfg, presets)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(one_line(error, "train")) from error
+
+
+def members_of(sweep: Sequence[str]) -> list[tuple[str, ...]]:
+    """The arguments of each member of a sweep, the last one changing fastest, as Hydra's sweeper has them.
+
+    >>> members_of(["model=vae", "beta=0,1", "seed=0,1"])[1:3]
+    [('model=vae', 'beta=0', 'seed=1'), ('model=vae', 'beta=1', 'seed=0')]
+    """
+    parser = OverridesParser.create()
+    choices = []
+    for argument in sweep:
+        override = parser.parse_override(argument)
+        if override.is_sweep_override():
+            key = override.get_key_element()
+            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            choices.append([argument])
+    return list(itertools.product(*choices))
 
 
 @contextmanager
@@ -72,6 +92,20 @@ def _hydra(own: str | Path | None) -> Iterator[None]:
                 yield
         finally:
             GlobalHydra.instance().hydra = outer
+
+
+@contextmanager
+def _hydra_knows(cfg: DictConfig) -> Iterator[None]:
+    """Within the block Hydra's own configuration is that of ``cfg``, which loses it."""
+    instance = HydraConfig.instance()
+    outer = instance.cfg
+    instance.set_config(cfg)
+    with open_dict(cfg):
+        del cfg.hydra
+    try:
+        yield
+    finally:
+        instance.cfg = outer
 
 
 def _refuse_flags(arguments: list[str]) -> None:

@@ -137,7 +137,8 @@ def chosen(hydra: Any) -> dict[str, Any]:
         hydra: The node of that name in a composed configuration.
     """
     choices = dict(hydra.runtime.choices)
-    for override in OverridesParser.create().parse_overrides(list(hydra.overrides.task)):
+    typed: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    for override in OverridesParser.create().parse_overrides(typed):
         value = override.value()
         if override.key_or_group == "experiment" and isinstance(value, list):
             choices["experiment"] = "+".join(str(name) for name in value)

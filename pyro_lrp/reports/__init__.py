@@ -1,4 +1,4 @@
-"""Reports: runs compared in one table and one page.
+"""Reports: runs compared in one table and one page, and experiments of the paper with their claims.
 
 :func:`collect` reads runs, each a :class:`ReportedRun` with its identity, its seed and its metrics with their
 protocols; :func:`summarize` makes the :class:`Table` of groups that differ in their seed alone; :func:`write`

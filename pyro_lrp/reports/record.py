@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,17 +89,27 @@ def rest(collection: Collection) -> dict[str, Any]:
     for run in sorted(collection.runs, key=lambda run: run.name):
         curves[run.name] = {term: [list(point) for point in curve] for term, curve in run.curves.items()}
     return {
+        "common": _common(collection.runs),
         "protocols": dict(sorted(protocols.items())),
         "curves": curves,
         "left_out": list(collection.broken),
     }
 
 
+def _common(runs: Sequence[ReportedRun]) -> dict[str, Any]:
+    """The keys that all runs have with one value, which are no columns."""
+    first, *others = runs
+    common = dict(first.keys)
+    for run in others:
+        common = {key: value for key, value in common.items() if run.keys.get(key) == value}
+    return common
+
+
 def read(folder: str | Path) -> Collection:
     """The runs of a report, from its ``report.csv`` and ``report.json``, to draw the report again.
 
     The tables and curves are those of the original; sample pictures are not among what is read. Of a run's
-    identity only the keys that differ between the runs are known.
+    identity only the columns and the keys that all runs share are known.
 
     Raises:
         UserError: If a file is missing or is not that of a report.
@@ -128,7 +138,7 @@ def _run(row: Mapping[str, str], more: Mapping[str, Any]) -> ReportedRun:
     """The run of a row."""
     metrics = [name.removesuffix(":protocol") for name in row if name.endswith(":protocol")]
     of_metrics = {f"{metric}:{part}" for metric in metrics for part in _PARTS}
-    keys = {}
+    keys = dict(more.get("common", {}))
     for name, cell in row.items():
         if name not in _FIXED and name not in of_metrics and name not in metrics and cell:
             keys[name] = _value(cell)

@@ -1,0 +1,108 @@
+"""The results of an experiment: its figure or table from the runs that are there, and its verdicts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
+
+from pyro_lrp.reports.claims import Observation, Verdict
+from pyro_lrp.reports.collect import ReportedRun
+from pyro_lrp.reports.experiments import Experiment
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["chosen", "lines", "observations", "table", "verdicts"]
+
+
+def observations(runs: Sequence[ReportedRun]) -> list[Observation]:
+    """Runs as claims see them."""
+    found = []
+    for run in runs:
+        metrics = {name: score.value for name, score in run.scores.items() if score.value is not None}
+        protocols = {name: score.protocol_id for name, score in run.scores.items()}
+        found.append(Observation(run.keys, run.seed, metrics, protocols))
+    return found
+
+
+def verdicts(experiment: Experiment, runs: Sequence[ReportedRun]) -> list[Verdict]:
+    """What came out of the claims of an experiment."""
+    seen = observations(runs)
+    return [claim.judge(seen) for claim in experiment.claims]
+
+
+def chosen(runs: Sequence[ReportedRun], settings: Mapping[str, Any]) -> list[ReportedRun]:
+    """The runs with some settings, ``seed`` among them, in the order of their seeds."""
+    found = []
+    for run in runs:
+        keys = {**run.keys, "seed": run.seed}
+        if all(keys.get(key) == value for key, value in settings.items()):
+            found.append(run)
+    return sorted(found, key=lambda run: run.seed)
+
+
+def lines(experiment: Experiment, runs: Sequence[ReportedRun]) -> Figure:
+    """The figure of a result against a setting: a panel and a line for the values of two others."""
+    from pyro_lrp.figures.lines import lines_against
+
+    show = experiment.show["lines"]
+    panels: dict[str, dict[str, dict[Any, list[float]]]] = {}
+    for run in observations(runs):
+        value = run.metrics.get(show["result"])
+        if value is None:
+            continue
+        panel = panels.setdefault(_named(run, show["panel"]), {})
+        line = panel.setdefault(_named(run, show["line"]), {})
+        line.setdefault(run.settings.get(show["along"], 0), []).append(value)
+    along = _SYMBOLS.get(show["along"], show["along"].replace("_", " "))
+    return lines_against(panels, along, show["result"].replace("_", " "), log=show.get("log", True))
+
+
+def table(experiment: Experiment, runs: Sequence[ReportedRun]) -> str:
+    """Markdown: a line for each row, ours (mean ± sd over n seeds) beside the paper's value in each column."""
+    show = experiment.show["table"]
+    columns = show["columns"]
+    header = "| | " + " | ".join(f"{column} | paper" for column in columns) + " | seeds |"
+    text = [header, "|---" * (2 * len(columns) + 2) + "|"]
+    for row in show["rows"]:
+        own = observations(chosen(runs, row["of"]))
+        cells = [row["name"]]
+        for column, published in zip(columns, row["paper"], strict=True):
+            values = [value for run in own if (value := _value(run, column, row.get("space"))) is not None]
+            cells += [_spread(values), f"{published:g}"]
+        text.append("| " + " | ".join([*cells, str(len(own))]) + " |")
+    return "\n".join(text)
+
+
+def _value(run: Observation, column: str, space: str | None) -> float | None:
+    """The result of a column, in a space if it depends on one."""
+    in_space = run.metrics.get(f"{column}_{space}")
+    if in_space is not None:
+        return in_space
+    return run.metrics.get(column)
+
+
+_SYMBOLS = {"beta": "β", "gamma": "γ", "latent_dim": "latent dimensions"}
+
+
+def _named(run: Observation, key: str) -> str:
+    """The value of a key, with the key where the value alone says little."""
+    value = run.settings.get(key)
+    if value is None or isinstance(value, str):
+        return value or ""
+    return f"{_SYMBOLS.get(key, key)} = {value:g}"
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation."""
+    if not values:
+        return "–"
+    if len(values) == 1:
+        return f"{values[0]:.4g}"
+    deviation = stdev(values)
+    digits = 2
+    if deviation > 0:
+        digits = max(0, 1 - math.floor(math.log10(deviation)))
+    return f"{mean(values):.{digits}f} ± {deviation:.{digits}f}"

@@ -1,0 +1,122 @@
+"""The experiments of the paper as commands: their files, their members, and small ones run to the end."""
+
+import math
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from commands import ROOT
+
+from pyro_lrp import config
+from pyro_lrp import reproduce as command
+from pyro_lrp.config.compose import members_of
+from pyro_lrp.metrics import METRICS
+from pyro_lrp.reports import experiments
+
+ALL = [(name, scale) for name in experiments.names() for scale in experiments.SCALES]
+
+
+@pytest.mark.parametrize(("name", "scale"), ALL)
+def test_every_member_composes(name, scale):
+    experiment = experiments.load(name, scale)
+    assert set(experiment.metrics) <= METRICS.keys()
+    assert len(experiment.show) <= 1
+    for sweep in experiment.sweeps:  # one of each sweep: all would take minutes
+        config.compose_train(*members_of(sweep)[-1])
+    assert len(set(experiment.members)) == len(experiment.members)
+
+
+def test_the_figures_and_tables_of_the_paper_are_there():
+    expected = {f"figure_{number}" for number in range(1, 10)} | {"table_1", "table_2"}
+    assert expected <= set(experiments.names())
+
+
+@pytest.fixture
+def reproduce(tmp_path, monkeypatch, capfd):
+    """Runs the command in an empty folder: ``(code, stdout, stderr)``, those of its children among them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYRO_LRP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["reproduce", *arguments])
+        code = 0
+        try:
+            command.main()
+        except SystemExit as stop:
+            code = stop.code
+        out, err = capfd.readouterr()
+        if isinstance(code, str):
+            return 1, out, err + code
+        return code, out, err
+
+    return run
+
+
+def test_a_smoke_run_ends_with_figure_verdicts_and_report(reproduce):
+    code, out, err = reproduce("figure=3", "scale=smoke")
+    assert code == 0, err
+    folder = Path("runs/reproduce/figure_3_smoke")
+    assert {"figure_3.png", "figure_3.pdf", "figure_3.md", "report.csv", "report.html"} <= set(
+        os.listdir(folder)
+    )
+    verdicts = (folder / "figure_3.md").read_text()
+    assert verdicts.count(": undecided (") == 3  # one seed decides nothing
+    assert "fewer than 3 seeds" in verdicts
+    assert verdicts.strip() in out
+    picture = (folder / "figure_3.png").read_bytes()
+
+    # nothing is trained twice
+    code, out, _ = reproduce("figure=3", "scale=smoke")
+    assert (code, "steps on cpu" in out) == (0, False)
+
+    # a recorded report draws the same figure
+    code, _, err = reproduce("figure=3", "scale=smoke", f"from={folder}")
+    assert code == 0, err
+    assert (folder / "figure_3.png").read_bytes() == picture
+    assert (folder / "figure_3.md").read_text() == verdicts
+
+
+def test_a_table_stands_beside_the_paper(reproduce):
+    code, out, err = reproduce("table=1", "scale=smoke")
+    assert code == 0, err
+    table = Path("runs/reproduce/table_1_smoke/table_1.md").read_text()
+    assert "| VAE + flow, β = 0, z_T | " in table
+    row = next(line for line in table.splitlines() if "β = 0, z_T" in line)
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[2::2][:3] == ["1.67", "1076", "33.1"]
+    assert cells[1:4:2] == ["–", "–"]  # the scale leaves them out
+    assert math.isfinite(float(cells[5]))
+
+
+def test_a_figure_of_the_latent_space_is_drawn(reproduce):
+    code, _, err = reproduce("figure=1", "scale=smoke")
+    assert code == 0, err
+    assert Path("runs/reproduce/figure_1_smoke/figure_1.png").is_file()
+
+
+def test_a_dry_run_prints_commands_and_does_nothing(reproduce):
+    code, out, _ = reproduce("figure=5", "scale=small", "--dry-run", "data.root=/some where")
+    lines = out.splitlines()
+    assert (code, len(lines)) == (0, 61)
+    assert "latent_dim=4 beta=0 seed=1" in lines[1]
+    assert lines[0].endswith("'data.root=/some where'")
+    assert lines[-1] == "# figure_5, scale=small: 60 members; about 5.0 hours of a core, 5 minutes each"
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "say which experiment"),
+        (("figure=12",), "figure_12 is no experiment; the known ones are: control_"),
+        (("figure=3", "scale=huge"), "scale=huge is unknown; the known ones are: paper, small, smoke"),
+        (("figure=3", "beta"), "beta is no argument: expected key=value"),
+        (("figure=3", "from=nowhere"), "nowhere"),
+    ],
+)
+def test_mistakes_are_told(reproduce, arguments, message):
+    code, _, err = reproduce(*arguments)
+    assert (code, message in err) == (1, True), err
