@@ -33,10 +33,9 @@ def test_decoder_and_likelihood_move_and_nothing_else(name):
 
 
 def test_the_loss_is_the_negative_log_likelihood_of_the_given_codes():
-    torch.set_default_dtype(torch.float64)
     game = small_game(learn_gamma=True).double()
-    x = torch.rand(6, 1, 8, 8)
-    z = torch.randn(6, 4)
+    x = torch.rand(6, 1, 8, 8, dtype=torch.float64)
+    z = torch.randn(6, 4, dtype=torch.float64)
     codes = Codes(z, torch.zeros_like(z), torch.zeros(6, 0))
     losses = game("decoder", [CodedImages(Batch(x), codes)], {})
     autoencoder = game.autoencoder
