@@ -62,10 +62,9 @@ def test_codes_carry_the_noise_of_the_encoder_and_that_of_the_phase():
     deviation = (codes.loc.var(0, correction=0) + codes.scale.square().mean(0)).sqrt()
     trained.fit()
     floor = 0.5 * deviation
-    assert all((scale > 0.999 * floor).all() for scale in seen)
-    scales = torch.cat(seen)
-    expected = codes.scale.square().mean(0) + floor.square()
-    torch.testing.assert_close(scales.square().mean(0), expected, rtol=0.02, atol=0)
+    expected = (codes.scale.square() + floor.square()).sqrt()
+    distances = (torch.cat(seen)[:, None] - expected).abs().amax(2)
+    assert distances.amin(1).max() < 1e-5  # each is that of some image
 
 
 @pytest.mark.parametrize("stop_at", [9, 12, 24, 27])

@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from pyro_lrp.config.arguments import Typed
-from pyro_lrp.config.folders import conf_dir, note_replaced
+from pyro_lrp.config.folders import EXPERIMENTS, conf_dir, note_replaced
 from pyro_lrp.config.messages import described
 from pyro_lrp.core.errors import TRACEBACK, printable
 from pyro_lrp.core.terminal import tolerate_any_encoding
@@ -126,7 +126,7 @@ def command(name: str) -> Callable[[Job], Command]:
 
 @contextmanager
 def _folded_help(*, shown: bool) -> Iterator[None]:
-    """Fold long lines of ``--help``: Hydra prints all choices of a group in one line."""
+    """Fold long lines of ``--help``: Hydra prints a group in one line. A folder that is no group is left out."""
     if not shown:
         yield
         return
@@ -136,6 +136,8 @@ def _folded_help(*, shown: bool) -> Iterator[None]:
             yield
     finally:
         for line in text.getvalue().splitlines():
+            if line.startswith(f"{EXPERIMENTS}: "):
+                continue
             if len(line) > WIDTH:
                 line = textwrap.fill(line, WIDTH, subsequent_indent="  ")
             print(line)

@@ -20,6 +20,10 @@ def conf_dir() -> str:
     return str(package.parent / "conf")
 
 
+EXPERIMENTS = "reproduce"
+"""The folder of the paper's experiments, which is no configuration group."""
+
+
 def groups(*folders: str | Path | None) -> dict[str, list[str]]:
     """The files of each configuration group by name, of the library's folder and of further ones."""
     found: dict[str, set[str]] = {}
@@ -28,6 +32,7 @@ def groups(*folders: str | Path | None) -> dict[str, list[str]]:
             continue
         for path in Path(folder).glob("*/*.yaml"):
             found.setdefault(path.parent.name, set()).add(path.stem)
+    found.pop(EXPERIMENTS, None)
     return {group: sorted(names) for group, names in sorted(found.items())}
 
 

@@ -19,6 +19,7 @@ import yaml
 
 from pyro_lrp.config import conf_dir
 from pyro_lrp.config.compose import members_of
+from pyro_lrp.config.folders import EXPERIMENTS
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.trees import map_leaves
 from pyro_lrp.reports.claims import CLAIMS, Claim
@@ -26,7 +27,6 @@ from pyro_lrp.reports.claims import CLAIMS, Claim
 __all__ = ["SCALES", "Experiment", "load", "names"]
 
 SCALES = ("paper", "small", "smoke")
-_FOLDER = "reproduce"
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Experiment:
 
 def names() -> list[str]:
     """The names of all experiments."""
-    return sorted(path.stem for path in (Path(conf_dir()) / _FOLDER).glob("*.yaml"))
+    return sorted(path.stem for path in (Path(conf_dir()) / EXPERIMENTS).glob("*.yaml"))
 
 
 def load(name: str, scale: str) -> Experiment:
@@ -79,7 +79,7 @@ def load(name: str, scale: str) -> Experiment:
         raise UserError(f"{name} is no experiment; the known ones are: {', '.join(names())}")
     if scale not in SCALES:
         raise UserError(f"scale={scale} is unknown; the known ones are: {', '.join(SCALES)}")
-    path = Path(conf_dir()) / _FOLDER / f"{name}.yaml"
+    path = Path(conf_dir()) / EXPERIMENTS / f"{name}.yaml"
     tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     chosen = tree["scales"][scale]
     words = chosen.get("names", {})
