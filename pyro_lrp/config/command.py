@@ -126,7 +126,7 @@ def command(name: str) -> Callable[[Job], Command]:
 
 @contextmanager
 def _folded_help(*, shown: bool) -> Iterator[None]:
-    """Fold long lines of ``--help``: Hydra prints a group in one line. A folder that is no group is left out."""
+    """Fold long lines of ``--help``: Hydra prints a group in one line. A folder that is none is left out."""
     if not shown:
         yield
         return
