@@ -26,6 +26,7 @@ MARGIN = 0.05  # of a distance, by which a setting may be behind and still count
 SHARE = 0.9  # of the cells, in which one k has to be no worse
 AGREEMENT = 0.8  # rank correlation that a substitute for samples has to reach
 LEVEL = 0.05
+WHOLE = 2 * 3 * 3 * len(SETTINGS) * 3  # data sets, sizes, priors, settings, seeds
 
 
 class Verdict(NamedTuple):
@@ -295,7 +296,9 @@ def main(options):
     found = cells(read(options.files))
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    verdicts = "\n\n".join(str(claim(found)) for claim in CLAIMS)
+    rows = sum(len(seeds) for by in found.values() for seeds in by.values())
+    count = f"Of {rows} rows; all are {WHOLE}."
+    verdicts = "\n\n".join([count, *(str(claim(found)) for claim in CLAIMS)])
     (out / "verdicts.md").write_text(verdicts + "\n")
     (out / "table.md").write_text(table(found) + "\n")
     save_figure(draw(found), out / "distance_against_noise.png")
