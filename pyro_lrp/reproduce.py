@@ -93,7 +93,9 @@ def main() -> None:
             return
         failed = [experiment.name for experiment in wanted if not reproduce(experiment, typed.further)]
         if failed:
-            raise UserError(f"{', '.join(failed)}: some members failed, which the lines above name")
+            raise UserError(
+                f"{', '.join(failed)}: a training, a figure or the report failed; the lines above say why"
+            )
 
 
 def parse(arguments: Sequence[str]) -> Typed:
@@ -166,8 +168,7 @@ def reproduce(experiment: Experiment, further: Sequence[str]) -> bool:
     trained = list(dict.fromkeys(directory for directory in directories if directory.exists()))
     if not trained:
         return False
-    _conclude(experiment, trained, further)
-    return complete
+    return _conclude(experiment, trained, further) and complete
 
 
 def _run(command: str, *arguments: str) -> int:
@@ -176,15 +177,15 @@ def _run(command: str, *arguments: str) -> int:
     return subprocess.call([sys.executable, "-m", f"pyro_lrp.{command}", *arguments])
 
 
-def _conclude(experiment: Experiment, directories: Sequence[Path], further: Sequence[str]) -> None:
-    """Write the figure or table, the verdicts and the report."""
+def _conclude(experiment: Experiment, directories: Sequence[Path], further: Sequence[str]) -> bool:
+    """Write the figure or table, the verdicts and the report; returns whether all succeeded."""
     from pyro_lrp.reports import collect
 
     runs = collect(directories).runs
     _write(experiment, runs)
-    if "figure" in experiment.show:
-        _draw(experiment, runs, further)
-    _run("report", *map(str, directories), f"out={experiment.directory}")
+    drawn = "figure" not in experiment.show or _draw(experiment, runs, further)
+    code = _run("report", *map(str, directories), f"out={experiment.directory}")
+    return drawn and code == 0
 
 
 def _redraw(experiment: Experiment, folder: str) -> None:
@@ -211,8 +212,8 @@ def _write(experiment: Experiment, runs: Sequence[ReportedRun]) -> None:
     print(printable("\n\n".join(text)))
 
 
-def _draw(experiment: Experiment, runs: Sequence[ReportedRun], further: Sequence[str]) -> None:
-    """The figure that the command of that name draws of some of the runs."""
+def _draw(experiment: Experiment, runs: Sequence[ReportedRun], further: Sequence[str]) -> bool:
+    """The figure that the command of that name draws of some of the runs; returns whether it was drawn."""
     from pyro_lrp.reports import results
 
     show = experiment.show["figure"]
@@ -221,12 +222,13 @@ def _draw(experiment: Experiment, runs: Sequence[ReportedRun], further: Sequence
         found = results.chosen(runs, settings)
         if not found:
             print(printable(f"no figure: there is no run with {settings}"))
-            return
+            return False
         directories.append(str(found[0].directory))
     known = [argument for argument in further if argument.startswith(_TO_FIGURE)]
     out = experiment.directory / f"{experiment.name}.png"
     runs_of = f"runs=[{','.join(directories)}]"
-    _run("figure", f"number={show['number']}", runs_of, *show.get("options", []), f"out={out}", *known)
+    code = _run("figure", f"number={show['number']}", runs_of, *show.get("options", []), f"out={out}", *known)
+    return code == 0
 
 
 if __name__ == "__main__":

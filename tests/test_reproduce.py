@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from pyro_lrp import config
 from pyro_lrp import reproduce as command
 from pyro_lrp.config.compose import members_of
 from pyro_lrp.metrics import METRICS
-from pyro_lrp.reports import experiments
+from pyro_lrp.reports import Collection, ReportedRun, Score, experiments, results
 
 ALL = [(name, scale) for name in experiments.names() for scale in experiments.SCALES]
 
@@ -91,6 +92,30 @@ def test_a_figure_of_the_latent_space_is_drawn(reproduce):
     code, _, err = reproduce("figure=4", "scale=smoke")
     assert code == 0, err
     assert Path("runs/reproduce/figure_4_smoke/figure_4.png").is_file()
+
+
+def test_unfinished_runs_and_mixed_protocols_have_no_mean():
+    experiment = experiments.load("table_1", "small")
+    one = ReportedRun("a", 0, {"model": "vae"}, {"fd_classifier": Score(40.0, protocol={"images": 1})})
+    other = replace(one, name="b", seed=1, scores={"fd_classifier": Score(60.0, protocol={"images": 2})})
+    same = replace(one, name="c", seed=2, scores={"fd_classifier": Score(60.0, protocol={"images": 1})})
+    rows = [results.table(experiment, runs).splitlines()[2] for runs in ([one, other], [one, same])]
+    assert "different protocols | 41.4 | 2 |" in rows[0]
+    assert "50 ± 14 | 41.4 | 2 |" in rows[1]
+    unfinished = replace(same, finished=False)
+    assert "40 | 41.4 | 1 |" in results.table(experiment, [one, unfinished]).splitlines()[2]
+    assert len(results.observations([one, unfinished])) == 1
+
+
+def test_a_figure_that_cannot_be_drawn_is_a_failure(reproduce, monkeypatch):
+    codes = {"train": 0, "figure": 1, "report": 0}
+    monkeypatch.setattr(command, "_run", lambda name, *arguments: codes[name])
+    directory = config.compose_train(*experiments.load("figure_4", "smoke").members[0]).directory
+    directory.mkdir(parents=True)
+    run = ReportedRun("a", 0, {}, directory=directory)
+    monkeypatch.setattr("pyro_lrp.reports.collect", lambda paths: Collection((run,)))
+    code, _, err = reproduce("figure=4", "scale=smoke")
+    assert (code, "figure_4: a training, a figure or the report failed" in err) == (1, True), err
 
 
 def test_a_dry_run_prints_commands_and_does_nothing(reproduce):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
@@ -64,16 +64,9 @@ def members_of(sweep: Sequence[str]) -> list[tuple[str, ...]]:
     >>> members_of(["model=vae", "beta=0,1", "seed=0,1"])[1:3]
     [('model=vae', 'beta=0', 'seed=1'), ('model=vae', 'beta=1', 'seed=0')]
     """
-    parser = OverridesParser.create()
-    choices = []
-    for argument in sweep:
-        override = parser.parse_override(argument)
-        if override.is_sweep_override():
-            key = override.get_key_element()
-            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
-        else:
-            choices.append([argument])
-    return list(itertools.product(*choices))
+    overrides = OverridesParser.create().parse_overrides(list(sweep))
+    (members,) = BasicSweeper.split_arguments(overrides, None)
+    return [tuple(member) for member in members]
 
 
 @contextmanager

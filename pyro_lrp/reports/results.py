@@ -18,9 +18,11 @@ __all__ = ["chosen", "lines", "observations", "table", "verdicts"]
 
 
 def observations(runs: Sequence[ReportedRun]) -> list[Observation]:
-    """Runs as claims see them."""
+    """Runs as claims see them; one that is not finished is no evidence."""
     found = []
     for run in runs:
+        if not run.finished:
+            continue
         metrics = {name: score.value for name, score in run.scores.items() if score.value is not None}
         protocols = {name: score.protocol_id for name, score in run.scores.items()}
         found.append(Observation(run.keys, run.seed, metrics, protocols))
@@ -70,18 +72,20 @@ def table(experiment: Experiment, runs: Sequence[ReportedRun]) -> str:
         own = observations(chosen(runs, row["of"]))
         cells = [row["name"]]
         for column, published in zip(columns, row["paper"], strict=True):
-            values = [value for run in own if (value := _value(run, column, row.get("space"))) is not None]
-            cells += [_spread(values), f"{published:g}"]
+            cells += [_cell(own, column, row.get("space")), f"{published:g}"]
         text.append("| " + " | ".join([*cells, str(len(own))]) + " |")
     return "\n".join(text)
 
 
-def _value(run: Observation, column: str, space: str | None) -> float | None:
-    """The result of a column, in a space if it depends on one."""
-    in_space = run.metrics.get(f"{column}_{space}")
-    if in_space is not None:
-        return in_space
-    return run.metrics.get(column)
+def _cell(runs: Sequence[Observation], column: str, space: str | None) -> str:
+    """The results of a column, in a space if they depend on one; those of different protocols have no mean."""
+    in_space = f"{column}_{space}"
+    if any(in_space in run.metrics for run in runs):
+        column = in_space
+    having = [run for run in runs if column in run.metrics]
+    if len({run.protocols.get(column) for run in having}) > 1:
+        return "different protocols"
+    return _spread([run.metrics[column] for run in having])
 
 
 _SYMBOLS = {"beta": "β", "gamma": "γ", "latent_dim": "latent dimensions"}
