@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 from scipy import stats
 
+from pyro_lrp.reports.claims import sign_test
+
 BY_NOISE = {0.0: "beta_0", 0.1: "beta_0_k_0.1", 0.2: "beta_0_k_0.2", 0.3: "beta_0_k_0.3"}
 PULL = "beta_1"
 PULL_AND_NOISE = "beta_1_k_0.1"
@@ -81,14 +83,6 @@ def log_ratios(by_setting, setting, other):
     return [math.log(by_setting[setting][s]["fd"] / by_setting[other][s]["fd"]) for s in sorted(seeds)]
 
 
-def signs(differences):
-    """How many are below 0, of those that are not 0, and the p-value of as many or more by chance."""
-    below = sum(d < 0 for d in differences)
-    n = sum(d != 0 for d in differences)
-    p = stats.binomtest(below, n, alternative="greater").pvalue if n else 1.0
-    return below, n, p
-
-
 # --------------------------------------------------------------------- verdicts
 
 
@@ -105,7 +99,7 @@ def noise_is_enough(found):
         good = [cell for cell, ratios in pairs.items() if mean(ratios) <= math.log(1 + MARGIN)]
         shares[k] = len(good) / len(pairs)
         every = [ratio for ratios in pairs.values() for ratio in ratios]
-        below, n, p = signs(every)
+        below, n, p = sign_test(every)
         words.append(
             f"k = {k:g}: {len(good)} of {len(pairs)} cells, ratio {interval(every).ratio()}, below 1 in "
             f"{below} of {n} pairs (sign test p = {p:.2g})"
@@ -126,7 +120,7 @@ def pull_does_not_help(found):
     if not every:
         return Verdict(claim, None, "no pairs yet")
     whole = interval(every)
-    below, n, p = signs(every)
+    below, n, p = sign_test(every)
     parts = [f"{prior} {interval(ratios).ratio()}" for prior, ratios in by_prior.items() if ratios]
     sentence = (
         f"distance with the pull over that without {whole.ratio()}, below 1 in {below} of {n} pairs "
@@ -158,7 +152,7 @@ def better_priors_need_less(found):
         for one, other in itertools.combinations(priors.values(), 2):
             (better_k, _), (worse_k, _) = sorted((one, other), key=lambda pair: pair[1])
             differences.append(better_k - worse_k)
-    below, n, p = signs(differences)
+    below, n, p = sign_test(differences)
     if not n:
         return Verdict(claim, None, "no two priors with different best k yet")
     means = [f"{prior} {mean(ks):.2f}" for prior, ks in by_prior.items()]
