@@ -1,5 +1,6 @@
 """What needs a GPU: ``pytest -m cuda``."""
 
+import pyro
 import pytest
 import torch
 from builders import GAMES, small_game
@@ -9,6 +10,21 @@ from pyro_lrp.likelihoods import Gaussian
 from pyro_lrp.trainer import Phase, Trainer
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+def assert_no_step_waits(run):
+    """A step of each phase makes the host wait for the device nowhere; an error says where it does."""
+    for span in run.spans:
+        with pyro.validation_enabled(False):
+            batches = run._begin(span)
+            step = run.step_of(span)
+            step.prepare(span.start, span.progress(span.start))
+            inputs = [batches.at(0, stream) for stream in range(step.streams)]
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                step(inputs)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("permute", ["swap", "random"])
@@ -38,6 +54,7 @@ def test_every_game_trains(name, precision):
     )
     row = run.fit()[-1]
     assert all(torch.isfinite(torch.tensor(v)) for v in row.values() if isinstance(v, float))
+    assert_no_step_waits(run)
 
 
 @pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
@@ -68,16 +85,7 @@ def test_a_step_of_the_papers_network_does_not_wait_for_the_device():
     game = objectives.LatentGame(ae, objectives.BilevelELBO(0.5))
     run = Trainer(game, data.fake(300), phases=[Phase("joint", 1)], device="cuda", progress=False)
     run.fit()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        import pyro
-
-        with pyro.validation_enabled(False):
-            step = run.step_of(run.spans[0])
-            step.prepare(0, run.spans[0].progress(0))
-            step([run.images.at(0)])
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    assert_no_step_waits(run)
 
 
 @pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
@@ -96,13 +104,4 @@ def test_a_step_of_the_published_u_net_fits_and_does_not_wait_for_the_device(pri
     row = run.fit()[-1]
     assert all(torch.isfinite(torch.tensor(v)) for v in row.values() if isinstance(v, float))
     assert torch.cuda.max_memory_allocated() < 16 << 30
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        import pyro
-
-        with pyro.validation_enabled(False):
-            step = run.step_of(run.spans[0])
-            step.prepare(0, run.spans[0].progress(0))
-            step([run.images.at(0)])
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    assert_no_step_waits(run)

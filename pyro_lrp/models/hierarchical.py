@@ -103,7 +103,7 @@ class HierarchicalAutoencoder(Autoencoder):
 
         def draw(number: int, mean: Tensor) -> Tensor:
             loc = full_precision(mean.flatten(1))
-            q = dist.Normal(loc, 1.0).to_event(1)
+            q = dist.Normal(loc, torch.ones_like(loc)).to_event(1)
             z = pyro.sample(self.sites[number], q)
             latents.append(z)
             return z.reshape(mean.shape)

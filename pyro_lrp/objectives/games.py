@@ -290,7 +290,9 @@ class LatentGame(AutoencoderGame):
         """-log q(z | G(z)) in nats per code, of as many codes of the prior as there are images."""
         autoencoder = self.in_force()
         with torch.no_grad():
-            z = autoencoder.prior(batch.context).sample()
+            p = autoencoder.prior(batch.context)
+            # a normal distribution's sample() makes the host wait, to check the scale
+            z = p.rsample() if p.has_rsample else p.sample()
         images = autoencoder.decode(z, batch.context)
         q = autoencoder.encode(images, batch.context)
         return -q.log_prob(z).mean()

@@ -110,7 +110,7 @@ class TotalCorrelation(LatentGame):
 
     def _discriminate(self, z: Tensor, x: Tensor) -> Losses:
         with torch.no_grad():
-            codes = self.autoencoder.encode(x).sample()
+            codes = self.autoencoder.encode(x).rsample()  # sample() makes the host wait, to check the scale
             permuted = permute_dims(codes)
         logits = self.discriminator(torch.cat([z, permuted]))
         logits = full_precision(logits)

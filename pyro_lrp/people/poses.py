@@ -50,7 +50,7 @@ def complete(joints: Tensor) -> Tensor:
     [True, False]
     """
     _, present = _points(joints)
-    return present[:, _rows(*_TORSO)].all(1)
+    return _at(present, _TORSO).all(1)
 
 
 def from_coco(keypoints: Tensor, names: Sequence[str]) -> Tensor:
@@ -128,14 +128,14 @@ def stick_figures(joints: Tensor, size: int) -> Tensor:
 def _limbs(points: Tensor, present: Tensor, side: str, size: int) -> Tensor:
     """The lines of one side of the body, ``(B, size, size)``."""
     chain = [f"{side}{joint}" for joint in _CHAIN]
-    start = _rows(*chain[:-1], "neck", "cnose")
-    stop = _rows(*chain[1:], "cnose", f"{side}eye")
-    line_intensity = [1.0] * (len(chain) - 1) + [_NECK_INTENSITY, 1.0]
-    intensity = points.new_tensor(line_intensity)[:, None, None]
+    start = [*chain[:-1], "neck", "cnose"]
+    stop = [*chain[1:], "cnose", f"{side}eye"]
+    intensity = points.new_ones(len(start), 1, 1)
+    intensity[start.index("neck")].fill_(_NECK_INTENSITY)
 
     # The distance of each pixel from each line
-    a = size * points[:, start, :, None, None]
-    b = size * points[:, stop, :, None, None]
+    a = size * _at(points, start)[..., None, None]
+    b = size * _at(points, stop)[..., None, None]
     along = b - a
     here = _cell_centres(points, size) * size - a
     length = along.square().sum(2, keepdim=True).clamp_min(1e-12)
@@ -145,15 +145,15 @@ def _limbs(points: Tensor, present: Tensor, side: str, size: int) -> Tensor:
 
     width = max(1, int(3 * size / 128))
     drawn = (0.5 + width / 2 - distance).clamp(0, 1) * intensity
-    both_ends = present[:, start] & present[:, stop]
-    both_ends[:, -1] &= present[:, _rows("reye", "leye")].all(1)
+    both_ends = _at(present, start) & _at(present, stop)
+    both_ends[:, -1] &= _at(present, ["reye", "leye"]).all(1)
     return (drawn * both_ends[:, :, None, None]).amax(1)
 
 
 def _torso(points: Tensor, present: Tensor, size: int) -> Tensor:
     """The filled torso, ``(B, size, size)``, by the even-odd rule with rays to the right."""
-    corners = _rows("lhip", "lshoulder", "rshoulder", "rhip")
-    a = points[:, corners, :, None, None]
+    corners = ["lhip", "lshoulder", "rshoulder", "rhip"]
+    a = _at(points, corners)[..., None, None]
     b = a.roll(-1, 1)
     x, y = _cell_centres(points, size).unbind(2)
     ax, ay = a.unbind(2)
@@ -164,7 +164,7 @@ def _torso(points: Tensor, present: Tensor, size: int) -> Tensor:
     crossed = (ay > y) != (by > y)
     left_of_edge = x < ax + (y - ay) * slope
     inside = (crossed & left_of_edge).sum(1) % 2
-    whole = present[:, corners].all(1)
+    whole = _at(present, corners).all(1)
     return inside.to(points) * whole[:, None, None]
 
 
@@ -230,8 +230,7 @@ class _Boxes:
         self.present = dict(zip(_POINTS, present.unbind(1), strict=True))
         self.corners: list[Tensor] = []
         self.exists: list[Tensor] = []
-        torso = _rows(*_TORSO)
-        self._add(points[:, torso], present[:, torso].all(1))
+        self._add(_at(points, _TORSO), _at(present, _TORSO).all(1))
         self._add_head()
         for side in "lr":
             self._add_limb(f"{side}shoulder", f"{side}elbow")
@@ -338,12 +337,14 @@ def _cell_centres(like: Tensor, size: int) -> Tensor:
 def _points(joints: Tensor) -> tuple[Tensor, Tensor]:
     """Joints and neck, ``(B, 16, 2)``, and which of them are present, ``(B, 16)``."""
     present = (joints >= 0).all(-1)
-    shoulders = _rows("lshoulder", "rshoulder")
-    neck = joints[:, shoulders].mean(1, keepdim=True)
-    has_neck = present[:, shoulders].all(1, keepdim=True)
+    shoulders = ["lshoulder", "rshoulder"]
+    neck = _at(joints, shoulders).mean(1, keepdim=True)
+    has_neck = _at(present, shoulders).all(1, keepdim=True)
     points = torch.cat([joints, neck], 1)
     return points, torch.cat([present, has_neck], 1)
 
 
-def _rows(*names: str) -> list[int]:
-    return [_POINTS.index(name) for name in names]
+def _at(points: Tensor, names: Sequence[str]) -> Tensor:
+    """The rows of some points, by name: ``(B, 15 or 16, ...) -> (B, len(names), ...)``."""
+    # an index of Python numbers would be copied to the device, and the host would wait for the copy
+    return torch.stack([points[:, _POINTS.index(name)] for name in names], 1)

@@ -55,7 +55,7 @@ class SamplerDistribution(TorchDistribution):
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shape = torch.Size(sample_shape) + self.batch_shape
-        noise = self.base.sample(torch.Size([shape.numel()]))
+        noise = self.base.rsample(torch.Size([shape.numel()]))  # sample() makes the host wait
         codes = full_precision(self.network(noise))
         return codes.reshape(*shape, self.dim)
 
