@@ -38,7 +38,7 @@ td.long { white-space: normal; min-width: 16rem; overflow-wrap: anywhere; }
        border: 1px solid var(--line); }
 ul { padding-left: 1.2rem; } li { overflow-wrap: anywhere; }
 img { background: #ffffff; border-radius: 4px; max-width: 100%; }
-.result { max-width: 64rem; }
+.result { max-height: 30rem; }
 .curves { width: 100%; max-width: 64rem; }
 .grids { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1.2rem; }
 figure { margin: 0; } figure img { width: 100%; } figcaption { font-size: .85rem; overflow-wrap: anywhere; }
