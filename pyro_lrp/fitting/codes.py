@@ -49,7 +49,8 @@ class CodeSet(NamedTuple):
     def codes(self, device: torch.device) -> Codes:
         """The training codes as posteriors without noise."""
         loc = self.train.to(device)
-        return Codes(loc, torch.zeros_like(loc), self.context.to(device))
+        no_noise = torch.zeros((), device=device).expand_as(loc)  # of no size, whatever the number of codes
+        return Codes(loc, no_noise, self.context.to(device))
 
 
 def checked_codes(

@@ -20,7 +20,7 @@ from pyro_lrp.core.modules import eval_mode
 from pyro_lrp.core.randomness import derive_seed, seeded, some_rows
 from pyro_lrp.data import Batches
 from pyro_lrp.fitting.codes import CodeSet
-from pyro_lrp.metrics.functional import energy_distance
+from pyro_lrp.metrics.functional import energy_distance, mean_distance
 from pyro_lrp.models import Codes
 from pyro_lrp.objectives import PriorGame
 from pyro_lrp.priors import Mixture
@@ -40,6 +40,7 @@ _SCORED = 100  # held-out codes whose density is computed: some priors solve an 
 _FULL = 256  # dimensions up to which a mixture has full covariances
 _CODES_PER_COMPONENT = 50
 _EM = 10  # iterations
+_NUMBERS = 10_000_000  # of the codes that EM is given: it keeps several copies in float64
 _K_MEANS = 600  # operations per code, component and dimension of the start of EM
 
 
@@ -81,11 +82,14 @@ class Judge:
 
     def __init__(self, codes: CodeSet, device: torch.device, seed: int) -> None:
         self.seed = seed
-        pairs = torch.cat([codes.train, codes.context], 1)
-        scale = pairs.std(0)
-        self.mean = pairs.mean(0)
+        # both are joined afterwards: a copy of all codes would be large
+        mean = [codes.train.mean(0), codes.context.mean(0)]
+        variance = [codes.train.var(0, correction=0), codes.context.var(0, correction=0)]
+        scale = torch.cat(variance).sqrt()
+        self.mean = torch.cat(mean)
         self.scale = torch.where(scale > 0, scale, 1.0)
         self.held_out = self._standardised(codes.held_out, codes.held_out_context)
+        self.within = mean_distance(self.held_out)
         self.contexts = codes.held_out_context.to(device)
         rows = some_rows(len(codes.held_out), _SCORED, "fit", "scored", seed=seed)
         self.scored = codes.held_out[rows].to(device)
@@ -105,7 +109,7 @@ class Judge:
         samples = self._standardised(samples, contexts)
         if not torch.isfinite(samples).all():
             return float("inf")
-        return energy_distance(samples, self.held_out)
+        return energy_distance(samples, self.held_out, self.within)
 
     @torch.no_grad()
     def nll(self, contender: Contender) -> float:
@@ -219,7 +223,7 @@ class Contender:
         with seeded(self.seed, "fit", "own"), torch.no_grad():
             self.game.eval()
             self.game.check_fit(self.rows)
-            self.game.fit(codes.rows(torch.arange(self.rows, device=device)))
+            self.prior.fit(codes.loc[: self.rows], codes.context[: self.rows])
         self.learned = self.by_em or not self.game.turns("prior_only")
         if self.learned:
             return
@@ -242,11 +246,12 @@ class Contender:
         dim = self.codes.dim
         products = dim**2 if mixture.covariance == "full" else 2 * dim
         operations = components * (4 * mixture.em_iterations * products + _K_MEANS * dim)
-        rows = min(len(self.codes.train), int(seconds * _speed() / operations))
-        if rows < min(len(self.codes.train), _CODES_PER_COMPONENT * components):
+        most = min(len(self.codes.train), _NUMBERS // dim)
+        rows = min(most, int(seconds * _speed() / operations))
+        if rows < min(most, _CODES_PER_COMPONENT * components):
             needed = _CODES_PER_COMPONENT * components * operations / _speed()
             raise UserError(
-                f"EM of {components} components takes about {needed:.0f} seconds; it had {seconds:.0f}"
+                f"EM of {components} components takes about {needed:.0f} s, and {max(0, seconds):.0f} were left"
             )
         return rows
 

@@ -19,6 +19,7 @@ from pyro_lrp.metrics.functional.two_sample import (
     classifier_two_sample_test,
     copying,
     energy_distance,
+    mean_distance,
     moments,
 )
 
@@ -26,6 +27,7 @@ __all__ = [
     "Bound", "Copying", "FeatureStatistics", "Moments", "Separability", "TwoSample",
     "classifier_two_sample_test", "conditional_entropy", "confident_half", "copying",
     "density_and_coverage", "energy_distance", "frechet_distance", "frechet_error",
-    "importance_weighted_bound", "inception_score", "kernel_distance", "moments", "path_length",
-    "path_length_error", "path_lengths", "polynomial_mmd", "precision_and_recall", "refine", "separability",
+    "importance_weighted_bound", "inception_score", "kernel_distance", "mean_distance", "moments",
+    "path_length", "path_length_error", "path_lengths", "polynomial_mmd", "precision_and_recall",
+    "refine", "separability",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from pyro_lrp.metrics.functional.checks import check_pair, check_rows
 
 __all__ = [
     "CLASSIFIER", "Copying", "Moments", "TwoSample", "classifier_two_sample_test", "copying", "energy_distance",
-    "moments",
+    "mean_distance", "moments",
 ]  # fmt: skip
 
 CLASSIFIER = "the mean of an MLP of two layers of 256 and of gradient-boosted trees (scikit-learn)"
@@ -129,7 +129,18 @@ def classifier_two_sample_test(a: Tensor, b: Tensor, seed: int = 0) -> TwoSample
     )
 
 
-def energy_distance(a: Tensor, b: Tensor) -> float:
+def mean_distance(x: Tensor) -> float:
+    """The mean distance of two different points of a sample, shape ``(n, d)``, n at least 2.
+
+    >>> mean_distance(torch.tensor([[0.0], [1.0], [5.0]]))
+    3.3333333333333335
+    """
+    n = len(x)
+    total = sum(block.sum().item() for block in _distances(x, x))
+    return total / (n * (n - 1))
+
+
+def energy_distance(a: Tensor, b: Tensor, within_b: float | None = None) -> float:
     r"""The energy distance of two samples, :math:`2 E|X-Y| - E|X-X'| - E|Y-Y'|`, without bias.
 
     The means are over pairs of different points (a U-statistic). The expectation is 0 for samples of one
@@ -138,6 +149,7 @@ def energy_distance(a: Tensor, b: Tensor) -> float:
     Args:
         a: Shape ``(n, d)``, at least 2 points.
         b: Shape ``(m, d)``, at least 2 points.
+        within_b: The :func:`mean_distance` of ``b``, if it is known.
 
     Raises:
         ValueError: If there are fewer points, their lengths differ, or a point is not finite.
@@ -149,16 +161,11 @@ def energy_distance(a: Tensor, b: Tensor) -> float:
     4.0
     """
     check_pair(a, b, "points", least=2)
-
-    def total(x: Tensor, y: Tensor) -> float:
-        return sum(block.sum().item() for block in _distances(x, y))
-
-    n = len(a)
-    m = len(b)
-    between = 2 * total(a, b) / (n * m)
-    within_a = total(a, a) / (n * (n - 1))
-    within_b = total(b, b) / (m * (m - 1))
-    return between - within_a - within_b
+    if within_b is None:
+        within_b = mean_distance(b)
+    total = sum(block.sum().item() for block in _distances(a, b))
+    between = 2 * total / (len(a) * len(b))
+    return between - mean_distance(a) - within_b
 
 
 def copying(generated: Tensor, test: Tensor, train: Tensor) -> Copying:
