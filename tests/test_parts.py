@@ -4,6 +4,7 @@ import copy
 import functools
 import pickle
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pyro.distributions as dist
@@ -451,7 +452,7 @@ class VAE(nn.Module):
 
 @pytest.fixture(scope="module")
 def vae():
-    """A VAE that a plain loop has trained on the digits with N(0, I) and cross-entropy."""
+    """A VAE that a plain loop has trained on the digits, with N(0, I) and a small weight of the KL."""
     torch.manual_seed(0)
     vae = VAE()
     optimizer = torch.optim.Adam(vae.parameters(), lr=3e-3)
@@ -462,7 +463,7 @@ def vae():
             error = F.binary_cross_entropy(y, x, reduction="sum")
             kl = -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum()
             optimizer.zero_grad()
-            (error + kl).backward()
+            (error + 0.1 * kl).backward()
             optimizer.step()
     return vae
 
@@ -548,6 +549,7 @@ def test_an_adversarial_prior_is_trained_alone(from_vae):
 
 def test_checkpoints_are_loaded_and_training_resumes(from_vae, tmp_path):
     def build():
+        torch.manual_seed(0)
         return from_vae(priors.paper_flow(8, 2, 16))
 
     ae = build()
@@ -564,13 +566,17 @@ def test_checkpoints_are_loaded_and_training_resumes(from_vae, tmp_path):
 
 def test_the_learned_prior_is_better_than_the_one_it_was_trained_with(from_vae, monkeypatch, tmp_path):
     monkeypatch.setenv("PYRO_LRP_CACHE", str(tmp_path))
-    names = ["reconstruction_mse", "prior_gap", "fd_classifier"]
-    plain = metrics.evaluate(from_vae(priors.StandardNormal(8)), data.digits(), names, n=300)
     ae = from_vae()
     trained(ae, ("prior_only", 5)).fit()
-    learned = metrics.evaluate(ae, data.digits(), names, n=300)
-    assert plain["reconstruction_mse"]["value"] == learned["reconstruction_mse"]["value"] < 0.06
-    assert learned["fd_classifier"]["value"] < plain["fd_classifier"]["value"]
+    digits = data.digits()
+    few = replace(digits, train=digits.train[:400])  # the classifier of the distance trains in a second
+    names = ["reconstruction_mse", "prior_gap", "fd_classifier"]
+    plain = metrics.evaluate(from_vae(priors.StandardNormal(8)), few, names, n=300)
+    learned = metrics.evaluate(ae, few, names, n=300)
+    for name, share in {"fd_classifier": 0.8, "prior_gap_energy_distance": 0.4}.items():
+        assert learned[name]["value"] < share * plain[name]["value"]
+    mse = learned["reconstruction_mse"]["value"]
+    assert mse == plain["reconstruction_mse"]["value"] < 0.04
 
 
 def test_walks_and_pictures(from_vae, tmp_path):
@@ -581,5 +587,5 @@ def test_walks_and_pictures(from_vae, tmp_path):
     strip = views.interpolations(images[:2], images[2:], ["a", "b"], spaces, steps=5)
     assert strip.images.shape == (4, 7, *IMAGE)
     figures.save_picture(tmp_path / "samples.png", figures.grid(ae.sample(16)))
-    figures.save_figure(figures.strips(strip.images, strip.rows), tmp_path / "walks")
-    assert {path.suffix for path in tmp_path.iterdir()} >= {".png"}
+    figures.save_figure(figures.strips(strip.images, strip.rows), tmp_path / "walks.png")
+    assert {path.name for path in tmp_path.iterdir()} >= {"samples.png", "walks.png"}
