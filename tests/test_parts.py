@@ -7,6 +7,7 @@ import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
@@ -98,8 +99,12 @@ FORMS = {  # what an encoder returns, and the options that say so
     ),
     "an output with a normal": (lambda mean, scale: SimpleNamespace(latent_dist=normal(mean, scale)), {}),
     "an output with codes": (lambda mean, scale: SimpleNamespace(latents=mean), {}),
+    "an output with a code": (lambda mean, scale: SimpleNamespace(latent=mean), {}),
 }
-POINTS = ("a code", "a code without scale", "a code in a tuple", "a point", "an output with codes")
+POINTS = (
+    "a code", "a code without scale", "a code in a tuple", "a point", "an output with codes",
+    "an output with a code",
+)  # fmt: skip
 IMAGE_FORMS = {
     "images": identity,
     "an output": lambda images: SimpleNamespace(sample=images),
@@ -307,7 +312,15 @@ MISTAKES = {
     "images twice": ({"images": torch.rand(2, *IMAGE)}, "needs images, a batch in .* or else image_shape"),
     "one image": (
         {"images": torch.rand(IMAGE), "image_shape": None},
-        r"a batch of shape \(B, C, H, W\), got \(1, 8, 8\)",
+        r"a tensor of shape \(B, C, H, W\), got \(1, 8, 8\)",
+    ),
+    "an array": (
+        {"images": np.ones((2, 1, 8, 8)), "image_shape": None},
+        r"a tensor of shape \(B, C, H, W\), got a ndarray",
+    ),
+    "bytes": (
+        {"images": torch.full((2, *IMAGE), 255, dtype=torch.uint8), "image_shape": None},
+        "lie between 255 and 255",
     ),
     "images of another range": (
         {"images": 2 * torch.rand(2, *IMAGE) - 1, "image_shape": None},

@@ -51,8 +51,8 @@ def from_parts(
     Args:
         encoder: Maps images to one of these: a code, ``(B, d)`` or ``(B, C, h, w)``, which makes it
             deterministic; a pair **(mean, standard deviation)**; a normal distribution of torch or Pyro; an
-            object with tensors ``mean`` and ``std``; an object with any of these as ``latent_dist`` or
-            ``latents``, as in diffusers.
+            object with tensors ``mean`` and ``std``; an object with any of these as ``latent_dist``,
+            ``latents`` or ``latent``, as in diffusers.
         decoder: Maps codes, of the shape that the encoder returns, to mean images, to a distribution with that
             mean, or to an object with images as ``sample``.
         prior: Of event shape ``(d,)``.
@@ -107,9 +107,11 @@ def _sample(images: Tensor | None, image_shape: Sequence[int] | None) -> Tensor:
         assert image_shape is not None
         with seeded(0, "from_parts"):
             return torch.rand(_ROWS, *check_image_shape(image_shape))
-    if not isinstance(images, Tensor) or images.dim() != 4 or len(images) == 0:
-        shape = tuple(getattr(images, "shape", ()))
-        raise UserError(f"images must be a batch of shape (B, C, H, W), got {shape}")
+    if not isinstance(images, Tensor):
+        raise UserError(f"images must be a tensor of shape (B, C, H, W), got a {type(images).__name__}")
+    if images.dim() != 4 or len(images) == 0:
+        shape = tuple(images.shape)
+        raise UserError(f"images must be a tensor of shape (B, C, H, W), got {shape}")
     low = images.min().item()
     high = images.max().item()
     if not 0 <= low <= high <= 1:
@@ -117,7 +119,7 @@ def _sample(images: Tensor | None, image_shape: Sequence[int] | None) -> Tensor:
             f"images must be in [0, 1] and lie between {low:.3g} and {high:.3g}: scale them, and give the "
             "range that the parts were trained with as image_range"
         )
-    return images
+    return images.to(torch.get_default_dtype())
 
 
 def _try_encoder(part: EncoderPart, x: Tensor, prior: Prior) -> Tensor:
