@@ -34,6 +34,7 @@ EXAMPLES = [  # sections with blocks of Python or YAML
     "pyro_lrp/fitting/README.md#Codes in an array",
     "pyro_lrp/fitting/README.md#In scikit-learn",
     "pyro_lrp/metrics/README.md#Add a metric",
+    "pyro_lrp/models/README.md#Your own PyTorch VAE",
     "pyro_lrp/objectives/README.md#With Pyro",
     "pyro_lrp/priors/README.md#In YAML",
     "pyro_lrp/priors/README.md#In Python",
@@ -150,6 +151,13 @@ def test_a_metric(run):
     (metric,) = names["METRICS"].values()
     found = metric.compute(metrics.Subject(small_autoencoder(), data.digits(), n=50))
     assert {name: result["n"] for name, result in found.items()} == {"brightness": 50, "brightness_test": 50}
+
+
+def test_parts_trained_elsewhere(run):
+    names, _ = run("pyro_lrp/models/README.md#Your own PyTorch VAE")
+    assert names["images"].shape == (64, 1, 8, 8)
+    found = {name: result["value"] for name, result in names["results"].items()}
+    assert found["reconstruction_mse"] < 0.5 * found["constant_image_mse"]
 
 
 def test_every_example_is_run():

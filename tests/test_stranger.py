@@ -83,6 +83,12 @@ def test_no_listed_name_is_of_a_module_of_helpers(module):
     assert not [target for target in allowed.allowed_targets() if target.startswith(f"{module}.")]
 
 
+def test_what_calls_its_arguments_is_for_python_alone():
+    with pytest.raises(UserError, match="is not allowed"):
+        allowed.find("pyro_lrp.models.from_parts", "autoencoder")
+    assert allowed.find("pyro_lrp.models.Autoencoder", "autoencoder")
+
+
 def test_data_sets_are_built_as_data_alone():
     assert allowed.find("pyro_lrp.data.digits", "data")
     for name in ("prior", "network", "data.labels"):

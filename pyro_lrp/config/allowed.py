@@ -69,6 +69,7 @@ _EXCLUDED = {
     "torch.nn.ParameterDict",
     "torch.nn.ParameterList",
     "pyro.distributions.SpanningTree",  # may compile its own code
+    "pyro_lrp.models.from_parts",  # calls its arguments
 }
 _FACTORIES = (
     "affine_autoregressive",
@@ -193,7 +194,8 @@ def _library_names(home: str) -> frozenset[str]:
     module = importlib.import_module(home)
     names = set()
     for name in module.__all__:
-        if _is_of_library(getattr(module, name)):
+        allowed = _is_of_library(getattr(module, name))
+        if allowed and f"{home}.{name}" not in _EXCLUDED:
             names.add(name)
     return frozenset(names)
 

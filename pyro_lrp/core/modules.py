@@ -1,4 +1,4 @@
-"""Training and evaluation mode, for a block and part by part."""
+"""Modes of modules: training and evaluation, for a block and part by part; what learns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-__all__ = ["eval_mode"]
+__all__ = ["eval_mode", "learns"]
 
 
 @contextmanager
@@ -28,3 +28,13 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes.items():
             part.training = training
+
+
+def learns(*modules: nn.Module) -> bool:
+    """Whether a module has a parameter that takes gradients.
+
+    >>> learns(nn.Linear(1, 1)), learns(nn.Linear(1, 1).requires_grad_(False)), learns(nn.ReLU())
+    (True, False, False)
+    """
+    parameters = (p for module in modules for p in module.parameters())
+    return any(p.requires_grad for p in parameters)

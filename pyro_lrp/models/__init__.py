@@ -3,6 +3,7 @@
 from pyro_lrp.models.autoencoder import Autoencoder, Draw
 from pyro_lrp.models.codes import CodedImages, Codes, ImageCodes
 from pyro_lrp.models.hierarchical import HierarchicalAutoencoder
+from pyro_lrp.models.parts import from_parts
 from pyro_lrp.models.regularized import RegularizedAutoencoder
 
 __all__ = [
@@ -13,4 +14,5 @@ __all__ = [
     "HierarchicalAutoencoder",
     "ImageCodes",
     "RegularizedAutoencoder",
+    "from_parts",
 ]

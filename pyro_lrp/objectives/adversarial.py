@@ -11,6 +11,7 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.gradients import frozen, full_precision
 from pyro_lrp.models import Autoencoder
 from pyro_lrp.objectives.elbo import Losses
@@ -90,6 +91,8 @@ class Adversarial(AutoencoderGame):
             return self.decoder_turns()
         if phase == "prior_only":
             return (discriminator, prior) if learns else ()
+        if not self.autoencoder_learns():
+            raise UserError(f"phase {phase}: encoder, decoder and likelihood are fixed; train in prior_only")
         if phase == "joint" and learns:
             return (autoencoder, discriminator, prior)
         return (autoencoder, discriminator)

@@ -12,6 +12,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.modules import learns
 from pyro_lrp.data import Batch, Split
 from pyro_lrp.models import Autoencoder, CodedImages, Codes, ImageCodes
 from pyro_lrp.objectives.collapse import collapse
@@ -59,8 +60,12 @@ class AutoencoderGame(Game):
 
     def prior_learns(self) -> bool:
         """Whether the prior has anything to train."""
-        parameters = self.autoencoder.prior.parameters()
-        return any(p.requires_grad for p in parameters)
+        return learns(self.autoencoder.prior)
+
+    def autoencoder_learns(self) -> bool:
+        """Whether encoder, decoder or likelihood have anything to train; frozen ones have not."""
+        ae = self.autoencoder
+        return learns(ae.encoder, ae.decoder, ae.likelihood)
 
     def initialize(self, batch: Any) -> None:
         self.autoencoder.initialize(batch.x, batch.context)
@@ -74,6 +79,8 @@ class AutoencoderGame(Game):
         """The turns of a decoder-only phase: one, in which no gradient reaches the encoder."""
         if len(self.autoencoder.sites) > 1:
             raise UserError("a decoder-only phase needs codes that can be stored, those of one latent")
+        if not self.autoencoder_learns():
+            return ()
         return (Turn("decoder", ("autoencoder",)),)
 
     def decoder_alone(self, coded: CodedImages) -> Losses:
@@ -162,19 +169,21 @@ class LatentGame(AutoencoderGame):
         self.latent_reconstruction = latent_reconstruction
 
     def turns(self, phase: str) -> tuple[Turn, ...]:
-        if phase == "autoencoder_only":
-            return (Turn("autoencoder", ("autoencoder",)),)
         if phase == "decoder_only":
             return self.decoder_turns()
-        learns = self.prior_learns()
-        if phase == "joint":
-            moves = ("autoencoder", "prior") if learns else ("autoencoder",)
-            return (Turn("joint", moves),)
-        if phase == "prior_only" and learns:
-            return (Turn("prior", ("prior",)),)
-        return ()
+        moves = []
+        if phase in ("joint", "autoencoder_only") and self.autoencoder_learns():
+            moves.append("autoencoder")
+        if phase in ("joint", "prior_only") and self.prior_learns():
+            moves.append("prior")
+        if not moves:
+            return ()
+        name = phase.removesuffix("_only")
+        return (Turn(name, tuple(moves)),)
 
     def caution(self, phase: str, images: Split) -> str | None:
+        if not learns(self.autoencoder.encoder):  # codes that do not move neither collapse nor shrink
+            return None
         prior = self.autoencoder.prior
         if phase == "autoencoder_only":
             prior = self.stand_in

@@ -81,7 +81,7 @@ class TotalCorrelation(LatentGame):
 
     def turns(self, phase: str) -> tuple[Turn, ...]:
         turns = super().turns(phase)
-        if phase in ("decoder_only", "prior_only"):
+        if not turns or phase in ("decoder_only", "prior_only"):
             return turns
         # it compares the first turn's codes with those of a second minibatch
         second = Turn("discriminator", ("discriminator",), batches=2)
