@@ -82,11 +82,10 @@ class Judge:
 
     def __init__(self, codes: CodeSet, device: torch.device, seed: int) -> None:
         self.seed = seed
-        # both are joined afterwards: a copy of all codes would be large
-        mean = [codes.train.mean(0), codes.context.mean(0)]
-        variance = [codes.train.var(0, correction=0), codes.context.var(0, correction=0)]
-        scale = torch.cat(variance).sqrt()
-        self.mean = torch.cat(mean)
+        # the statistics are joined, and not the numbers: a copy of all codes would be large
+        parts = [part for part in (codes.train, codes.context) if part.shape[1]]
+        scale = torch.cat([part.std(0) for part in parts])
+        self.mean = torch.cat([part.mean(0) for part in parts])
         self.scale = torch.where(scale > 0, scale, 1.0)
         self.held_out = self._standardised(codes.held_out, codes.held_out_context)
         self.within = mean_distance(self.held_out)
