@@ -50,6 +50,13 @@ class Batch:
         if self.context is None:
             object.__setattr__(self, "context", no_context(self.x))
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """A minibatch of the changed tensors."""
+        label = self.label
+        if label is not None:
+            label = change(label)
+        return Batch(change(self.x), label, change(self.context))
+
 
 @dataclass(frozen=True)
 class Split:
