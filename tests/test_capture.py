@@ -287,6 +287,7 @@ def test_harmless_operations_are_no_obstacles():
     with Watch() as watch:
         x[rows], x[:, 1:], x.index_select(0, rows), x.where(x > 0, -x), x.masked_fill(x > 0.5, 0.0)
         x[x > 0.5] = 0.0
+        torch.zeros(4, 3, dtype=torch.uint8)[rows] = torch.ones(2, 3, dtype=torch.uint8)
         torch.normal(x, 1.0), torch.tensor([1.0, 2.0]) * 2, x * torch.tensor(2.0)
     assert watch.found is None
 

@@ -32,6 +32,15 @@ _READING = (
 )
 """Operations whose kernels read a value and do not say so by a tag."""
 
+_INDEXING = (
+    "aten::index.Tensor",
+    "aten::_unsafe_index.Tensor",
+    "aten::index_put",
+    "aten::index_put_",
+    "aten::_index_put_impl_",
+    "aten::_unsafe_index_put",
+)
+
 _PACKAGE = Path(__file__).parents[1]
 _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
 
@@ -99,7 +108,7 @@ def obstacle(func: Any, inputs: list[Tensor], outputs: list[Tensor]) -> str | No
     name = func.name()
     if torch.Tag.data_dependent_output in func.tags or name in _READING:
         return _READS
-    if name.startswith(("aten::index", "aten::_index_put", "aten::_unsafe_index")):
+    if name in _INDEXING:
         if _selects_by_mask(name, inputs):
             return _SIZES
     elif torch.Tag.dynamic_output_shape in func.tags:
@@ -111,9 +120,12 @@ def obstacle(func: Any, inputs: list[Tensor], outputs: list[Tensor]) -> str | No
 
 def _selects_by_mask(name: str, inputs: list[Tensor]) -> bool:
     """Whether rows are chosen by booleans, other than to fill them with one number."""
-    masks = [tensor for tensor in inputs[1:] if tensor.dtype in (torch.bool, torch.uint8)]
-    fills = "put" in name and inputs[-1].dim() == 0 and inputs[-1].device.type == "cpu"
-    by_mask = any(mask.dim() > 0 for mask in masks) and "index_select" not in name
+    indices = inputs[1:]
+    fills = False
+    if "put" in name:
+        *indices, values = indices
+        fills = values.dim() == 0 and values.device.type == "cpu"
+    by_mask = any(index.dtype in (torch.bool, torch.uint8) for index in indices)
     return by_mask and not fills
 
 
