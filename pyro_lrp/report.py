@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sys
+from typing import TYPE_CHECKING
 
 from pyro_lrp.config.command import WIDTH, one_line_errors
 from pyro_lrp.core.errors import UserError, printable
 from pyro_lrp.core.terminal import tolerate_any_encoding
+
+if TYPE_CHECKING:
+    from pyro_lrp.reports import Lead
 
 HELP = """\
 Compare runs: a table with mean ± sd over seeds, a page with curves and samples, a CSV file with everything.
@@ -39,7 +43,7 @@ def main() -> None:
         if {"-h", "--help"} & {*arguments}:
             print(HELP, end="")
             return
-        _report(*parsed(arguments))
+        report(*parsed(arguments))
 
 
 def parsed(arguments: list[str]) -> tuple[list[str], str | None, list[str] | None]:
@@ -68,8 +72,17 @@ def parsed(arguments: list[str]) -> tuple[list[str], str | None, list[str] | Non
     return paths, out, metrics
 
 
-def _report(paths: list[str], out: str | None, metrics: list[str] | None) -> None:
-    """Collect the runs, write the report, print its table."""
+def report(
+    paths: list[str],
+    out: str | None = None,
+    metrics: list[str] | None = None,
+    lead: Lead | None = None,
+) -> None:
+    """Collect the runs, write the report, print its table.
+
+    Raises:
+        UserError: If there is no run, or the report cannot be written.
+    """
     from pyro_lrp import reports  # torch is imported here: --help does not wait for it
 
     collection = reports.collect(paths)
@@ -79,7 +92,7 @@ def _report(paths: list[str], out: str | None, metrics: list[str] | None) -> Non
             more = f" (and {len(collection.broken) - 1} more cannot be read)"
         raise UserError(f"no run to report: {collection.broken[0]}{more}")
     table = reports.summarize(collection, metrics)
-    files = reports.write(collection, out or reports.default_folder(paths), metrics)
+    files = reports.write(collection, out or reports.default_folder(paths), metrics, lead)
     width = shutil.get_terminal_size((WIDTH, 24)).columns
     print(reports.terminal(table, width))
     for line in reports.closing(collection, table, _NAMED):

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from pyro_lrp.config.command import one_line_errors
 from pyro_lrp.core.errors import UserError, printable
 from pyro_lrp.core.terminal import tolerate_any_encoding
+from pyro_lrp.report import report
 
 if TYPE_CHECKING:  # torch is imported when an experiment begins: --help does not wait for it
-    from pyro_lrp.reports import ReportedRun
+    from pyro_lrp.reports import Lead, ReportedRun
     from pyro_lrp.reports.experiments import Experiment
 
 HELP = """\
@@ -182,10 +183,13 @@ def _conclude(experiment: Experiment, directories: Sequence[Path], further: Sequ
     from pyro_lrp.reports import collect
 
     runs = collect(directories).runs
-    _write(experiment, runs)
+    lead = _write(experiment, runs)
     drawn = "figure" not in experiment.show or _draw(experiment, runs, further)
-    code = _run("report", *map(str, directories), f"out={experiment.directory}")
-    return drawn and code == 0
+    if not drawn:
+        lead = lead._replace(picture=None)  # one that lies there is of other runs
+    print(printable(f"> {shlex.join(['python', '-m', 'pyro_lrp.report', *map(str, directories)])}"), flush=True)
+    report([*map(str, directories)], str(experiment.directory), lead=lead)
+    return drawn
 
 
 def _redraw(experiment: Experiment, folder: str) -> None:
@@ -195,21 +199,30 @@ def _redraw(experiment: Experiment, folder: str) -> None:
     _write(experiment, read(folder).runs)
 
 
-def _write(experiment: Experiment, runs: Sequence[ReportedRun]) -> None:
-    """Write and print the verdicts, with the table or beside the lines."""
+def _write(experiment: Experiment, runs: Sequence[ReportedRun]) -> Lead:
+    """Write and print the verdicts, with the table or beside the lines; returns what a page begins with."""
     from pyro_lrp.figures import save_figure
-    from pyro_lrp.reports import results
+    from pyro_lrp.reports import Lead, results
 
     out = experiment.directory
     out.mkdir(parents=True, exist_ok=True)
-    text = [f"# {experiment.title}", f"scale={experiment.scale}, {len(runs)} runs"]
+    lead = Lead(
+        experiment.title,
+        f"scale={experiment.scale}, {len(runs)} runs",
+        [str(verdict) for verdict in results.verdicts(experiment, runs)],
+        picture=out / f"{experiment.name}.png",
+    )
+    text = [f"# {lead.title}", lead.remarks]
     if "lines" in experiment.show:
         save_figure(results.lines(experiment, runs), out / f"{experiment.name}.png")
     if "table" in experiment.show:
-        text.append(results.table(experiment, runs))
-    text += [f"- {verdict}" for verdict in results.verdicts(experiment, runs)]
+        header, rows = results.table(experiment, runs)
+        text.append(results.markdown(header, rows))
+        lead = lead._replace(header=header, rows=rows)
+    text += [f"- {verdict}" for verdict in lead.verdicts]
     (out / f"{experiment.name}.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
     print(printable("\n\n".join(text)))
+    return lead
 
 
 def _draw(experiment: Experiment, runs: Sequence[ReportedRun], further: Sequence[str]) -> bool:

@@ -68,6 +68,9 @@ def test_a_smoke_run_ends_with_figure_verdicts_and_report(reproduce):
     assert "fewer than 3 seeds" in verdicts
     assert verdicts.strip() in out
     picture = (folder / "figure_3.png").read_bytes()
+    page = (folder / "report.html").read_text()
+    assert page.count("undecided (") == 3
+    assert 'class="result"' in page
 
     # a recorded report draws the same figure
     code, _, err = reproduce("figure=3", "scale=smoke", f"from={folder}")
@@ -86,6 +89,8 @@ def test_a_table_stands_beside_the_paper(reproduce):
     assert cells[2::2][:3] == ["1.67", "1076", "33.1"]
     assert cells[1:4:2] == ["–", "–"]  # the scale leaves them out
     assert math.isfinite(float(cells[5]))
+    page = Path("runs/reproduce/table_1_smoke/report.html").read_text()
+    assert "<td>1076</td>" in page
 
 
 def test_a_figure_of_the_latent_space_is_drawn(reproduce):
@@ -99,11 +104,13 @@ def test_unfinished_runs_and_mixed_protocols_have_no_mean():
     one = ReportedRun("a", 0, {"model": "vae"}, {"fd_classifier": Score(40.0, protocol={"images": 1})})
     other = replace(one, name="b", seed=1, scores={"fd_classifier": Score(60.0, protocol={"images": 2})})
     same = replace(one, name="c", seed=2, scores={"fd_classifier": Score(60.0, protocol={"images": 1})})
-    rows = [results.table(experiment, runs).splitlines()[2] for runs in ([one, other], [one, same])]
-    assert "different protocols | 41.4 | 2 |" in rows[0]
-    assert "50 ± 14 | 41.4 | 2 |" in rows[1]
+    rows = [results.table(experiment, runs)[1][0] for runs in ([one, other], [one, same])]
+    assert rows[0][-3:] == ["different protocols", "41.4", "2"]
+    assert rows[1][-3:] == ["50 ± 14", "41.4", "2"]
     unfinished = replace(same, finished=False)
-    assert "40 | 41.4 | 1 |" in results.table(experiment, [one, unfinished]).splitlines()[2]
+    header, rows = results.table(experiment, [one, unfinished])
+    assert rows[0][-3:] == ["40", "41.4", "1"]
+    assert results.markdown(header, rows).splitlines()[2].endswith("| 40 | 41.4 | 1 |")
     assert len(results.observations([one, unfinished])) == 1
 
 

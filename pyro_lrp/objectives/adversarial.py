@@ -14,7 +14,8 @@ from torch.nn.functional import softplus
 from pyro_lrp.core.gradients import frozen, full_precision
 from pyro_lrp.models import Autoencoder
 from pyro_lrp.objectives.elbo import Losses
-from pyro_lrp.objectives.games import AutoencoderGame, Turn
+from pyro_lrp.objectives.game import Turn
+from pyro_lrp.objectives.games import AutoencoderGame
 from pyro_lrp.schedules import Schedule
 
 __all__ = ["Adversarial"]

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from pyro_lrp.core.gradients import frozen, full_precision
 from pyro_lrp.models import Autoencoder
 from pyro_lrp.objectives.elbo import BilevelELBO, Losses
-from pyro_lrp.objectives.games import LatentGame, Turn
+from pyro_lrp.objectives.game import Turn
+from pyro_lrp.objectives.games import LatentGame
 from pyro_lrp.schedules import Schedule
 
 __all__ = ["TotalCorrelation", "permute_dims"]

@@ -16,6 +16,7 @@ all of it::
 """
 
 from pyro_lrp.reports.collect import Collection, ReportedRun, collect
+from pyro_lrp.reports.page import Lead
 from pyro_lrp.reports.record import read
 from pyro_lrp.reports.scores import Score, better
 from pyro_lrp.reports.table import Cell, Row, Table, summarize
@@ -25,6 +26,7 @@ from pyro_lrp.reports.write import default_folder, write
 __all__ = [
     "Cell",
     "Collection",
+    "Lead",
     "ReportedRun",
     "Row",
     "Score",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
+from typing import NamedTuple
 
 from pyro_lrp.core.errors import printable
 from pyro_lrp.reports.collect import Collection, ReportedRun
@@ -13,7 +15,7 @@ from pyro_lrp.reports.pictures import data_uri, thumbnail
 from pyro_lrp.reports.table import Table
 from pyro_lrp.reports.text import Sheet, closing, counted, cut, legend, runs_sheet, summary_sheet
 
-__all__ = ["page"]
+__all__ = ["Lead", "page"]
 
 _LONGEST = 80  # letters of a cell
 _MOST_PICTURES = 60
@@ -36,21 +38,46 @@ td.long { white-space: normal; min-width: 16rem; overflow-wrap: anywhere; }
        border: 1px solid var(--line); }
 ul { padding-left: 1.2rem; } li { overflow-wrap: anywhere; }
 img { background: #ffffff; border-radius: 4px; max-width: 100%; }
+.result { max-height: 30rem; }
 .curves { width: 100%; max-width: 64rem; }
 .grids { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1.2rem; }
 figure { margin: 0; } figure img { width: 100%; } figcaption { font-size: .85rem; overflow-wrap: anywhere; }
 """
 
 
-def page(collection: Collection, table: Table) -> str:
-    """The HTML of a report: summary, runs, curves, samples, what is missing.
+class Lead(NamedTuple):
+    """The result of an experiment, with which its page begins.
+
+    Attributes:
+        title: What the experiment is about.
+        remarks: Its scale and the like.
+        verdicts: A sentence for each claim.
+        header: The names of the columns of its table.
+        rows: The rows of its table; empty if it has none.
+        picture: Its figure, a PNG file; None if it has none.
+    """
+
+    title: str
+    remarks: str
+    verdicts: Sequence[str]
+    header: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    picture: Path | None = None
+
+
+def page(collection: Collection, table: Table, lead: Lead | None = None) -> str:
+    """The HTML of a report: summary, runs, curves, samples, what is missing; before them the result, if given.
 
     Every text of a run is escaped, and the page's own policy forbids scripts and all addresses but the pictures
     that it holds.
     """
-    title = f"Report of {counted(len(collection.runs), 'run')}"
-    parts = [
-        f"<h1>{title}</h1>",
+    runs = counted(len(collection.runs), "run")
+    title = f"Report of {runs}"
+    parts = [f"<h1>{title}</h1>"]
+    if lead:
+        title = escape(lead.title)
+        parts = [*_lead(lead), f"<h2>{runs.capitalize()}, seeds together</h2>"]
+    parts += [
         *_summary(table),
         "<h2>Runs</h2>",
         _table(runs_sheet(table)),
@@ -65,6 +92,28 @@ def page(collection: Collection, table: Table) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
+
+
+def _lead(lead: Lead) -> list[str]:
+    parts = [f"<h1>{escape(lead.title)}</h1>", f"<p>{escape(lead.remarks)}</p>", _list(lead.verdicts)]
+    if lead.rows:
+        parts.append(_lead_table(lead))
+    png = None
+    if lead.picture:
+        png = thumbnail(lead.picture, side=1600)
+    if png:
+        parts.append(f'<img class="result" alt="{escape(lead.title)}" src="{data_uri(png)}">')
+    return parts
+
+
+def _lead_table(lead: Lead) -> str:
+    header = "".join(f"<th>{_heading(name)}</th>" for name in lead.header)
+    lines = [f'<div class="table"><table>\n<thead><tr>{header}</tr></thead>\n<tbody>']
+    for row in lead.rows:
+        cells = "".join(f"<td>{escape(cell)}</td>" for cell in row)
+        lines.append(f"<tr>{cells}</tr>")
+    lines.append("</tbody>\n</table></div>")
+    return "\n".join(lines)
 
 
 def _summary(table: Table) -> list[str]:

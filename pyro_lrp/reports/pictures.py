@@ -10,11 +10,10 @@ __all__ = ["data_uri", "thumbnail"]
 
 _LARGEST_FILE = 2**25  # bytes
 _MOST_PIXELS = 2**24  # of a picture that is decoded
-_SIDE = 640  # pixels of a picture in a page
 
 
-def thumbnail(path: Path) -> bytes | None:
-    """A picture as PNG of at most 640 pixels a side; None if there is none that can be read.
+def thumbnail(path: Path, side: int = 640) -> bytes | None:
+    """A picture as PNG of at most ``side`` pixels a side; None if there is none that can be read.
 
     The file is not trusted: only PNG of bounded size is decoded, and nothing but its pixels is kept.
     """
@@ -31,7 +30,7 @@ def thumbnail(path: Path) -> bytes | None:
             pixels = picture.convert("RGB")
     except unreadable_errors():
         return None
-    pixels.thumbnail((_SIDE, _SIDE))
+    pixels.thumbnail((side, side))
     file = io.BytesIO()
     pixels.save(file, format="PNG", optimize=True)
     return file.getvalue()

@@ -14,7 +14,7 @@ from pyro_lrp.reports.experiments import Experiment
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["chosen", "lines", "observations", "table", "verdicts"]
+__all__ = ["chosen", "lines", "markdown", "observations", "table", "verdicts"]
 
 
 def observations(runs: Sequence[ReportedRun]) -> list[Observation]:
@@ -62,19 +62,27 @@ def lines(experiment: Experiment, runs: Sequence[ReportedRun]) -> Figure:
     return lines_against(panels, along, show["result"].replace("_", " "), log=show.get("log", True))
 
 
-def table(experiment: Experiment, runs: Sequence[ReportedRun]) -> str:
-    """Markdown: a line for each row, ours (mean ± sd over n seeds) beside the paper's value in each column."""
+def table(experiment: Experiment, runs: Sequence[ReportedRun]) -> tuple[list[str], list[list[str]]]:
+    """The names of the columns, and the rows: ours (mean ± sd over seeds), each beside the paper's value."""
     show = experiment.show["table"]
     columns = show["columns"]
-    header = "| | " + " | ".join(f"{column} | paper" for column in columns) + " | seeds |"
-    text = [header, "|---" * (2 * len(columns) + 2) + "|"]
+    header = [""]
+    for column in columns:
+        header += [column, "paper"]
+    rows = []
     for row in show["rows"]:
         own = observations(chosen(runs, row["of"]))
         cells = [row["name"]]
         for column, published in zip(columns, row["paper"], strict=True):
             cells += [_cell(own, column, row.get("space")), f"{published:g}"]
-        text.append("| " + " | ".join([*cells, str(len(own))]) + " |")
-    return "\n".join(text)
+        rows.append([*cells, str(len(own))])
+    return [*header, "seeds"], rows
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _cell(runs: Sequence[Observation], column: str, space: str | None) -> str:

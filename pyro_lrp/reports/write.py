@@ -10,7 +10,7 @@ from pathlib import Path
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.files import write_atomically
 from pyro_lrp.reports.collect import Collection, folders
-from pyro_lrp.reports.page import page
+from pyro_lrp.reports.page import Lead, page
 from pyro_lrp.reports.record import csv_text, rest
 from pyro_lrp.reports.table import summarize
 from pyro_lrp.reports.text import markdown
@@ -18,13 +18,19 @@ from pyro_lrp.reports.text import markdown
 __all__ = ["default_folder", "write"]
 
 
-def write(collection: Collection, folder: str | Path, metrics: Iterable[str] | None = None) -> list[Path]:
+def write(
+    collection: Collection,
+    folder: str | Path,
+    metrics: Iterable[str] | None = None,
+    lead: Lead | None = None,
+) -> list[Path]:
     """Write ``report.csv``, ``report.json``, ``report.md`` and ``report.html``; equal runs give equal bytes.
 
     Args:
         collection: The runs.
         folder: The folder, which is made if it is missing.
         metrics: Names or patterns of the metrics in the tables; the CSV file has all.
+        lead: The result of an experiment, with which the page begins.
 
     Returns:
         The files.
@@ -37,7 +43,7 @@ def write(collection: Collection, folder: str | Path, metrics: Iterable[str] | N
         "report.csv": csv_text(table),
         "report.json": json.dumps(rest(collection), indent=1) + "\n",
         "report.md": markdown(collection, table),
-        "report.html": page(collection, table),
+        "report.html": page(collection, table, lead),
     }
     paths = []
     try:
