@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+import warnings
 
 import pyro
 import pytest
@@ -22,7 +23,7 @@ from pyro_lrp.schedules import Progress
 from pyro_lrp.trainer import Phase, PriorPhase, Trainer, capture, loop
 from pyro_lrp.trainer import step as step_module
 from pyro_lrp.trainer.capture import CapturedStep, Steps, choose_compile
-from pyro_lrp.trainer.obstacles import Watch
+from pyro_lrp.trainer.obstacles import Watch, watched
 
 ALL = {**GAMES, **RAMP}
 BOTH = [Phase("joint", 2), Phase("prior_only", 2)]
@@ -310,6 +311,25 @@ def test_a_copy_between_devices_is_an_obstacle(name):
             FAKE[name](x)
     assert "test_capture.py" in watch.found
     assert watch.found.endswith("copies between the host and the device")
+
+
+def test_a_wait_that_only_torch_knows_of_is_found(monkeypatch):
+    """On CUDA torch is asked to warn of waits; here an operation of ours warns as it would."""
+    modes = ["default"]
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: modes[-1])
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+
+    @torch.library.custom_op("tests::waiting", mutates_args=())
+    def waiting(x: torch.Tensor) -> torch.Tensor:
+        if modes[-1] == "warn":
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+        return x.clone()
+
+    with watched(torch.device("cuda")) as watch:
+        waiting(torch.zeros(2) + 1)
+    assert watch.found.startswith("tests::waiting at test_capture.py:")
+    assert watch.found.endswith("makes the host wait for the device")
+    assert modes == ["default", "warn", "default"]
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sysconfig
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ __all__ = ["Watch", "obstacle", "watched"]
 _READS = "reads a value on the host"
 _SIZES = "has a size that depends on values"
 _MOVES = "copies between the host and the device"
+_WAITS = "makes the host wait for the device"
+_WARNING = "called a synchronizing CUDA operation"
 
 _READING = (
     "aten::normal.Tensor_Tensor",  # to check the smallest deviation
@@ -48,6 +50,9 @@ _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib",
 class Watch(TorchDispatchMode):
     """Notes the first operation of a step that no graph can hold.
 
+    Args:
+        caught: The warnings of the block so far, among them those of torch that the host waited.
+
     Attributes:
         found: The operation, the line of code that asks for it, and the reason; None as long as there is none.
 
@@ -61,9 +66,10 @@ class Watch(TorchDispatchMode):
     True
     """
 
-    def __init__(self) -> None:
+    def __init__(self, caught: Sequence[warnings.WarningMessage] = ()) -> None:
         super().__init__()
         self.found: str | None = None
+        self._caught = caught
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -71,6 +77,8 @@ class Watch(TorchDispatchMode):
         if self.found is None:
             inputs = _tensors((args, kwargs))
             reason = obstacle(func, inputs, _tensors(result))
+            if reason is None and any(_WARNING in str(warning.message) for warning in self._caught):
+                reason = _WAITS
             if reason:
                 self.found = f"{func.name()}{_line()} {reason}"
         return result
@@ -79,22 +87,19 @@ class Watch(TorchDispatchMode):
 @contextmanager
 def watched(device: torch.device) -> Iterator[Watch]:
     """Watch the operations of a block; on CUDA also for waits of the host that no operation shows."""
-    with Watch() as watch:
-        if device.type != "cuda":
+    if device.type != "cuda":
+        with Watch() as watch:
             yield watch
-            return
-        before = torch.cuda.get_sync_debug_mode()
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            torch.cuda.set_sync_debug_mode("warn")
-            try:
+        return
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with Watch(caught) as watch:
                 yield watch
-            finally:
-                torch.cuda.set_sync_debug_mode(before)
-    waits = [warning for warning in caught if "synchronizing CUDA operation" in str(warning.message)]
-    if waits and watch.found is None:
-        place = Path(waits[0].filename).name
-        watch.found = f"an operation at {place}:{waits[0].lineno} makes the host wait for the device"
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
 
 
 def obstacle(func: Any, inputs: list[Tensor], outputs: list[Tensor]) -> str | None:
