@@ -22,7 +22,7 @@ from pyro_lrp.data import Batch
 from pyro_lrp.schedules import Progress
 from pyro_lrp.trainer import Phase, PriorPhase, Trainer, capture, loop
 from pyro_lrp.trainer import step as step_module
-from pyro_lrp.trainer.capture import CapturedStep, Steps, choose_compile
+from pyro_lrp.trainer.capture import CapturedStep, StepFactory, choose_compile
 from pyro_lrp.trainer.obstacles import Watch, watched
 
 ALL = {**GAMES, **RAMP}
@@ -32,7 +32,7 @@ CLOCK = ("seconds", "images_per_second")
 
 def captured(run, graph=RecordedGraph):
     """A trainer, made to capture its steps with a recorder."""
-    run.steps = Steps("graph", run.log, graph)
+    run.step_factory = StepFactory("graph", run.log, graph)
     return run
 
 
@@ -80,14 +80,14 @@ def test_a_captured_game_is_the_eager_one_bit_for_bit(name, precision):
     """16 joint and 16 prior-only steps; every row of the metrics, every parameter and buffer."""
     eager, replayed, run = pair(ALL[name], precision=precision)
     assert run.step in (16, 32)
-    assert run.steps.used() == {"compile": "graph"}
+    assert run.step_factory.used() == {"compile": "graph"}
     assert are_equal(eager, replayed)
 
 
 def test_a_decoder_only_phase_is_captured():
     phases = [Phase("joint", 1), Phase("decoder_only", 2), Phase("prior_only", 1)]
     eager, replayed, run = pair(small_game, phases=phases, decoder_code_noise=0.2)
-    assert run.steps.used() == {"compile": "graph"}
+    assert run.step_factory.used() == {"compile": "graph"}
     assert are_equal(eager, replayed)
 
 
@@ -134,7 +134,7 @@ def test_every_preset_is_captured_or_says_why_not(name):
     assert are_equal(eager, trained(run))
 
     phases, place = FALL_BACK.get(name, ([], ""))
-    reasons = run.steps.used().get("not_captured", {})
+    reasons = run.step_factory.used().get("not_captured", {})
     assert [*reasons] == phases
     assert [line for line in said if "without a CUDA graph" in line] == [
         f"{phase} runs without a CUDA graph: {reasons[phase]}" for phase in phases
@@ -148,7 +148,7 @@ def test_flow_matching_is_captured_where_nothing_is_solved():
     make = planned("flow_matching", beta=0)
     run = captured(make())
     assert are_equal(trained(make()), trained(run))
-    assert run.steps.used() == {"compile": "graph"}
+    assert run.step_factory.used() == {"compile": "graph"}
 
 
 # interruptions
@@ -235,7 +235,7 @@ def test_a_baked_value_is_seen(kind, bake, monkeypatch):
     assert kind is not objectives.LatentGame or are_equal(*pair(make, phases=joint)[:2])
     bake(monkeypatch)
     eager, replayed, run = pair(make, phases=joint)
-    assert run.steps.used() == {"compile": "graph"}
+    assert run.step_factory.used() == {"compile": "graph"}
     assert not are_equal(eager, replayed)
 
 
@@ -425,7 +425,7 @@ def test_the_summary_says_that_steps_were_eager(train, typed):
 
 def test_the_summary_says_what_was_captured(train, monkeypatch):
     monkeypatch.setattr(loop, "choose_compile", lambda kind, device: "graph")
-    monkeypatch.setattr(loop, "Steps", lambda kind, log: Steps(kind, log, RecordedGraph))
+    monkeypatch.setattr(loop, "StepFactory", lambda kind, log: StepFactory(kind, log, RecordedGraph))
     code, _, err = train(*QUICK, "prior=flow_matching", "prior.width=8", "beta=1", "batch_size=16")
     assert code == 0, err
     used = used_by(only_run())

@@ -57,7 +57,7 @@ def test_a_captured_game_is_the_eager_one_bit_for_bit(name, precision):
     }
     runs = [trainer(GAMES[name], compile=compile, **options) for compile in ("off", "auto")]
     rows = [run.fit() for run in runs]
-    assert [run.steps.used() for run in runs] == [{"compile": "off"}, {"compile": "graph"}]
+    assert [run.step_factory.used() for run in runs] == [{"compile": "off"}, {"compile": "graph"}]
     for row, other in zip(*rows, strict=True):
         assert without_clock(row) == without_clock(other)
     assert_equal(*runs)

@@ -19,7 +19,7 @@ from pyro_lrp.core.errors import UserError
 from pyro_lrp.trainer.obstacles import watched
 from pyro_lrp.trainer.step import Step
 
-__all__ = ["CapturedStep", "CudaGraph", "Graph", "Steps", "choose_compile"]
+__all__ = ["CapturedStep", "CudaGraph", "Graph", "StepFactory", "choose_compile"]
 
 _KINDS = ("auto", "off", "graph")
 _WARM_UP = 3  # eager steps before recording, in which optimizers and libraries allocate what they keep
@@ -86,7 +86,8 @@ class CudaGraph:
 class CapturedStep(Step):
     """A step whose device's half is recorded after three eager calls, and replayed from then on.
 
-    What no graph can hold is looked for in the last eager call. If there is any, all calls are eager.
+    What no graph can hold is looked for in the last eager call. If there is any, all calls are eager. Between
+    calls, tensors may be changed in place; other changes of the game have no effect once it is recorded.
 
     Args:
         *args: Those of :class:`Step`.
@@ -102,7 +103,7 @@ class CapturedStep(Step):
         self.graph: Graph | None = graph
         self.give_up = give_up
         self._taken = 0
-        self._inputs: list[Any] = []
+        self._inputs: list[Tensor] = []  # what the graph reads
         self._names: list[str] = []
         self._row = torch.empty(0)
 
@@ -126,7 +127,7 @@ class CapturedStep(Step):
             return self._warm_up(self.graph, batches)
         if not self._inputs:
             self._record(self.graph, batches)
-        torch._foreach_copy_(_tensors(self._inputs), _tensors(batches))
+        torch._foreach_copy_(self._inputs, _tensors(batches))
         self.graph.replay()
         terms = self._row.clone().unbind()
         return dict(zip(self._names, terms, strict=True))
@@ -144,24 +145,25 @@ class CapturedStep(Step):
         return terms
 
     def _record(self, graph: Graph, batches: Sequence[Any]) -> None:
-        self._inputs = [batch.map(torch.clone) for batch in batches]
+        inputs = [batch.map(torch.clone) for batch in batches]
+        self._inputs = _tensors(inputs)
         # so that gradients are allocated in the graph's memory
         self.game.zero_grad(set_to_none=True)
         try:
             with _capturable(self.optimizers.values()):
-                graph.record(self._recorded)
+                graph.record(lambda: self._compute(inputs))
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise UserError(f"a step cannot be recorded as a CUDA graph, use compile=off: {reason}") from error
 
-    def _recorded(self) -> None:
-        terms = super().__call__(self._inputs)
+    def _compute(self, inputs: Sequence[Any]) -> None:
+        terms = super().__call__(inputs)
         self._names = list(terms)
         values = [term.float() for term in terms.values()]
         self._row = torch.stack(values)
 
 
-class Steps:
+class StepFactory:
     """Makes the step of each phase.
 
     Args:

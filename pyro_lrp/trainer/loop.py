@@ -24,7 +24,7 @@ from pyro_lrp.objectives import Game
 from pyro_lrp.schedules import Constant, Phase, Schedule
 from pyro_lrp.trainer import snapshots
 from pyro_lrp.trainer.bar import progress_bar, show
-from pyro_lrp.trainer.capture import Steps, choose_compile
+from pyro_lrp.trainer.capture import StepFactory, choose_compile
 from pyro_lrp.trainer.checks import check_batches, check_data
 from pyro_lrp.trainer.decoder_phase import check_code_noise, decoder_batches
 from pyro_lrp.trainer.devices import make_fabric
@@ -123,7 +123,7 @@ class Trainer:
     ) -> None:
         self.fabric = make_fabric(device, precision)
         self.threads = threads
-        self.steps = Steps(choose_compile(compile, self.fabric.device), log)
+        self.step_factory = StepFactory(choose_compile(compile, self.fabric.device), log)
         self.game = game
         self.seed = seed
         self.lr = lr
@@ -238,7 +238,7 @@ class Trainer:
             self.log(note)
         where = f"{self.directory}: " if self.directory else ""
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        how = f"on {self.fabric.device}, compile={self.steps.compile}, {threads}"
+        how = f"on {self.fabric.device}, compile={self.step_factory.compile}, {threads}"
         self.log(f"{where}{self.total_steps} steps {how}")
 
     def _run(self, span: Span, stop: Stop) -> None:
@@ -311,7 +311,7 @@ class Trainer:
     def step_of(self, span: Span) -> Step:
         """The step of a phase, once training was prepared."""
         averages = self.prior_only.averages() if self.prior_only else {}
-        return self.steps(
+        return self.step_factory(
             span.name,
             self.game,
             span.turns,
