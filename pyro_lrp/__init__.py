@@ -20,6 +20,7 @@ _SUBMODULES = (
     "data",
     "features",
     "figures",
+    "fitting",
     "latents",
     "likelihoods",
     "metrics",
@@ -41,17 +42,17 @@ _ALIASES = {  # earlier names of modules
     "gradients": "core.gradients",
 }
 
-__all__ = ["Run", "load", "train", *_SUBMODULES, *_ALIASES]
+__all__ = ["Run", "fit", "load", "train", *_SUBMODULES, *_ALIASES]
 
 sys.meta_path.append(Aliases({f"pyro_lrp.{old}": f"pyro_lrp.{new}" for old, new in _ALIASES.items()}))
 
 
 def __getattr__(name: str) -> Any:
-    """Import submodules, ``Run``, ``load`` and ``train`` on first use, so that ``import pyro_lrp`` is fast."""
+    """Import submodules, classes and functions on first use, so that ``import pyro_lrp`` is fast."""
     if name in ("Run", "load"):
         config = importlib.import_module("pyro_lrp.config")
         return getattr(config, name)
-    if name in ("train", *_SUBMODULES, *_ALIASES):  # the module of the command, which can be called
+    if name in ("fit", "train", *_SUBMODULES, *_ALIASES):  # the modules of two commands, which can be called
         module = _ALIASES.get(name, name)
         return importlib.import_module(f"pyro_lrp.{module}")
     raise AttributeError(f"module 'pyro_lrp' has no attribute {name!r}")

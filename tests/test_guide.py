@@ -12,7 +12,7 @@ import torch
 from builders import small_autoencoder
 from commands import ROOT, composed, in_process
 
-from pyro_lrp import data, metrics, reproduce
+from pyro_lrp import data, fit, metrics, reproduce
 from pyro_lrp.report import parsed
 from pyro_lrp.reports.experiments import load
 
@@ -30,6 +30,8 @@ EXAMPLES = [  # sections with blocks of Python or YAML
     "conf/README.md#A data set",
     "pyro_lrp/data/README.md#Your own images",
     "pyro_lrp/data/README.md#A new kind of condition",
+    "pyro_lrp/fitting/README.md#Codes in a file",
+    "pyro_lrp/fitting/README.md#Codes in an array",
     "pyro_lrp/metrics/README.md#Add a metric",
     "pyro_lrp/objectives/README.md#With Pyro",
     "pyro_lrp/priors/README.md#In YAML",
@@ -124,6 +126,14 @@ def test_a_new_kind_of_condition(run):
     assert 0 < context.mean() < 1
 
 
+def test_codes_from_elsewhere(run):
+    names, _ = run("pyro_lrp/fitting/README.md#Codes in an array")
+    assert names["z"].shape == (16, 8)
+    assert torch.isfinite(names["scores"]).all()
+    _, outputs = run("pyro_lrp/fitting/README.md#Codes in a file")
+    assert outputs["fit"].rstrip().endswith("runs/mine/samples.npy")
+
+
 def test_svi(run):
     names, _ = run("pyro_lrp/objectives/README.md#With Pyro")
     assert torch.isfinite(torch.tensor(names["losses"])).all()
@@ -175,6 +185,9 @@ def test_commands_compose(path):
             continue
         if command == "train":
             composed(*arguments)
+            continue
+        if command == "fit":
+            fit.parse(arguments)
             continue
         if command == "report":  # has no configuration
             parsed(arguments)

@@ -17,7 +17,7 @@ from pyro_lrp.config.identity import Identity
 from pyro_lrp.config.sizes import NETWORK_SIZES, batch_size_for, network_sizes, size_notes
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.randomness import seeded
-from pyro_lrp.core.trees import KeyPath, map_leaves
+from pyro_lrp.core.trees import KeyPath, leaves, map_leaves
 from pyro_lrp.data import ImageData, condition_kinds, condition_of, with_context
 from pyro_lrp.models import Autoencoder, HierarchicalAutoencoder
 from pyro_lrp.networks import with_noise
@@ -29,6 +29,7 @@ __all__ = [
     "build_autoencoder",
     "build_data",
     "build_game",
+    "build_prior",
     "default_data_root",
     "needs_context",
     "places",
@@ -114,7 +115,7 @@ def _filled(node: Any, group: str, from_data: dict[str, Any]) -> tuple[Any, dict
 
     def fill(path: KeyPath, leaf: Any) -> Any:
         key = path[-1]
-        if leaf is not None or key not in FROM_DATA[group]:
+        if leaf is not None or key not in FROM_DATA[group] or key not in from_data:
             return leaf
         filled[str(key)] = from_data[str(key)]
         return filled[str(key)]
@@ -176,6 +177,30 @@ def build_autoencoder(
             raise UserError(f"prior: {error}") from error
         _refuse_wrong_context(run, prior)
         return built
+
+
+def build_prior(identity: dict[str, Any], context_dim: int = 0, allow_targets: Sequence[str] = ()) -> Prior:
+    """The untrained prior of an identity alone, for codes with contexts of some length.
+
+    Raises:
+        UserError: If it is conditional and there are no contexts, or the other way round.
+    """
+    run = Identity(identity)
+    check_sizes(run.latent_dim, "latent_dim")
+    node, _ = _filled(run.prior, "prior", {"context_dim": context_dim or None})
+    if any(path[-1] == "image_shape" and value is None for path, value in leaves(node)):
+        raise UserError(
+            f"prior={run.preset('prior')} computes with an encoder: it cannot be fitted to codes alone"
+        )
+    if context_dim == 0 and run.needs_context:
+        raise UserError(f"prior={run.preset('prior')} is conditional, and there is no context")
+    with seeded(run.seed, "init"), Budget("the prior of this configuration"):
+        prior = _build_prior(Identity({**identity, "prior": node}), allow_targets)
+    if context_dim and not prior.context_dim:
+        raise UserError(
+            f"context has no effect: prior={run.preset('prior')} takes none; try prior=conditional_flow"
+        )
+    return prior
 
 
 def _build_networks(run: Identity, image_shape: Sequence[int], allow_targets: Sequence[str]) -> Any:

@@ -191,7 +191,7 @@ def read(network: str, weights: str | Path | None = None) -> Weights:
 
 
 def unpickled(path: Path) -> dict[str, Tensor]:
-    """The tensors of a ``.pth`` file, and nothing but tensors."""
+    """The tensors of a ``.pth`` or ``.pt`` file, and nothing but tensors."""
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

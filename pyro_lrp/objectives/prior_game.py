@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pyro_lrp.core.gradients import bilevel
-from pyro_lrp.models import Codes
+from pyro_lrp.models import Codes, ImageCodes
 from pyro_lrp.objectives.elbo import Losses
 from pyro_lrp.objectives.game import Game, Turn
 from pyro_lrp.priors import Prior
@@ -74,7 +74,7 @@ class PriorGame(Game):
             if isinstance(part, Prior):
                 part.check_fit(codes)
 
-    def fit(self, codes: Codes) -> dict[str, Any] | None:
+    def fit(self, codes: Codes | ImageCodes) -> dict[str, Any] | None:
         if not self.prior.estimates:
             return None
         return self.prior.fit(codes.sample(), codes.context)

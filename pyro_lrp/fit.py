@@ -1,0 +1,167 @@
+"""``python -m pyro_lrp.fit``: a learned prior for codes that an autoencoder elsewhere made."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from pyro_lrp.config.command import one_line_errors
+from pyro_lrp.core.errors import UserError, printable
+from pyro_lrp.core.terminal import tolerate_any_encoding
+
+HELP = """\
+Fit a prior to codes that an autoencoder elsewhere made: no images and no network are needed.
+
+  python -m pyro_lrp.fit codes=FILE [prior=auto|NAME] [seconds=60] [key=value ...]
+
+  codes=FILE        .npy, .npz, .pt (tensors alone) or .safetensors: floats (N, d), or maps (N, C, H, W). Of
+                    several arrays the one called codes; labels or context beside it are taken as well
+  context=FILE      what the prior is conditional on: numbers (N, k), or class labels (N,)
+  held_out=FILE     further codes, to judge by. Default: a tenth of the codes, at most 5,000
+  prior=auto        mixtures, flow matching and flows compete; the one whose samples are nearest to held-out
+                    codes wins. Or a file of conf/prior, or prior/NAME.yaml of yours with --config-dir DIR
+  prior.KEY=        its arguments, such as prior.components=50
+  seconds=60        for learning and judging
+  out=FOLDER        where the prior goes. Default: runs/fit/NAME, for codes in NAME.npy
+  n=1000            samples, in FOLDER/samples.npy
+  seed=0 device=auto|cpu|cuda|mps threads=auto|N
+  allow_targets=[]  modules of your own that the prior's configuration names
+
+In Python:
+
+  fitted = pyro_lrp.fit(codes, seconds=60)        # or pyro_lrp.fitting.load("runs/fit/NAME")
+  fitted.sample(100), fitted.log_prob(codes), print(fitted), fitted.prior
+"""
+
+_KEYS = (
+    "codes", "context", "held_out", "prior", "seconds", "out", "n", "seed", "device", "threads",
+    "allow_targets",
+)  # fmt: skip
+
+
+class Typed(NamedTuple):
+    """The arguments of the command.
+
+    Attributes:
+        options: By key.
+        prior: The prior and its arguments, as typed.
+        config_dir: The folder of ``--config-dir``.
+    """
+
+    options: dict[str, str]
+    prior: list[str]
+    config_dir: str | None
+
+
+def main() -> None:
+    """The command."""
+    tolerate_any_encoding()
+    arguments = sys.argv[1:]
+    if {"--help", "-h"} & set(arguments):
+        print(HELP, end="")
+        return
+    with one_line_errors("fit"):
+        _fit(parse(arguments))
+
+
+def parse(arguments: Sequence[str]) -> Typed:
+    """The arguments of the command, sorted.
+
+    Raises:
+        UserError: If one is unknown, or no codes are named.
+    """
+    options: dict[str, str] = {}
+    prior = []
+    config_dir = None
+    rest = iter(arguments)
+    for argument in rest:
+        key, equals, value = argument.partition("=")
+        if argument == "--config-dir":
+            config_dir = next(rest, None)
+        elif key == "--config-dir":
+            config_dir = value
+        elif not equals or key.startswith("-"):
+            raise UserError(f"{argument} is no argument: expected key=value; see --help")
+        elif key == "prior" or key.startswith("prior."):
+            prior.append(argument)
+        elif key in _KEYS:
+            options[key] = value
+        else:
+            raise UserError(f"unknown key {key}; the known ones are {', '.join(_KEYS)}; see --help")
+    if "codes" not in options:
+        raise UserError("which codes? say codes=FILE; see --help")
+    return Typed(options, prior, config_dir)
+
+
+def _fit(typed: Typed) -> None:
+    """Read the codes, fit, write the folder, print the table."""
+    import numpy as np
+
+    from pyro_lrp import fitting  # torch is imported here: --help does not wait for it
+    from pyro_lrp.fitting.files import read_arrays, select
+
+    options = typed.options
+    file = options["codes"]
+    arrays = read_arrays(file)
+    codes = select(arrays, file, "codes", "z", "latents")
+    contexts = [arrays.get("context"), arrays.get("labels")]
+    context = next((array for array in contexts if array is not None), None)
+    if "context" in options:
+        context = select(read_arrays(options["context"]), options["context"], "context", "labels")
+    held_out = None
+    held_out_context = None
+    if "held_out" in options:
+        further = read_arrays(options["held_out"])
+        held_out = select(further, options["held_out"], "codes", "z", "latents")
+        held_out_context = further.get("context", further.get("labels"))
+    prior: Any = typed.prior
+    if not prior or prior[0] == "prior=auto":
+        prior = "auto"
+    threads = options.get("threads", "auto")
+    fitted = fitting.fit(
+        codes,
+        context,
+        prior,
+        _number(options, "seconds", 60.0),
+        held_out=held_out,
+        held_out_context=held_out_context,
+        seed=int(_number(options, "seed", 0)),
+        device=options.get("device", "auto"),
+        threads=None if threads == "auto" else int(_number(options, "threads", 1)),
+        config_dir=typed.config_dir,
+        allow_targets=[name for name in options.get("allow_targets", "").strip("[]").split(",") if name],
+        log=lambda line: print(printable(line), flush=True),
+    )
+    folder = Path(options.get("out") or Path("runs", "fit", Path(file).stem))
+    path = fitted.save(folder)
+    n = int(_number(options, "n", 1000))
+    (folder / "table.txt").write_text(f"{fitted}\n", encoding="utf-8")
+    print(f"\n{printable(str(fitted))}\n{path}")
+    if n and not fitted.context_dim:
+        np.save(folder / "samples.npy", fitted.sample(n).cpu().numpy())
+        print(folder / "samples.npy")
+
+
+def _number(options: dict[str, str], key: str, default: float) -> float:
+    try:
+        return float(options.get(key, default))
+    except ValueError:
+        raise UserError(f"{key}: expected a number, got {options[key]}") from None
+
+
+class _Callable(ModuleType):
+    """The class of this module, which makes ``pyro_lrp.fit(...)`` a call of :func:`pyro_lrp.fitting.fit`."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        from pyro_lrp.fitting import fit
+
+        return fit(*arguments, **options)
+
+
+sys.modules[__name__].__class__ = _Callable
+
+if __name__ == "__main__":
+    main()

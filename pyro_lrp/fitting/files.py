@@ -1,0 +1,73 @@
+"""Files of codes; nothing in them is unpickled."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.files import read_npz
+from pyro_lrp.features.weights import unpickled
+
+__all__ = ["SUFFIXES", "read_arrays", "select"]
+
+SUFFIXES = (".npy", ".npz", ".pt", ".safetensors")
+_MAPPED = 1 << 28  # bytes; a larger .npy file stays on disk until its rows are read
+_ERRORS = (OSError, ValueError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError)
+
+
+def read_arrays(path: str | Path) -> dict[str, Any]:
+    """The arrays of a file by name; that of a ``.npy`` file, or of a ``.pt`` file of one tensor, is ``codes``.
+
+    Raises:
+        UserError: If there is no such file, it is damaged, or it holds objects that would have to be unpickled.
+    """
+    path = Path(path).expanduser()
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path}: expected a file that ends in {', '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file")
+    try:
+        content = _read(path)
+    except _ERRORS as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{path} cannot be read, or holds objects that are no arrays ({reason})") from error
+    if not isinstance(content, dict):
+        content = {"codes": content}
+    arrays = {str(name): array for name, array in content.items() if isinstance(array, (Tensor, np.ndarray))}
+    if not arrays:
+        raise UserError(f"{path} holds no array or tensor")
+    return arrays
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".npy":
+        if path.stat().st_size > _MAPPED:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.load(path, allow_pickle=False)
+    if path.suffix == ".npz":
+        return read_npz(path)
+    if path.suffix == ".pt":
+        return unpickled(path)
+    return load_file(path)
+
+
+def select(arrays: dict[str, Any], path: str | Path, *names: str) -> Any:
+    """The array of one of some names, or the only one there is.
+
+    Raises:
+        UserError: If none has such a name, and there are several.
+    """
+    for name in names:
+        if name in arrays:
+            return arrays[name]
+    if len(arrays) == 1:
+        return next(iter(arrays.values()))
+    known = ", ".join(sorted(arrays))
+    raise UserError(f"{path} holds {known}: expected one of them to be called {' or '.join(names)}")
