@@ -238,7 +238,7 @@ class Trainer:
             self.log(note)
         where = f"{self.directory}: " if self.directory else ""
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        how = f"on {self.fabric.device}, compile={self.step_factory.compile}, {threads}"
+        how = f"on {self.fabric.device}, {threads}, compile={self.step_factory.compile}"
         self.log(f"{where}{self.total_steps} steps {how}")
 
     def _run(self, span: Span, stop: Stop) -> None:
