@@ -97,7 +97,7 @@ FALL_BACK = {  # presets that no graph can hold at beta = 1: the phases, and the
     "spline": (["joint", "prior_only"], "transforms/splines.py"),  # Pyro asserts that a root exists
 }
 SMALL = (
-    "data.flow.layers=2", "data.flow.width=8", "latent_dim=4", "network=mlp", "data.limit=240", "batch_size=24",
+    "data.flow.layers=2", "data.flow.width=8", "latent_dim=4", "network=mlp", "data.limit=192", "batch_size=24",
 )  # fmt: skip
 POSED = (
     "data=posed_figures", "data.n=30", "data.test=6", "data.image_size=32", "likelihood=gaussian",
@@ -154,7 +154,7 @@ def test_flow_matching_is_captured_where_nothing_is_solved():
 # interruptions
 
 
-@pytest.mark.parametrize("kinds", ["graph graph graph", "off graph off", "graph off graph"])
+@pytest.mark.parametrize("kinds", ["graph graph graph", "off graph off"])
 def test_a_run_that_is_killed_and_resumed_ends_with_the_same_bytes(tmp_path, interrupt_at, kinds):
     """In the joint phase, then in the prior's; captured and eager runs go on from one another."""
     first, *later = kinds.split()
@@ -426,7 +426,15 @@ def test_the_summary_says_that_steps_were_eager(train, typed):
 def test_the_summary_says_what_was_captured(train, monkeypatch):
     monkeypatch.setattr(loop, "choose_compile", lambda kind, device: "graph")
     monkeypatch.setattr(loop, "StepFactory", lambda kind, log: StepFactory(kind, log, RecordedGraph))
-    code, _, err = train(*QUICK, "prior=flow_matching", "prior.width=8", "beta=1", "batch_size=16")
+    code, _, err = train(
+        *QUICK,
+        "prior=flow_matching",
+        "prior.width=8",
+        "prior.method=euler",
+        "prior.steps=2",
+        "beta=1",
+        "batch_size=16",
+    )
     assert code == 0, err
     used = used_by(only_run())
     assert used["compile"] == "graph"
