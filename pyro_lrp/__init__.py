@@ -15,6 +15,7 @@ from pyro_lrp.core.aliases import Aliases
 __version__ = "0.2.0"
 
 _SUBMODULES = (
+    "adapters",
     "config",
     "core",
     "data",

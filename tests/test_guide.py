@@ -32,6 +32,7 @@ EXAMPLES = [  # sections with blocks of Python or YAML
     "pyro_lrp/data/README.md#A new kind of condition",
     "pyro_lrp/fitting/README.md#Codes in a file",
     "pyro_lrp/fitting/README.md#Codes in an array",
+    "pyro_lrp/fitting/README.md#In scikit-learn",
     "pyro_lrp/metrics/README.md#Add a metric",
     "pyro_lrp/objectives/README.md#With Pyro",
     "pyro_lrp/priors/README.md#In YAML",
@@ -132,6 +133,9 @@ def test_codes_from_elsewhere(run):
     assert torch.isfinite(names["scores"]).all()
     _, outputs = run("pyro_lrp/fitting/README.md#Codes in a file")
     assert outputs["fit"].rstrip().endswith("runs/mine/samples.npy")
+    names, _ = run("pyro_lrp/fitting/README.md#In scikit-learn")
+    assert (names["labels"] == -1).sum() == 25
+    assert names["samples"].shape == (10, 4)
 
 
 def test_svi(run):

@@ -20,8 +20,9 @@ from pyro_lrp.trainer.threads import affordable, limited
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+    from torch import Tensor
 
-__all__ = ["fit"]
+__all__ = ["fit", "fit_one"]
 
 _FOR_EM = 0.4  # share of the time
 _SCREENING = 0.5  # share of what then remains, for all that learn by gradients
@@ -97,6 +98,41 @@ def fit(
         seed,
         rows,
         CRITERION,
+    )
+
+
+def fit_one(
+    codes: Tensor, prior: Sequence[str], seconds: float, *, seed: int = 0, device: str = "cpu"
+) -> Fitted:
+    """Fit one prior to all of some codes, without held-out ones and without a judgement.
+
+    Args:
+        codes: Finite floats, ``(N, d)``.
+        prior: The prior as it would be typed.
+        seconds: The time for gradient descent, in seconds.
+        seed: Of parameters, order and noise.
+        device: As for :func:`fit`.
+
+    Raises:
+        UserError: If the prior is unknown, or cannot be fitted to these codes.
+    """
+    none = codes[:0]
+    checked = CodeSet(codes, none, codes[:, :0], none[:, :0], codes.shape[1:])
+    fabric = make_fabric(device, "32")
+    with untouched_generators(), limited(affordable()):
+        contender = Contender(prior, checked, fabric, seed)
+        contender.learn(seconds)
+    row = Row(contender.name, math.inf, None, contender.seconds, contender.steps, contender.parameters, None)
+    contender.prior.eval()
+    return Fitted(
+        contender.prior,
+        tuple(prior),
+        contender.identity,
+        checked.shape,
+        0,
+        seed,
+        [row],
+        "none: one prior alone",
     )
 
 

@@ -1,0 +1,1 @@
+"""Learned priors in the interfaces of other libraries; each module needs the library of its name."""

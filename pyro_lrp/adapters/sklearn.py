@@ -1,0 +1,109 @@
+"""A learned prior as an estimator of scikit-learn: a density, a sampler, and an outlier detector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, DensityMixin, OutlierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from pyro_lrp.fitting import fit_one
+
+__all__ = ["LearnedPrior"]
+
+
+class LearnedPrior(OutlierMixin, DensityMixin, BaseEstimator):
+    """The density of vectors, by any prior of this library.
+
+    As a density estimator it has ``score_samples``, log p(x), and ``sample``. As an outlier detector it has
+    ``decision_function``, which is negative, and ``predict``, which is -1, for the share ``contamination`` of
+    the training vectors that are least likely, and for all that are less likely than these.
+
+    Args:
+        prior: A prior of ``conf/prior``, or a list as it would be typed, such as
+            ``["prior=mixture", "prior.components=50"]``.
+        components: Of a mixture; None for one per 50 vectors, at most 100. Other priors have none.
+        seconds: For learning by gradients, in seconds.
+        contamination: Share of outliers among the training vectors, above 0, at most 0.5.
+        random_state: Seed of the fit; of ``sample`` too, if it is a number.
+
+    Attributes:
+        fitted_: The :class:`~pyro_lrp.fitting.Fitted` prior.
+        offset_: The log density that separates outliers from the rest.
+        n_features_in_: Length of a vector.
+
+    >>> from sklearn.datasets import load_iris
+    >>> x = load_iris().data
+    >>> LearnedPrior(components=2, random_state=0).fit(x).sample(5).shape
+    (5, 4)
+    """
+
+    def __init__(
+        self,
+        prior: str | Sequence[str] = "mixture",
+        *,
+        components: int | None = None,
+        seconds: float = 30.0,
+        contamination: float = 0.1,
+        random_state: Any = None,
+    ) -> None:
+        self.prior = prior
+        self.components = components
+        self.seconds = seconds
+        self.contamination = contamination
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None) -> LearnedPrior:  # noqa: N803
+        """Fit the prior to the rows of X; ``y`` is ignored."""
+        x = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        if not 0 < self.contamination <= 0.5:
+            raise ValueError(f"contamination must be above 0 and at most 0.5, got {self.contamination}")
+        seed = check_random_state(self.random_state).randint(2**31 - 1)
+        self.fitted_ = fit_one(_tensor(x), self._name(len(x)), self.seconds, seed=seed)
+        self.offset_ = np.quantile(self._scores(x), self.contamination)
+        return self
+
+    def _name(self, n: int) -> list[str]:
+        """The prior as it would be typed."""
+        name = [f"prior={self.prior}"] if isinstance(self.prior, str) else [*self.prior]
+        if name == ["prior=mixture"]:
+            components = self.components or max(1, min(100, n // 50))
+            name.append(f"prior.components={components}")
+        return name
+
+    def score_samples(self, X: Any) -> np.ndarray:  # noqa: N803
+        """log p(x) of each row, in nats."""  # noqa: D403
+        check_is_fitted(self)
+        return self._scores(validate_data(self, X, dtype=[np.float64, np.float32], reset=False))
+
+    def _scores(self, x: np.ndarray) -> np.ndarray:
+        return self.fitted_.log_prob(_tensor(x)).double().numpy()
+
+    def score(self, X: Any, y: Any = None) -> float:  # noqa: N803
+        """The mean log density of the rows, in nats."""
+        return float(self.score_samples(X).mean())
+
+    def sample(self, n_samples: int = 1) -> np.ndarray:
+        """Draw vectors, ``(n_samples, n_features_in_)``."""
+        check_is_fitted(self)
+        seed = check_random_state(self.random_state).randint(2**31 - 1)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.fitted_.sample(n_samples).numpy()
+
+    def decision_function(self, X: Any) -> np.ndarray:  # noqa: N803
+        """log p(x) above the threshold of outliers; they are negative."""  # noqa: D403
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: Any) -> np.ndarray:  # noqa: N803
+        """-1 for outliers, 1 for the rest."""
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+
+def _tensor(x: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
