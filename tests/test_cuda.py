@@ -3,11 +3,13 @@
 import pyro
 import pytest
 import torch
-from builders import GAMES, small_game
+from builders import GAMES, small_autoencoder, small_game
 
 from pyro_lrp import data, models, networks, objectives, priors, testing
+from pyro_lrp.core.randomness import seeded
 from pyro_lrp.likelihoods import Gaussian
-from pyro_lrp.trainer import Phase, Trainer
+from pyro_lrp.schedules import ConstantThenLinear
+from pyro_lrp.trainer import Phase, PriorPhase, Trainer
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -25,6 +27,96 @@ def assert_no_step_waits(run):
                 step(inputs)
             finally:
                 torch.cuda.set_sync_debug_mode("default")
+
+
+def trainer(make, **options):
+    """Eight joint and eight prior-only steps of a small game, always the same one."""
+    with seeded(0, "game"):
+        game = make()
+    options = {"phases": [Phase("joint", 2), Phase("prior_only", 2)], "report_every": 1, **options}
+    return Trainer(
+        game, data.fake(64, (1, 8, 8)), batch_size=16, lr=1e-2, device="cuda", progress=False, **options
+    )
+
+
+def assert_equal(run, other):
+    """Two trained games have the same bits."""
+    values = other.game.state_dict()
+    for name, value in run.game.state_dict().items():
+        assert torch.equal(value, values[name]), name
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
+@pytest.mark.parametrize("name", GAMES)
+def test_a_captured_game_is_the_eager_one_bit_for_bit(name, precision):
+    options = {
+        "precision": precision,
+        "prior_phase": PriorPhase(code_noise=0.3, ema=0.9),
+        "schedule": ConstantThenLinear(start=0.0, final=0.1),
+        "optimizers": {"prior": {"weight_decay": 0.1}},
+    }
+    runs = [trainer(GAMES[name], compile=compile, **options) for compile in ("off", "auto")]
+    rows = [run.fit() for run in runs]
+    assert [run.step_factory.used() for run in runs] == [{"compile": "off"}, {"compile": "graph"}]
+    for row, other in zip(*rows, strict=True):
+        assert without_clock(row) == without_clock(other)
+    assert_equal(*runs)
+
+
+def without_clock(row):
+    return {name: value for name, value in row.items() if name not in ("seconds", "images_per_second")}
+
+
+@pytest.mark.parametrize("kinds", [("graph", "graph"), ("off", "graph"), ("graph", "off")])
+def test_a_captured_run_resumes(tmp_path, interrupt_at, kinds):
+    """In the middle of a phase, captured or not."""
+    whole = trainer(small_game, compile="graph")
+    whole.fit()
+    first, second = (trainer(small_game, compile=kind, directory=tmp_path, save_minutes=0) for kind in kinds)
+    interrupt_at(6)
+    with pytest.raises(KeyboardInterrupt):
+        first.fit()
+    second.fit()
+    assert_equal(whole, second)
+
+
+def mask(x):
+    return x + x[x > 0.5].mean()
+
+
+def read(x):
+    return x * x.mean().item()
+
+
+def listed(x):
+    return x * torch.tensor([0.5, 2.0], device=x.device).mean()
+
+
+def histogram(x):
+    """The range of its values is read within the operation."""
+    return x + torch.histc(x, 10).mean()
+
+
+@pytest.mark.parametrize("obstacle", [mask, read, listed, histogram])
+def test_what_no_graph_can_hold_runs_eagerly_and_says_so_once(obstacle):
+    """The generators are unharmed: the run ends as an eager one."""
+
+    class Hindered(objectives.LatentGame):
+        def _losses(self, batch):
+            return super()._losses(data.Batch(obstacle(batch.x)))
+
+    def make():
+        return Hindered(small_autoencoder(), objectives.BilevelELBO(0.0))
+
+    said = []
+    eager = trainer(make, compile="off")
+    fallen_back = trainer(make, log=said.append)
+    eager.fit()
+    fallen_back.fit()
+    (line,) = [line for line in said if "without a CUDA graph" in line]
+    assert line.startswith("joint runs without a CUDA graph: ")
+    assert "test_cuda.py" in line
+    assert_equal(eager, fallen_back)
 
 
 @pytest.mark.parametrize("permute", ["swap", "random"])

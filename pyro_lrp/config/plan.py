@@ -28,6 +28,7 @@ CIRCUMSTANCES = (
     "overwrite",
     "extend",
     "threads",
+    "compile",
     "allow_targets",
     "data.root",
     "weights",
@@ -123,6 +124,7 @@ def plan(cfg: DictConfig, choices: Mapping[str, str | None] | None = None) -> Pl
     _remove_objective_keys(tree)
     circumstances = {key: _pop(tree, key) for key in CIRCUMSTANCES}
     circumstances["evaluate_with"] = _known_metrics(circumstances["evaluate_with"])
+    circumstances["compile"] = circumstances["compile"] or "off"  # which YAML reads as false
     for key in DATA_DEFAULTS:
         tree["data"].pop(key, None)
     name = tree.pop("name") or _default_name(presets, tree["beta"])

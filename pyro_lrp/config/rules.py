@@ -69,6 +69,10 @@ def _is_threads(value: Any) -> bool:
     return value == "auto" or _is_count(value, 1)
 
 
+def _is_compile(value: Any) -> bool:
+    return value is False or value in ("auto", "off", "graph")  # YAML reads off as false
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
@@ -168,6 +172,7 @@ RULES: dict[str, Rule] = {
     "overwrite": _FLAG,
     "extend": _FLAG,
     "other_data": _FLAG,
+    "compile": Rule(_is_compile, "auto, off or graph"),
     "threads": Rule(_is_threads, "auto, or a whole number of at least 1"),
     "logger": _one_of("none", "tensorboard"),
     "name": Rule(_is_name, "the name of a folder, of at most 200 letters and without ..").or_null(),

@@ -364,6 +364,7 @@ class Run:
             progress=circumstances["progress"],
             save_minutes=circumstances["trainer.save_minutes"],
             threads=circumstances["threads"],
+            compile=circumstances["compile"],
             **arguments,
             **options,
         )

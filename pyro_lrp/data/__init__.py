@@ -1,6 +1,7 @@
 """Image data sets as uint8 tensors, and batches of them in an order that is a function of seed and step."""
 
 from pyro_lrp.data.arrays import digits, fake, from_arrays, from_dataset, npz
+from pyro_lrp.data.batch import Batch, no_context
 from pyro_lrp.data.celeba import celeba
 from pyro_lrp.data.cifar10 import cifar10
 from pyro_lrp.data.conditions import (
@@ -13,7 +14,7 @@ from pyro_lrp.data.conditions import (
     condition_of,
     with_context,
 )
-from pyro_lrp.data.dataset import Batch, Batches, ImageData, Split, at_once, chunks, no_context
+from pyro_lrp.data.dataset import Batches, ImageData, Split, at_once, chunks
 from pyro_lrp.data.deepfashion import deepfashion
 from pyro_lrp.data.folder import folder
 from pyro_lrp.data.mnist import fashion_mnist, mnist

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from pyro_lrp.core.arguments import typed
 from pyro_lrp.core.errors import UserError
-from pyro_lrp.data.dataset import ImageData, Split, no_context
+from pyro_lrp.data.batch import no_context
+from pyro_lrp.data.dataset import ImageData, Split
 from pyro_lrp.data.tables import composed
 
 __all__ = [

@@ -17,38 +17,15 @@ from torch import Tensor
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.pixels import as_bytes
 from pyro_lrp.core.randomness import derive_seed
+from pyro_lrp.data.batch import Batch, no_context
 from pyro_lrp.data.parts import choose
 
-__all__ = ["Batch", "Batches", "ImageData", "Split", "at_once", "chunks", "no_context"]
+__all__ = ["Batches", "ImageData", "Split", "at_once", "chunks"]
 
 # Bytes. A larger split stays in host memory (or mapped into it), and only its batches move to the device.
 _RESIDENT = 4 << 30
 
 Rows = slice | Tensor
-
-
-def no_context(like: Tensor) -> Tensor:
-    """A context of length 0 for each row of a tensor, on its device, shape ``(N, 0)``."""
-    return torch.zeros(len(like), 0, device=like.device)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A minibatch of images.
-
-    Attributes:
-        x: Images in [0, 1], of torch's default dtype, shape ``(B, C, H, W)``.
-        label: Class labels, shape ``(B,)``, or None.
-        context: The context of each image, likewise, shape ``(B, context_dim)``; of length 0 by default.
-    """
-
-    x: Tensor
-    label: Tensor | None = None
-    context: Tensor = None  # type: ignore[assignment]
-
-    def __post_init__(self) -> None:
-        if self.context is None:
-            object.__setattr__(self, "context", no_context(self.x))
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,10 @@ class Codes(NamedTuple):
         """The codes of the images at ``index``."""
         return Codes(self.loc[index], self.scale[index], self.context[index])
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> Codes:
+        """The codes of the changed tensors."""
+        return Codes(change(self.loc), change(self.scale), change(self.context))
+
     @classmethod
     def joined(cls, parts: Sequence[Codes]) -> Codes:
         """The concatenation of the codes of several batches."""
@@ -96,6 +100,11 @@ class ImageCodes:
         assert isinstance(self.images, Split), "rows can only be taken from a split"
         return ImageCodes(self.images.batch(index), self.encode, self.noise)
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> ImageCodes:
+        """The codes of the changed images of a minibatch."""
+        assert isinstance(self.images, Batch), "a split's images are not changed"
+        return ImageCodes(self.images.map(change), self.encode, self.noise)
+
     def noised(self, noise: float) -> ImageCodes:
         """See :meth:`Codes.noised`; the standard deviations are those of one draw of all codes."""
         if noise == 0:
@@ -146,3 +155,8 @@ class CodedImages(NamedTuple):
         """The images of a split at ``index``, with their posteriors."""
         assert isinstance(self.images, Split), "rows can only be taken from a split"
         return CodedImages(self.images.batch(index), self.codes.rows(index))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> CodedImages:
+        """The changed images of a minibatch beside their changed posteriors."""
+        assert isinstance(self.images, Batch), "a split's images are not changed"
+        return CodedImages(self.images.map(change), self.codes.map(change))

@@ -14,7 +14,6 @@ from typing import Any
 
 import pyro
 import torch
-from tqdm.auto import tqdm
 
 from pyro_lrp.core.errors import TrainingDiverged
 from pyro_lrp.core.modules import eval_mode
@@ -24,6 +23,8 @@ from pyro_lrp.data import Batches, ImageData, Split
 from pyro_lrp.objectives import Game
 from pyro_lrp.schedules import Constant, Phase, Schedule
 from pyro_lrp.trainer import snapshots
+from pyro_lrp.trainer.bar import progress_bar, show
+from pyro_lrp.trainer.capture import StepFactory, choose_compile
 from pyro_lrp.trainer.checks import check_batches, check_data
 from pyro_lrp.trainer.decoder_phase import check_code_noise, decoder_batches
 from pyro_lrp.trainer.devices import make_fabric
@@ -66,6 +67,8 @@ class Trainer:
         threads: CPU threads: a number; ``"auto"``, one for small networks and the idle cores for large ones; or
             None, torch's own number. A resumed run keeps the number that ``"auto"`` chose.
         precision: ``"32"``, or ``"bf16-mixed"``, under which densities stay in float32.
+        compile: ``"graph"`` replays each step from a CUDA graph, except of phases that no graph can hold;
+            ``"off"`` does not; ``"auto"`` is graph on CUDA, else off. Both compute the same.
         report_every: Steps between rows of the metrics.
         evaluations: Evenly spaced scorings of all splits in a phase.
         evaluation_images: Images of a split that are scored, always the same ones, chosen at random.
@@ -108,6 +111,7 @@ class Trainer:
         device: str = "auto",
         threads: Threads = "auto",
         precision: str = "32",
+        compile: str = "auto",
         report_every: int = 50,
         evaluations: int = 10,
         evaluation_images: int = 1000,
@@ -119,6 +123,7 @@ class Trainer:
     ) -> None:
         self.fabric = make_fabric(device, precision)
         self.threads = threads
+        self.step_factory = StepFactory(choose_compile(compile, self.fabric.device), log)
         self.game = game
         self.seed = seed
         self.lr = lr
@@ -196,7 +201,7 @@ class Trainer:
 
     def _train(self, stop: Stop) -> None:
         """All phases, or what is left of them."""
-        with self._progress_bar() as self.bar:
+        with progress_bar(self.total_steps, self.step, visible=self.show_progress) as self.bar:
             try:
                 for span in self.spans:
                     self._run(span, stop)
@@ -233,20 +238,8 @@ class Trainer:
             self.log(note)
         where = f"{self.directory}: " if self.directory else ""
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        self.log(f"{where}{self.total_steps} steps on {self.fabric.device}, {threads}")
-
-    def _progress_bar(self) -> tqdm:
-        # None hides the bar where there is no terminal
-        disable = None if self.show_progress else True
-        return tqdm(
-            total=self.total_steps,
-            initial=self.step,
-            disable=disable,
-            unit="step",
-            dynamic_ncols=True,
-            mininterval=0.5,
-            leave=False,
-        )
+        how = f"on {self.fabric.device}, {threads}, compile={self.step_factory.compile}"
+        self.log(f"{where}{self.total_steps} steps {how}")
 
     def _run(self, span: Span, stop: Stop) -> None:
         """Train a phase, or the rest of it.
@@ -318,7 +311,8 @@ class Trainer:
     def step_of(self, span: Span) -> Step:
         """The step of a phase, once training was prepared."""
         averages = self.prior_only.averages() if self.prior_only else {}
-        return Step(
+        return self.step_factory(
+            span.name,
             self.game,
             span.turns,
             self.optimizers,
@@ -342,7 +336,7 @@ class Trainer:
 
         self.history.append(row)
         self.on_row(row)
-        self._show(row)
+        show(self.bar, row)
 
         if save_due:
             self.saver.save(snapshots.take(self))
@@ -380,13 +374,6 @@ class Trainer:
 
         if self.stopped or at_end:
             row |= self.prior_only.keep_best(lambda: self.scoring(row, picture_due=True))
-
-    def _show(self, row: Mapping[str, Any]) -> None:
-        """Update the progress bar."""
-        names = ("log_likelihood", "log_prior")
-        shown: dict[str, Any] = {name: f"{row[name]:.2f}" for name in names if name in row}
-        shown["images/s"] = str(round(row["images_per_second"]))
-        self.bar.set_postfix(shown)
 
     def _restart_clock(self) -> None:
         self._clock = time.perf_counter()

@@ -120,6 +120,7 @@ def summarize(
             "device": str(device),
             "device_name": _device_name(device),
             "threads": trainer.threads,
+            **trainer.step_factory.used(),
             "platform": platform.platform(),
         },
         "versions": {

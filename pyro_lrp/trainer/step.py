@@ -3,7 +3,8 @@
 A step has two halves. On the host, :meth:`Step.prepare` writes all that differs from the step before: the seed
 into the device's default generator, learning rates and scheduled weights into 0-dim tensors. On the device, the
 call computes. No kernel of the call receives a Python number that changes, and none waits for the
-host, so that a graph can record one call and be replayed after each ``prepare``.
+host, so that a graph can record one call and be replayed after each ``prepare``, see
+:class:`~pyro_lrp.trainer.capture.CapturedStep`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ Network, flow (24 x 1024), batch and rates are the paper's, and gamma has its ow
 phase the prior alone is trained from that point twice: as the paper does, and on codes with noise of 0.3
 deviations. FOLDER gets the Frechet distance of 10,000 samples to the test images (``fd_classifier``, a
 surrogate) after the joint phase and during the others, and grids of samples. On a CUDA device the steps are
-captured, and matrix products use TF32.
+captured, as they are by default, and matrix products use TF32.
 """
 
 import argparse
@@ -16,7 +16,6 @@ import json
 import time
 from pathlib import Path
 
-import captured
 import torch
 import torchvision
 
@@ -79,7 +78,6 @@ def prior_alone(autoencoder, run, epochs, noise, record, arm):
 
 def main(options):
     if torch.cuda.is_available():
-        captured.use()
         torch.set_float32_matmul_precision("high")
     record = Record(options.out, options.beta, options.seed)
     run = pyro_lrp.train(

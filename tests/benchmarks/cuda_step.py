@@ -21,7 +21,6 @@ import pyro
 import step as eager
 import torch
 from builders import GAMES
-from captured import CapturedTrainer
 from torch.profiler import ProfilerActivity, profile
 
 from pyro_lrp import data, objectives
@@ -35,12 +34,14 @@ CLOCK = ("seconds", "images_per_second")
 class TrainerSteps:
     """The steps of a trainer, one by one."""
 
-    def __init__(self, kind, autoencoder, dataset, beta=0.0, precision="32", prior_only=False):
+    def __init__(self, compile, autoencoder, dataset, beta=0.0, precision="32", prior_only=False):
         phases = [Phase("joint", 10**6)]
         if prior_only:
             phases = [Phase("joint", 1), Phase("prior_only", 10**6)]
         game = objectives.LatentGame(autoencoder, objectives.BilevelELBO(beta))
-        self.trainer = kind(game, dataset, phases=phases, device="cuda", precision=precision, progress=False)
+        self.trainer = Trainer(
+            game, dataset, phases=phases, device="cuda", precision=precision, compile=compile, progress=False
+        )
         self.trainer._prepare({})
         self.span = self.trainer.spans[-1]
         self.batches = self.trainer._begin(self.span)
@@ -79,13 +80,13 @@ class CapturedBareLoop(eager.BareLoop):
         self.graph.replay()
 
 
-def trained(kind, make, precision):
+def trained(compile, make, precision):
     with seeded(0, "game"):
         game = make()
     phases = [Phase("joint", 4), Phase("prior_only", 4)]
-    run = kind(
+    run = Trainer(
         game, data.fake(64, (1, 8, 8)), phases=phases, batch_size=16, device="cuda", precision=precision,
-        report_every=1, progress=False,
+        compile=compile, report_every=1, progress=False,
     )  # fmt: skip
     return game, run.fit()
 
@@ -103,9 +104,9 @@ def difference(rows, others):
 def equality(write, options):
     for precision in ("32", "bf16-mixed"):
         for name, make in GAMES.items():
-            first, rows = trained(Trainer, make, precision)
-            _, again = trained(Trainer, make, precision)
-            captured, others = trained(CapturedTrainer, make, precision)
+            first, rows = trained("off", make, precision)
+            _, again = trained("off", make, precision)
+            captured, others = trained("graph", make, precision)
             pairs = [*zip(first.state_dict().values(), captured.state_dict().values(), strict=True)]
             write(
                 game=name, precision=precision, eager_twice=difference(rows, again),
@@ -130,12 +131,10 @@ def contestants(autoencoder, dataset, images, tf32):
     if not tf32:
         makers["Pyro SVI, Trace_ELBO"] = lambda: eager.PyroSVI(new(), images, "svi")
         for name, mode in modes.items():
-            makers[f"ours, eager, {name}"] = lambda mode=mode: TrainerSteps(Trainer, new(), dataset, **mode)
+            makers[f"ours, eager, {name}"] = lambda mode=mode: TrainerSteps("off", new(), dataset, **mode)
     makers["bare loop, captured"] = lambda: CapturedBareLoop(new(), images)
     for name, mode in modes.items():
-        makers[f"ours, captured, {name}"] = lambda mode=mode: TrainerSteps(
-            CapturedTrainer, new(), dataset, **mode
-        )
+        makers[f"ours, captured, {name}"] = lambda mode=mode: TrainerSteps("graph", new(), dataset, **mode)
     return makers
 
 
