@@ -24,6 +24,7 @@ from pyro_lrp.data.fingerprint import TrainedOn
 
 __all__ = [
     "NEUTRAL",
+    "PRIOR_FILE",
     "claimed",
     "evaluating",
     "read_identity",
@@ -32,6 +33,9 @@ __all__ = [
     "refuse_links",
     "write_trained_on",
 ]
+
+PRIOR_FILE = "prior.safetensors"
+"""The file of a prior that was fitted to codes, in a folder of its own."""
 
 _PRESET = re.compile(r"\w[\w .+-]*")
 
@@ -205,6 +209,8 @@ def _why_no_run(directory: Path) -> str:
     """What a folder without a configuration is, and what to name or to do instead."""
     if not directory.exists():
         return "there is no such folder"
+    if (directory / PRIOR_FILE).is_file():
+        return "it holds a prior of codes, without networks; in Python, pyro_lrp.fitting.load reads it"
     if (directory / "checkpoints").is_dir():
         return (
             "it has no config.yaml, so it was trained from Python: build the model with the same code, and "

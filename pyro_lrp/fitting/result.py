@@ -13,15 +13,13 @@ import torch
 from torch import Tensor
 
 from pyro_lrp.config.build import build_prior
+from pyro_lrp.config.rundir import PRIOR_FILE
 from pyro_lrp.core import checkpoint
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.modules import eval_mode
 from pyro_lrp.priors import Prior
 
-__all__ = ["CRITERION", "FILE", "Fitted", "Row", "load"]
-
-FILE = "prior.safetensors"
-"""The file of a fitted prior in its folder."""
+__all__ = ["CRITERION", "Fitted", "Row", "load"]
 
 CRITERION = "energy distance of 2,000 samples from held-out codes, each dimension standardised"
 _AT_ONCE = 1000  # codes
@@ -108,7 +106,7 @@ class Fitted:
         Returns:
             The file.
         """
-        path = Path(folder).expanduser() / FILE
+        path = Path(folder).expanduser() / PRIOR_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [[value if value != math.inf else None for value in row] for row in self.table]
         tree = {
@@ -159,7 +157,7 @@ def load(folder: str | Path, allow_targets: Sequence[str] = ()) -> Fitted:
     """
     path = Path(folder).expanduser()
     if path.is_dir():
-        path = path / FILE
+        path = path / PRIOR_FILE
     content = checkpoint.load(path)
     try:
         tree = content["fit"]
