@@ -20,8 +20,9 @@ from sklearn import datasets
 from pyro_lrp import Run, fitting, metrics
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.randomness import seeded
-from pyro_lrp.fitting.contenders import Judge, candidates
+from pyro_lrp.fitting.contenders import candidates
 from pyro_lrp.fitting.fit import Contest
+from pyro_lrp.fitting.judge import Judge
 from pyro_lrp.metrics.functional import classifier_two_sample_test
 from pyro_lrp.models import Autoencoder
 from pyro_lrp.trainer.devices import make_fabric
