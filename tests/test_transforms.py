@@ -3,6 +3,7 @@ import math
 import pyro.distributions.transforms as T
 import pytest
 import torch
+from builders import jiggle
 from torch import nn
 
 from pyro_lrp import testing
@@ -298,3 +299,25 @@ def test_dropout_is_off_outside_training():
     prior.eval()
     assert torch.equal(prior().log_prob(z), prior().log_prob(z))
     testing.check_prior(prior)
+
+
+@pytest.mark.parametrize("dim", [4, 5])
+def test_an_exchange_and_its_coupling_are_one_transform(dim):
+    coupling = jiggle(ours.sigmoid_coupling(dim, [8]).double(), 0.5)
+    pair = [ours.Swap(), coupling]
+    (one,) = ours.fused(pair, dim)
+    x = torch.randn(3, 2, dim, dtype=torch.float64)
+    y = coupling(pair[0](x))
+    assert torch.equal(one(x), y)
+    back, ladj = one.inverse_and_ladj(y)
+    torch.testing.assert_close(back, x)
+    expected = -coupling.log_abs_det_jacobian(pair[0](x), y)
+    torch.testing.assert_close(ladj, expected)
+    torch.testing.assert_close(one.log_abs_det_jacobian(x, y), -expected)
+
+
+def test_only_an_exchange_before_its_own_coupling_is_fused():
+    coupling = ours.sigmoid_coupling(6, [8])
+    other = ours.SigmoidCoupling(2, torch.nn.Linear(2, 8))
+    listing = [coupling, ours.Swap(), ours.Swap(), other]
+    assert ours.fused(listing, 6) == listing

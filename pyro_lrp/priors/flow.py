@@ -42,6 +42,9 @@ class FlowDistribution(dist.TransformedDistribution):
             x = broadcast(full_precision(value), self.batch_shape, event_dim)
             total: Tensor | float = 0.0
             for transform in reversed(self.transforms):
+                if getattr(transform, "volume_preserving", False):
+                    x = transform.inv(x)
+                    continue
                 x, ladj = inverse_and_ladj(transform, x, event_dim)
                 total = total + ladj
             return self.base_dist.log_prob(x) + total
@@ -124,6 +127,7 @@ class Flow(Stack):
             self.has_rsample = base.has_rsample
             self.tolerance = base.tolerance
         self.refuse_unless_invertible(self.transforms)
+        self._fused = paper_transforms.fused(self.transforms, dim)
 
     def base(
         self,
@@ -158,7 +162,7 @@ class Flow(Stack):
         temperature: float = 1.0,
     ) -> TorchDistribution:
         base = self.base(temperature=temperature)
-        return FlowDistribution(base, self.transforms)
+        return FlowDistribution(base, self._fused)
 
 
 class ConditionalFlowDistribution(dist.ConditionalTransformedDistribution):

@@ -74,26 +74,36 @@ class SigmoidCoupling(VectorTransform):
         shift, raw = self.conditioner(kept).chunk(2, dim=-1)
         return shift, raw + 2.0
 
-    def _split(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return z[..., : self.split_dim], z[..., self.split_dim :]
+    def split(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The part that is kept and the part that is moved."""
+        # the gradient of one split is one operation, that of two slices three
+        kept, moved = z.split([self.split_dim, z.shape[-1] - self.split_dim], dim=-1)
+        return kept, moved
+
+    def forwards(self, kept: Tensor, moved: Tensor) -> Tensor:
+        """The moved part, base to latent."""
+        shift, logit = self._shift_and_logit(kept)
+        return moved / torch.sigmoid(logit) - shift
+
+    def backwards(self, kept: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
+        """The moved part, latent to base, and the log-determinant."""
+        shift, logit = self._shift_and_logit(kept)
+        moved = torch.sigmoid(logit) * (moved + shift)
+        return moved, F.logsigmoid(logit).sum(-1)
 
     def _call(self, x: Tensor) -> Tensor:
-        kept, moved = self._split(x)
-        shift, logit = self._shift_and_logit(kept)
-        moved = moved / torch.sigmoid(logit) - shift
-        return _joined(kept, moved)
+        kept, moved = self.split(x)
+        return _joined(kept, self.forwards(kept, moved))
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Latent to base with its log-determinant: ``(*, dim) -> (*, dim), (*)``."""
-        kept, moved = self._split(y)
-        shift, logit = self._shift_and_logit(kept)
-        moved = torch.sigmoid(logit) * (moved + shift)
-        x = _joined(kept, moved)
-        return x, F.logsigmoid(logit).sum(-1)
+        kept, moved = self.split(y)
+        moved, ladj = self.backwards(kept, moved)
+        return _joined(kept, moved), ladj
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """Base to latent; the kept half is the same in ``x`` and ``y``."""
-        kept, _ = self._split(x)
+        kept, _ = self.split(x)
         _, logit = self._shift_and_logit(kept)
         return -F.logsigmoid(logit).sum(-1)
 
@@ -116,14 +126,60 @@ class Swap(VectorTransform):
         half = x.shape[-1] // 2
         return x.roll(half, dims=-1)
 
+    def _inverse(self, y: Tensor) -> Tensor:
+        half = y.shape[-1] // 2
+        return y.roll(-half, dims=-1)
+
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Latent to base with its log-determinant, which is zero."""
-        half = y.shape[-1] // 2
-        x = y.roll(-half, dims=-1)
-        return x, y.new_zeros(y.shape[:-1])
+        return self._inverse(y), y.new_zeros(y.shape[:-1])
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         return x.new_zeros(x.shape[:-1])
+
+
+class SwappedCoupling(VectorTransform):
+    """A :class:`SigmoidCoupling` after a :class:`Swap`, base to latent, in fewer operations than the two.
+
+    Args:
+        coupling: Keeps as many coordinates as the exchange brings to the front, ``dim // 2``.
+    """
+
+    def __init__(self, coupling: SigmoidCoupling) -> None:
+        super().__init__()
+        self._coupling = [coupling]  # in a list: it is registered where it belongs to
+
+    def _call(self, x: Tensor) -> Tensor:
+        coupling = self._coupling[0]
+        moved, kept = x.split([x.shape[-1] - coupling.split_dim, coupling.split_dim], dim=-1)
+        return _joined(kept, coupling.forwards(kept, moved))
+
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Latent to base with its log-determinant: ``(*, dim) -> (*, dim), (*)``."""
+        coupling = self._coupling[0]
+        kept, moved = coupling.split(y)
+        moved, ladj = coupling.backwards(kept, moved)
+        kept = kept.expand(*moved.shape[:-1], -1)
+        return torch.cat([moved, kept], dim=-1), ladj
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return self._coupling[0].log_abs_det_jacobian(y, y)  # which depends on the kept part alone
+
+
+def fused(transforms: Sequence[Transform], dim: int) -> list[Transform]:
+    """The same map, base to latent, with each exchange of halves and the coupling after it as one transform.
+
+    >>> [type(t).__name__ for t in fused([Swap(), sigmoid_coupling(4, [8]), Swap()], 4)]
+    ['SwappedCoupling', 'Swap']
+    """
+    result: list[Transform] = []
+    for transform in transforms:
+        follows = bool(result) and isinstance(result[-1], Swap)
+        if follows and isinstance(transform, SigmoidCoupling) and transform.split_dim == dim // 2:
+            result[-1] = SwappedCoupling(transform)
+        else:
+            result.append(transform)
+    return result
 
 
 class ConditionalSigmoidCoupling(ConditionalTransformModule):
