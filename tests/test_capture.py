@@ -418,7 +418,7 @@ def test_the_summary_says_that_steps_were_eager(train, typed):
     """YAML reads ``off`` as false."""
     code, _, err = train(*QUICK, typed)
     assert code == 0, err
-    assert "steps on cpu, 1 thread, compile=off" in err
+    assert "steps on cpu, 1 thread\n" in err
     assert used_by(only_run()) == {"compile": "off"}
     assert "compile" not in (only_run() / "config.yaml").read_text()
 

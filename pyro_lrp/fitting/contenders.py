@@ -1,4 +1,4 @@
-"""Priors that compete for codes: each learns for a given time and is judged by its samples."""
+"""Priors that compete for codes: each learns for a given time, and goes on from there."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ from torch import Tensor
 from pyro_lrp.config.build import build_prior
 from pyro_lrp.config.compose import compose_train
 from pyro_lrp.core.errors import UserError
-from pyro_lrp.core.modules import eval_mode
-from pyro_lrp.core.randomness import derive_seed, seeded, some_rows
+from pyro_lrp.core.randomness import derive_seed, seeded
 from pyro_lrp.data import Batches
 from pyro_lrp.fitting.codes import CodeSet
-from pyro_lrp.metrics.functional import energy_distance, mean_distance
 from pyro_lrp.models import Codes
 from pyro_lrp.objectives import PriorGame
 from pyro_lrp.priors import Mixture
@@ -31,12 +29,10 @@ from pyro_lrp.trainer.optimizers import make_optimizers
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Contender", "Judge", "candidates"]
+__all__ = ["Contender", "candidates"]
 
 _BATCH = 200
 _RATE = 1e-3
-_SAMPLES = 2000  # to judge by
-_SCORED = 100  # held-out codes whose density is computed: some priors solve an equation for each
 _FULL = 256  # dimensions up to which a mixture has full covariances
 _CODES_PER_COMPONENT = 50
 _EM = 10  # iterations
@@ -66,63 +62,6 @@ def candidates(codes: CodeSet) -> list[tuple[str, ...]]:
     return [*mixtures, *flows]
 
 
-class Judge:
-    """The energy distance of a prior's samples from held-out codes, each dimension standardised.
-
-    With contexts it is that of pairs of a code and its context; samples have those of the held-out codes.
-
-    Held-out likelihood does not rank samples, and this distance mostly does: ``runs/recorded/fit``, made by
-    ``tests/benchmarks/criteria_for_priors.py``.
-
-    Args:
-        codes: The codes; the held-out ones are judged by.
-        device: Where samples are drawn.
-        seed: Seed of the samples.
-    """
-
-    def __init__(self, codes: CodeSet, device: torch.device, seed: int) -> None:
-        self.seed = seed
-        # the statistics are joined, and not the numbers: a copy of all codes would be large
-        parts = [part for part in (codes.train, codes.context) if part.shape[1]]
-        scale = torch.cat([part.std(0) for part in parts])
-        self.mean = torch.cat([part.mean(0) for part in parts])
-        self.scale = torch.where(scale > 0, scale, 1.0)
-        self.held_out = self._standardised(codes.held_out, codes.held_out_context)
-        self.within = mean_distance(self.held_out)
-        self.contexts = codes.held_out_context.to(device)
-        rows = some_rows(len(codes.held_out), _SCORED, "fit", "scored", seed=seed)
-        self.scored = codes.held_out[rows].to(device)
-        self.scored_contexts = self.contexts[rows.to(device)]
-
-    def _standardised(self, z: Tensor, context: Tensor) -> Tensor:
-        pairs = torch.cat([z, context], 1).cpu()
-        return (pairs - self.mean) / self.scale
-
-    @torch.no_grad()
-    def distance(self, contender: Contender) -> float:
-        """The energy distance of samples; infinite if one is not finite."""
-        prior = contender.prior
-        with eval_mode(prior), seeded(self.seed, "fit", "judge"), pyro.validation_enabled(False):
-            contexts = self._contexts(_SAMPLES)
-            samples = prior(contexts).sample()
-        samples = self._standardised(samples, contexts)
-        if not torch.isfinite(samples).all():
-            return float("inf")
-        return energy_distance(samples, self.held_out, self.within)
-
-    @torch.no_grad()
-    def nll(self, contender: Contender) -> float:
-        """-log p(z) of some held-out codes, in nats."""
-        prior = contender.prior
-        with eval_mode(prior), seeded(self.seed, "fit", "nll"), pyro.validation_enabled(False):
-            return -prior(self.scored_contexts).log_prob(self.scored).mean().item()
-
-    def _contexts(self, n: int) -> Tensor:
-        """Contexts of samples: those of the held-out codes, in turn."""
-        rows = torch.arange(n, device=self.contexts.device) % len(self.contexts)
-        return self.contexts[rows]
-
-
 @dataclass
 class Contender:
     """A prior that learns for some time, and goes on from there.
@@ -134,6 +73,8 @@ class Contender:
         seed: Of its parameters, the order of codes and all noise.
         options: ``config_dir`` and ``allow_targets`` for priors of the user's own.
         distance: The smallest that the judge found.
+        error: Its standard error.
+        nll: -log p(z) of held-out codes at the end, in nats.
         seconds: Spent on learning.
         steps: Steps of gradient descent.
         rows: Codes that its own method was given.
@@ -145,7 +86,9 @@ class Contender:
     fabric: Fabric
     seed: int
     options: Mapping[str, Any] = field(default_factory=dict)
-    distance: float = float("inf")
+    distance: float = math.inf
+    error: float = 0.0
+    nll: float = math.inf
     seconds: float = 0.0
     steps: int = 0
     rows: int = 0
@@ -201,10 +144,11 @@ class Contender:
             self._descend(start, stop, schedule or Constant())
         self.seconds += time.perf_counter() - start
 
-    def judged(self, distance: float) -> None:
+    def judged(self, distance: float, error: float = 0.0) -> None:
         """Keep the parameters if they are the best so far."""
         if self.best is None or distance < self.distance:
             self.distance = distance
+            self.error = error
             self.best = {name: value.clone() for name, value in self.prior.state_dict().items()}
 
     def restore(self) -> None:

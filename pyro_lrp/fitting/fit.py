@@ -12,8 +12,9 @@ from pyro_lrp.config.compose import compose_train
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.randomness import untouched_generators
 from pyro_lrp.fitting.codes import CodeSet, checked_codes
-from pyro_lrp.fitting.contenders import Contender, Judge, candidates
-from pyro_lrp.fitting.result import CRITERION, Fitted, Row
+from pyro_lrp.fitting.contenders import Contender, candidates
+from pyro_lrp.fitting.judge import CRITERION, Judge
+from pyro_lrp.fitting.result import Fitted, Row
 from pyro_lrp.schedules import ConstantThenLinear
 from pyro_lrp.trainer.devices import make_fabric
 from pyro_lrp.trainer.threads import affordable, limited
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from torch import Tensor
 
-__all__ = ["fit", "fit_one"]
+__all__ = ["Contest", "chosen", "fit", "fit_one"]
 
 _FOR_EM = 0.4  # share of the time
 _SCREENING = 0.5  # share of what then remains, for all that learn by gradients
@@ -47,7 +48,8 @@ def fit(
 
     ``prior="auto"`` tries mixtures of growing size by EM, then flow matching and two flows by gradient descent,
     of which the worse half is left out after each round (successive halving: Jamieson and Talwalkar, 2016), and
-    takes the one whose samples are nearest to codes that were held out. How far training comes in a time
+    takes the one whose samples are nearest to codes that were held out; of several that are as near up to
+    noise, the one with the greatest density of these codes. How far training comes in a time
     depends on the machine, so two calls give equal priors only if EM wins.
 
     Args:
@@ -87,7 +89,7 @@ def fit(
         contest = Contest(checked, Judge(checked, fabric.device, seed), time.perf_counter() + seconds, log)
         contenders = contest.admitted(names, fabric, seed, options)
         best = contest.winner(contenders)
-        rows = [*contest.refused, *(contest.row(contender) for contender in contenders)]
+        rows = [*contest.refused, *(_row(contender) for contender in contenders)]
     best.prior.eval()
     return Fitted(
         best.prior,
@@ -122,7 +124,6 @@ def fit_one(
     with untouched_generators(), limited(affordable()):
         contender = Contender(prior, checked, fabric, seed)
         contender.learn(seconds)
-    row = Row(contender.name, math.inf, None, contender.seconds, contender.steps, contender.parameters, None)
     contender.prior.eval()
     return Fitted(
         contender.prior,
@@ -131,7 +132,7 @@ def fit_one(
         checked.shape,
         0,
         seed,
-        [row],
+        [_row(contender)],
         "none: one prior alone",
     )
 
@@ -179,7 +180,7 @@ class Contest:
                 if len(names) == 1:
                     raise
                 fault = " ".join(str(error).split())
-                self.refused.append(Row(" ".join(name), math.inf, None, 0.0, 0, 0, fault))
+                self.refused.append(Row(" ".join(name), math.inf, 0.0, math.inf, 0.0, 0, 0, fault))
         return contenders
 
     @property
@@ -188,7 +189,7 @@ class Contest:
         return max(0.0, self.stop - time.perf_counter())
 
     def winner(self, contenders: Sequence[Contender]) -> Contender:
-        """The contender with the nearest samples.
+        """The contender with the nearest samples; of those that are as near up to noise, the likeliest.
 
         Raises:
             UserError: If none could be fitted.
@@ -202,17 +203,9 @@ class Contest:
         able = [contender for contender in contenders if math.isfinite(contender.distance)]
         if not able:
             raise UserError(f"no prior could be fitted: {contenders[0].fault}")
-        return min(able, key=lambda contender: contender.distance)
-
-    def row(self, contender: Contender) -> Row:
-        """The line of a contender in the table."""
-        row = Row(
-            contender.name, contender.distance, None, contender.seconds, contender.steps, contender.parameters,
-            contender.fault,
-        )  # fmt: skip
-        if math.isfinite(contender.distance):
-            row = row._replace(nll=self.judge.nll(contender), fault=None)
-        return row
+        for contender in able:
+            contender.nll = self.judge.nll(contender.prior)
+        return chosen(able)
 
     def _em(self, contenders: Sequence[Contender], seconds: float) -> None:
         """Mixtures, the smallest first, as many as the time allows."""
@@ -239,8 +232,8 @@ class Contest:
         """Let a contender learn, and judge it; one that fails leaves the contest."""
         try:
             contender.learn(seconds, schedule)
-            distance = self.judge.distance(contender)
-            contender.judged(distance)
+            distance, spread = self.judge.distance(contender.prior)
+            contender.judged(distance, spread)
             if math.isinf(distance):
                 raise UserError("samples are not finite")
         except (UserError, ValueError) as error:
@@ -248,3 +241,31 @@ class Contest:
             self.log(f"{contender.name}: {contender.fault}")
             return
         self.log(f"{contender.name}: {distance:.4g} after {contender.seconds:.1f} s")
+
+
+def chosen(contenders: Sequence[Contender]) -> Contender:
+    """The likeliest of those whose distance is the smallest, up to two standard errors of the difference."""
+    nearest = min(contenders, key=lambda contender: contender.distance)
+    as_near = []
+    for contender in contenders:
+        error = math.hypot(contender.error, nearest.error)
+        if contender.distance - nearest.distance <= 2 * error:
+            as_near.append(contender)
+    return min(as_near, key=lambda contender: contender.nll)
+
+
+def _row(contender: Contender) -> Row:
+    """The line of a contender in the table."""
+    fault = contender.fault
+    if math.isfinite(contender.distance):
+        fault = None  # it failed later, and the parameters from before are taken
+    return Row(
+        contender.name,
+        contender.distance,
+        contender.error,
+        contender.nll,
+        contender.seconds,
+        contender.steps,
+        contender.parameters,
+        fault,
+    )

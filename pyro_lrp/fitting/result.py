@@ -19,10 +19,10 @@ from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.modules import eval_mode
 from pyro_lrp.priors import Prior
 
-__all__ = ["CRITERION", "Fitted", "Row", "load"]
+__all__ = ["Fitted", "Row", "load"]
 
-CRITERION = "energy distance of 2,000 samples from held-out codes, each dimension standardised"
 _AT_ONCE = 1000  # codes
+_INFINITE = "infinite"  # which JSON has no number for
 
 
 class Row(NamedTuple):
@@ -31,7 +31,8 @@ class Row(NamedTuple):
     Attributes:
         prior: The prior, as it would be typed.
         distance: The criterion, the smaller the better; infinite if it was not judged.
-        nll: -log p(z) of held-out codes, in nats; None if it could not be fitted.
+        error: Its standard error.
+        nll: -log p(z) of held-out codes, in nats; infinite if it was not judged.
         seconds: Spent on learning.
         steps: Of gradient descent.
         parameters: That learn.
@@ -40,7 +41,8 @@ class Row(NamedTuple):
 
     prior: str
     distance: float
-    nll: float | None
+    error: float
+    nll: float
     seconds: float
     steps: int
     parameters: int
@@ -108,7 +110,7 @@ class Fitted:
         """
         path = Path(folder).expanduser() / PRIOR_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows = [[value if value != math.inf else None for value in row] for row in self.table]
+        rows = [[_INFINITE if value == math.inf else value for value in row] for row in self.table]
         tree = {
             "overrides": [*self.overrides], "identity": self.identity, "shape": [*self.shape],
             "context_dim": self.context_dim, "seed": self.seed, "table": rows, "criterion": self.criterion,
@@ -120,16 +122,15 @@ class Fitted:
         """The table, the best first, and what was chosen."""
         rows = sorted(self.table, key=lambda row: row.distance)
         width = max(len(row.prior) for row in rows)
-        lines = [f"{'prior':<{width}}  distance  -log p(z)  seconds   steps  parameters"]
+        lines = [f"{'prior':<{width}}  distance  (error)  -log p(z)  seconds   steps  parameters"]
         for row in rows:
             if row.fault is not None:
                 lines.append(f"{row.prior:<{width}}  {row.fault}")
                 continue
-            lines.append(
-                f"{row.prior:<{width}}  {row.distance:8.4f}  {row.nll:9.2f}  {row.seconds:7.1f}  {row.steps:6d}"
-                f"  {row.parameters:10,d}"
-            )
+            numbers = f"{row.distance:8.4f}  {row.error:7.4f}  {row.nll:9.2f}  {row.seconds:7.1f}"
+            lines.append(f"{row.prior:<{width}}  {numbers}  {row.steps:6d}  {row.parameters:10,d}")
         lines.append(f"distance: {self.criterion}")
+        lines.append(f"chosen: {' '.join(self.overrides)}")
         return "\n".join(lines)
 
     @property
@@ -162,7 +163,7 @@ def load(folder: str | Path, allow_targets: Sequence[str] = ()) -> Fitted:
     try:
         tree = content["fit"]
         identity = dict(tree["identity"])
-        rows = [Row(row[0], math.inf if row[1] is None else row[1], *row[2:]) for row in tree["table"]]
+        rows = [Row(*map(_finite_or_not, row)) for row in tree["table"]]
         shape = torch.Size(tree["shape"])
         context_dim = int(tree["context_dim"])
         rest = tuple(tree["overrides"]), int(tree["seed"]), str(tree["criterion"])
@@ -172,3 +173,10 @@ def load(folder: str | Path, allow_targets: Sequence[str] = ()) -> Fitted:
     checkpoint.load_into(prior, content["prior"], path)
     overrides, seed, criterion = rest
     return Fitted(prior.eval(), overrides, identity, shape, context_dim, seed, rows, criterion)
+
+
+def _finite_or_not(value: Any) -> Any:
+    """An entry of a row that was saved."""
+    if value == _INFINITE:
+        return math.inf
+    return value

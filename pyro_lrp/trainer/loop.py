@@ -238,8 +238,10 @@ class Trainer:
             self.log(note)
         where = f"{self.directory}: " if self.directory else ""
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        how = f"on {self.fabric.device}, {threads}, compile={self.step_factory.compile}"
-        self.log(f"{where}{self.total_steps} steps {how}")
+        captured = ""
+        if self.step_factory.compile != "off":
+            captured = f", compile={self.step_factory.compile}"
+        self.log(f"{where}{self.total_steps} steps on {self.fabric.device}, {threads}{captured}")
 
     def _run(self, span: Span, stop: Stop) -> None:
         """Train a phase, or the rest of it.

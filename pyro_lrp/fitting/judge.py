@@ -1,0 +1,89 @@
+"""The judge of priors that compete for codes."""
+
+from __future__ import annotations
+
+import math
+import time
+from statistics import mean, stdev
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_lrp.core.modules import eval_mode
+from pyro_lrp.core.randomness import seeded, some_rows
+from pyro_lrp.fitting.codes import CodeSet
+from pyro_lrp.metrics.functional import energy_distance, mean_distance
+from pyro_lrp.priors import Prior
+
+__all__ = ["CRITERION", "Judge"]
+
+CRITERION = "energy distance of samples from held-out codes, each dimension standardised"
+
+_BLOCK = 1000  # samples; the distances of several blocks say how certain their mean is
+_BLOCKS = (2, 10)  # at least and at most
+_SECONDS = 2.0  # after which no further block is drawn: some priors solve an equation for each sample
+_SCORED = 200  # held-out codes whose density is computed, for the same reason
+
+
+class Judge:
+    """The energy distance of a prior's samples from held-out codes, each dimension standardised.
+
+    With contexts it is that of pairs of a code and its context; samples have those of the held-out codes.
+
+    Held-out likelihood does not rank samples, and this distance mostly does: ``runs/recorded/fit``, made by
+    ``tests/benchmarks/criteria_for_priors.py``.
+
+    Args:
+        codes: The codes; the held-out ones are judged by.
+        device: Where samples are drawn.
+        seed: Seed of the samples.
+    """
+
+    def __init__(self, codes: CodeSet, device: torch.device, seed: int) -> None:
+        self.seed = seed
+        # the statistics are joined, and not the numbers: a copy of all codes would be large
+        parts = [part for part in (codes.train, codes.context) if part.shape[1]]
+        scale = torch.cat([part.std(0) for part in parts])
+        self.mean = torch.cat([part.mean(0) for part in parts])
+        self.scale = torch.where(scale > 0, scale, 1.0)
+        self.held_out = self._standardised(codes.held_out, codes.held_out_context)
+        self.within = mean_distance(self.held_out)
+        self.contexts = codes.held_out_context.to(device)
+        rows = some_rows(len(codes.held_out), _SCORED, "fit", "scored", seed=seed)
+        self.scored = codes.held_out[rows].to(device)
+        self.scored_contexts = self.contexts[rows.to(device)]
+
+    @torch.no_grad()
+    def distance(self, prior: Prior) -> tuple[float, float]:
+        """The energy distance of samples, and its standard error; infinite if a sample is not finite."""
+        distances: list[float] = []
+        start = time.perf_counter()
+        with eval_mode(prior), seeded(self.seed, "fit", "judge"), pyro.validation_enabled(False):
+            while not self._enough(len(distances), time.perf_counter() - start):
+                contexts = self._contexts(len(distances))
+                samples = self._standardised(prior(contexts).sample(), contexts)
+                if not torch.isfinite(samples).all():
+                    return math.inf, 0.0
+                distances.append(energy_distance(samples, self.held_out, self.within))
+        return mean(distances), stdev(distances) / len(distances) ** 0.5
+
+    @torch.no_grad()
+    def nll(self, prior: Prior) -> float:
+        """-log p(z) of some held-out codes, in nats."""
+        with eval_mode(prior), seeded(self.seed, "fit", "nll"), pyro.validation_enabled(False):
+            return -prior(self.scored_contexts).log_prob(self.scored).mean().item()
+
+    def _standardised(self, z: Tensor, context: Tensor) -> Tensor:
+        pairs = torch.cat([z, context], 1).cpu()
+        return (pairs - self.mean) / self.scale
+
+    def _enough(self, blocks: int, seconds: float) -> bool:
+        least, most = _BLOCKS
+        return blocks >= most or (blocks >= least and seconds > _SECONDS)
+
+    def _contexts(self, block: int) -> Tensor:
+        """Contexts of a block of samples: those of the held-out codes, in turn."""
+        first = block * _BLOCK
+        rows = torch.arange(first, first + _BLOCK, device=self.contexts.device) % len(self.contexts)
+        return self.contexts[rows]
