@@ -147,6 +147,21 @@ def test_latents_of_the_prior_have_the_statistics_of_those_of_images(fitted):
     torch.testing.assert_close(samples.std(), latents.std(), rtol=0.1, atol=0)
 
 
+def test_images_are_clamped(images):
+    vae = kl()
+    nn.init.constant_(vae.decoder.conv_out.bias, 5.0)
+    assert decode(vae, encode(vae, images)).max() == 1
+
+
+def test_parts_compute_in_eval_mode(images):
+    vae = kl().train()
+    modes = []
+    for part in (vae.encoder, vae.decoder):
+        part.register_forward_hook(lambda module, *_: modes.append(module.training))
+    decode(vae, encode(vae, images))
+    assert modes == [False, False]
+
+
 def test_modes_and_gradients_stay_as_they_were(fitted):
     prior, latents = fitted
     assert prior.vae.training
@@ -188,6 +203,7 @@ NOISE = torch.randn(2, 3, 16, 16)
         (lambda: encode(kl(), NOISE.byte()), "images: expected a tensor of floats, got torch.uint8"),
         (lambda: encode(kl(), [(NOISE, 1)]), "images: expected a tensor of floats, got tuple"),
         (lambda: encode(kl(), NOISE[:, :1]), r"images: expected \(N, 3, height, width\), got \(2, 1, 16, 16\)"),
+        (lambda: encode(kl(), NOISE[:0]), r"images: expected \(N, 3, height, width\), got \(0, 3, 16, 16\)"),
         (lambda: encode(kl(), []), "images: expected one batch at least, got none"),
         (lambda: decode(kl(), NOISE), r"latents: expected \(N, 4, height, width\), got \(2, 3, 16, 16\)"),
         (lambda: LatentPrior.fit(kl(), NOISE), r"latents: expected \(N, 4, height, width\)"),
