@@ -33,6 +33,8 @@ EXAMPLES = [  # sections with blocks of Python or YAML
     "pyro_lrp/fitting/README.md#Codes in a file",
     "pyro_lrp/fitting/README.md#Codes in an array",
     "pyro_lrp/fitting/README.md#In scikit-learn",
+    "pyro_lrp/fitting/README.md#A VAE of diffusers",
+    "pyro_lrp/fitting/README.md#A model of pythae",
     "pyro_lrp/metrics/README.md#Add a metric",
     "pyro_lrp/models/README.md#Your own PyTorch VAE",
     "pyro_lrp/objectives/README.md#With Pyro",
@@ -137,6 +139,20 @@ def test_codes_from_elsewhere(run):
     names, _ = run("pyro_lrp/fitting/README.md#In scikit-learn")
     assert (names["labels"] == -1).sum() == 25
     assert names["samples"].shape == (10, 4)
+
+
+def test_a_vae_of_diffusers(run):
+    pytest.importorskip("diffusers", reason="diffusers is an extra: pip install 'pyro_lrp[diffusers]'")
+    names, _ = run("pyro_lrp/fitting/README.md#A VAE of diffusers")
+    assert names["latents"].shape == (60, 4, 8, 8)
+    assert names["pictures"].shape == (16, 3, 8, 8)
+    assert torch.isfinite(names["scores"]).all()
+
+
+def test_a_model_of_pythae(run):
+    pytest.importorskip("pythae", reason="pythae is an extra: pip install 'pyro_lrp[pythae]'")
+    names, _ = run("pyro_lrp/fitting/README.md#A model of pythae")
+    assert names["pictures"].shape == (16, 1, 8, 8)
 
 
 def test_svi(run):
