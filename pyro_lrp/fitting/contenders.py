@@ -34,6 +34,7 @@ __all__ = ["Contender", "candidates"]
 _BATCH = 200
 _RATE = 1e-3
 _FULL = 256  # dimensions up to which a mixture has full covariances
+_BY_GRADIENTS = 1024  # dimensions up to which a minute of gradient descent is worth trying on a CPU
 _CODES_PER_COMPONENT = 50
 _EM = 10  # iterations
 _NUMBERS = 10_000_000  # of the codes that EM is given: it keeps several copies in float64
@@ -54,6 +55,8 @@ def candidates(codes: CodeSet) -> list[tuple[str, ...]]:
     if codes.dim > _FULL:
         further.append("prior.covariance=diag")
     mixtures = [("prior=mixture", f"prior.components={k}", *further) for k in sizes]
+    if codes.dim > _BY_GRADIENTS:
+        return mixtures
     flows = [
         ("prior=flow_matching",),
         ("prior=flow", "prior.whiten=standardize", "prior.width=256"),
