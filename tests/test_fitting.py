@@ -11,7 +11,7 @@ import pyro_lrp
 from pyro_lrp import fitting
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.fitting.codes import checked_codes
-from pyro_lrp.fitting.contenders import Contender
+from pyro_lrp.fitting.contenders import Contender, candidates
 from pyro_lrp.fitting.fit import chosen
 from pyro_lrp.fitting.judge import Judge
 from pyro_lrp.trainer.devices import make_fabric
@@ -106,6 +106,12 @@ def test_auto_chooses_the_nearest_of_all_it_tried():
     one = tried["prior=mixture prior.components=1 prior.em_iterations=10"]
     assert chosen.distance < 0.1 * one.distance
     assert str(fitted).splitlines()[-1] == f"chosen: {' '.join(fitted.overrides)}"
+
+
+def test_large_codes_are_left_to_mixtures():
+    tried = candidates(checked_codes(torch.randn(1200, 1100)))
+    assert {name[0] for name in tried} == {"prior=mixture"}
+    assert all("prior.covariance=diag" in name for name in tried)
 
 
 def contender(distance, error, nll):
