@@ -108,6 +108,11 @@ def test_auto_chooses_the_nearest_of_all_it_tried():
     assert str(fitted).splitlines()[-1] == f"chosen: {' '.join(fitted.overrides)}"
 
 
+def test_priors_lead_to_it():
+    assert pyro_lrp.priors.fit is pyro_lrp.fit
+    assert not hasattr(pyro_lrp.priors, "fitted")
+
+
 def test_large_codes_are_left_to_mixtures():
     tried = candidates(checked_codes(torch.randn(1200, 1100)))
     assert {name[0] for name in tried} == {"prior=mixture"}

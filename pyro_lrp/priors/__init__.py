@@ -3,6 +3,8 @@
 A flow maps its base, z_0, to the latent space, z_T, by ``to_latent``, and back by ``to_base``.
 """
 
+from typing import Any
+
 from pyro_lrp.priors.core import Prior, StandardNormal
 from pyro_lrp.priors.flow import (
     ConditionalFlow,
@@ -48,3 +50,12 @@ __all__ = [
     "unet_autoregressive",
     "unet_flow",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """``fit``, which lies above the priors: it trains them and judges their samples."""
+    if name == "fit":
+        import pyro_lrp
+
+        return pyro_lrp.fit
+    raise AttributeError(f"module 'pyro_lrp.priors' has no attribute {name!r}")
