@@ -117,9 +117,13 @@ def _fit(typed: Typed) -> None:
         further = read_arrays(options["held_out"])
         held_out = select(further, options["held_out"], "codes", "z", "latents")
         held_out_context = further.get("context", further.get("labels"))
-    prior: Any = typed.prior
-    if not prior or prior[0] == "prior=auto":
+    prior: Any = typed.prior or "auto"
+    if "prior=auto" in prior:
+        if len(prior) > 1:
+            raise UserError(f"{prior[-1]} needs a prior: say prior=NAME instead of prior=auto")
         prior = "auto"
+    n = _whole(options, "n", 1000)
+    folder = _made(Path(options.get("out") or Path("runs", "fit", Path(file).stem)))
     threads = options.get("threads", "auto")
     fitted = fitting.fit(
         codes,
@@ -128,21 +132,35 @@ def _fit(typed: Typed) -> None:
         _number(options, "seconds", 60.0),
         held_out=held_out,
         held_out_context=held_out_context,
-        seed=int(_number(options, "seed", 0)),
+        seed=_whole(options, "seed", 0),
         device=options.get("device", "auto"),
-        threads=None if threads == "auto" else int(_number(options, "threads", 1)),
+        threads=None if threads == "auto" else _whole(options, "threads", 1),
         config_dir=typed.config_dir,
         allow_targets=[name for name in options.get("allow_targets", "").strip("[]").split(",") if name],
         log=lambda line: print(printable(line), flush=True),
     )
-    folder = Path(options.get("out") or Path("runs", "fit", Path(file).stem))
     path = fitted.save(folder)
-    n = int(_number(options, "n", 1000))
     (folder / "table.txt").write_text(f"{fitted}\n", encoding="utf-8")
     print(f"\n{printable(str(fitted))}\n{path}")
     if n and not fitted.context_dim:
         np.save(folder / "samples.npy", fitted.sample(n).cpu().numpy())
         print(folder / "samples.npy")
+
+
+def _made(folder: Path) -> Path:
+    """A folder that exists, before a minute is spent on what goes into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out={folder} cannot be made ({error.strerror}): choose another folder") from error
+    return folder
+
+
+def _whole(options: dict[str, str], key: str, default: int) -> int:
+    value = _number(options, key, default)
+    if value < 0 or value != int(value):
+        raise UserError(f"{key}: expected a whole number of at least 0, got {options[key]}")
+    return int(value)
 
 
 def _number(options: dict[str, str], key: str, default: float) -> float:

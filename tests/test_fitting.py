@@ -279,6 +279,12 @@ def test_the_command_takes_labels_beside_the_codes(fit):
         (("codes=two.npz",), "two.npz holds a, b: expected one of them to be called codes or z or latents"),
         (("codes=z.npy", "second=3"), "unknown key second; the known ones are codes, context"),
         (("codes=z.npy", "seconds=soon"), "seconds: expected a number, got soon"),
+        (("codes=z.npy", "n=-1"), "n: expected a whole number of at least 0, got -1"),
+        (
+            ("codes=z.npy", "prior=auto", "prior.components=3"),
+            "prior.components=3 needs a prior: say prior=NAME",
+        ),
+        (("codes=z.npy", "out=z.npy/here"), "out=z.npy/here cannot be made (Not a directory)"),
         (("codes=z.npy", "--fast"), "--fast is no argument: expected key=value"),
     ],
 )
