@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyro_lrp.config.compose import compose_train
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.randomness import untouched_generators
 from pyro_lrp.fitting.codes import CodeSet, checked_codes
@@ -82,7 +81,7 @@ def fit(
     if not (isinstance(seconds, (int, float)) and math.isfinite(seconds) and seconds > 0):
         raise UserError(f"seconds: expected a number above 0, got {seconds}")
     checked = checked_codes(codes, context, held_out, held_out_context, seed)
-    names = _names(prior, checked, config_dir)
+    names = _names(prior, checked)
     fabric = make_fabric(device, "32")
     options = {"config_dir": config_dir, "allow_targets": allow_targets}
     with untouched_generators(), limited(threads or affordable()):
@@ -137,13 +136,12 @@ def fit_one(
     )
 
 
-def _names(prior: str | Sequence[str], codes: CodeSet, config_dir: str | Path | None) -> list[tuple[str, ...]]:
+def _names(prior: str | Sequence[str], codes: CodeSet) -> list[tuple[str, ...]]:
     """The priors to try, each as it would be typed."""
     if prior == "auto":
         return candidates(codes)
     if isinstance(prior, str):
         prior = [f"prior={prior}"]
-    compose_train(*prior, config_dir=config_dir)  # a mistake is an error before anything is computed
     return [tuple(prior)]
 
 

@@ -166,12 +166,13 @@ def load(folder: str | Path, allow_targets: Sequence[str] = ()) -> Fitted:
         rows = [Row(*map(_finite_or_not, row)) for row in tree["table"]]
         shape = torch.Size(tree["shape"])
         context_dim = int(tree["context_dim"])
-        rest = tuple(tree["overrides"]), int(tree["seed"]), str(tree["criterion"])
+        overrides = tuple(tree["overrides"])
+        seed = int(tree["seed"])
+        criterion = str(tree["criterion"])
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise UserError(f"{path} is no prior that was fitted to codes") from error
     prior = build_prior(identity, context_dim, allow_targets)
     checkpoint.load_into(prior, content["prior"], path)
-    overrides, seed, criterion = rest
     return Fitted(prior.eval(), overrides, identity, shape, context_dim, seed, rows, criterion)
 
 

@@ -18,10 +18,9 @@ from pyro_lrp.models import Autoencoder, CodedImages, Codes, ImageCodes
 from pyro_lrp.objectives.collapse import collapse
 from pyro_lrp.objectives.elbo import BilevelELBO, Losses
 from pyro_lrp.objectives.game import Game, Turn
-from pyro_lrp.objectives.prior_game import prior_loss
+from pyro_lrp.objectives.prior_game import check_prior_fit, prior_loss
 from pyro_lrp.objectives.regularization import is_diagonal
 from pyro_lrp.objectives.weight import Weight
-from pyro_lrp.priors import Prior
 from pyro_lrp.schedules import Progress, Schedule
 
 __all__ = ["AutoencoderGame", "LatentGame"]
@@ -105,9 +104,7 @@ class AutoencoderGame(Game):
         return self.autoencoder.codes(images)
 
     def check_fit(self, codes: int) -> None:
-        for part in self.autoencoder.prior.modules():
-            if isinstance(part, Prior):
-                part.check_fit(codes)
+        check_prior_fit(self.autoencoder.prior, codes)
 
     def fit(self, codes: Codes | ImageCodes) -> dict[str, Any] | None:
         prior = self.autoencoder.prior

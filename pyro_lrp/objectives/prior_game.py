@@ -8,12 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from pyro_lrp.core.gradients import bilevel
-from pyro_lrp.models import Codes, ImageCodes
 from pyro_lrp.objectives.elbo import Losses
 from pyro_lrp.objectives.game import Game, Turn
 from pyro_lrp.priors import Prior
 
-__all__ = ["PriorGame", "prior_loss"]
+__all__ = ["PriorGame", "check_prior_fit", "prior_loss"]
 
 
 def prior_loss(prior: Prior, z: Tensor, context: Tensor) -> Losses:
@@ -33,6 +32,13 @@ def prior_loss(prior: Prior, z: Tensor, context: Tensor) -> Losses:
     return Losses(-log_prior, {"log_prior": log_prior.detach()})
 
 
+def check_prior_fit(prior: Prior, codes: int) -> None:
+    """Refuse a fit of a prior, or of one that is part of it, to so many codes."""
+    for part in prior.modules():
+        if isinstance(part, Prior):
+            part.check_fit(codes)
+
+
 class PriorGame(Game):
     """A prior and codes that are there already: no encoder, no decoder, no images.
 
@@ -45,6 +51,7 @@ class PriorGame(Game):
 
     >>> import torch
     >>> from pyro_lrp import priors
+    >>> from pyro_lrp.models import Codes
     >>> game = PriorGame(priors.Mixture(2, components=3))
     >>> codes = Codes(torch.zeros(5, 2), torch.zeros(5, 2), torch.zeros(5, 0))
     >>> sorted(game("prior", [codes], {}).terms)
@@ -70,18 +77,7 @@ class PriorGame(Game):
         return ()
 
     def check_fit(self, codes: int) -> None:
-        for part in self.prior.modules():
-            if isinstance(part, Prior):
-                part.check_fit(codes)
-
-    def fit(self, codes: Codes | ImageCodes) -> dict[str, Any] | None:
-        if not self.prior.estimates:
-            return None
-        return self.prior.fit(codes.sample(), codes.context)
-
-    def score(self, batch: Codes) -> dict[str, Tensor]:
-        log_prior = self.prior(batch.context).log_prob(batch.sample())
-        return {"log_prior": log_prior.mean()}
+        check_prior_fit(self.prior, codes)
 
     def forward(self, turn: str, batches: Sequence[Any], memo: dict[str, Any]) -> Losses:
         (codes,) = batches
