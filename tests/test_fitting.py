@@ -12,7 +12,7 @@ from pyro_lrp import fitting
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.fitting.codes import checked_codes
 from pyro_lrp.fitting.contenders import Contender, candidates
-from pyro_lrp.fitting.fit import chosen
+from pyro_lrp.fitting.contest import chosen
 from pyro_lrp.fitting.judge import Judge
 from pyro_lrp.trainer.devices import make_fabric
 

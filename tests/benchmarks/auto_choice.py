@@ -18,10 +18,9 @@ import torch
 from sklearn import datasets
 
 from pyro_lrp import Run, fitting, metrics
-from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.randomness import seeded
 from pyro_lrp.fitting.contenders import candidates
-from pyro_lrp.fitting.fit import Contest
+from pyro_lrp.fitting.contest import Contest
 from pyro_lrp.fitting.judge import Judge
 from pyro_lrp.metrics.functional import classifier_two_sample_test
 from pyro_lrp.models import Autoencoder
@@ -107,5 +106,5 @@ if __name__ == "__main__":
     parser.add_argument("--out")
     options = parser.parse_args()
     if not options.runs and not options.tables:
-        raise UserError("name runs, or say --tables")
+        parser.error("name runs, or say --tables")
     main(options)
