@@ -8,9 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from pyro_lrp.config.command import one_line_errors
+from pyro_lrp.config.command import run_plain
 from pyro_lrp.core.errors import UserError, printable
-from pyro_lrp.core.terminal import tolerate_any_encoding
 
 HELP = """\
 Fit a prior to codes that an autoencoder elsewhere made: no images and no network are needed.
@@ -58,13 +57,7 @@ class Typed(NamedTuple):
 
 def main() -> None:
     """The command."""
-    tolerate_any_encoding()
-    arguments = sys.argv[1:]
-    if {"--help", "-h"} & set(arguments):
-        print(HELP, end="")
-        return
-    with one_line_errors("fit"):
-        _fit(parse(arguments))
+    run_plain("fit", HELP, lambda arguments: _fit(parse(arguments)))
 
 
 def parse(arguments: Sequence[str]) -> Typed:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from typing import TYPE_CHECKING
 
-from pyro_lrp.config.command import WIDTH, one_line_errors
+from pyro_lrp.config.command import WIDTH, run_plain
 from pyro_lrp.core.errors import UserError, printable
-from pyro_lrp.core.terminal import tolerate_any_encoding
 
 if TYPE_CHECKING:
     from pyro_lrp.reports import Lead
@@ -37,13 +35,7 @@ _NAMED = 6  # runs that a line of the terminal names
 
 def main() -> None:
     """The command."""
-    tolerate_any_encoding()
-    with one_line_errors("report"):
-        arguments = sys.argv[1:]
-        if {"-h", "--help"} & {*arguments}:
-            print(HELP, end="")
-            return
-        report(*parsed(arguments))
+    run_plain("report", HELP, lambda arguments: report(*parsed(arguments)))
 
 
 def parsed(arguments: list[str]) -> tuple[list[str], str | None, list[str] | None]:

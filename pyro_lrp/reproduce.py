@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from pyro_lrp.config.command import one_line_errors
+from pyro_lrp.config.command import run_plain
 from pyro_lrp.core.errors import UserError, printable
-from pyro_lrp.core.terminal import tolerate_any_encoding
 from pyro_lrp.report import report
 
 if TYPE_CHECKING:  # torch is imported when an experiment begins: --help does not wait for it
@@ -74,29 +73,28 @@ class Typed(NamedTuple):
 
 def main() -> None:
     """The command."""
-    tolerate_any_encoding()
-    arguments = sys.argv[1:]
-    if {"--help", "-h"} & set(arguments):
-        print(HELP, end="")
-        return
-    with one_line_errors("reproduce"):
-        from pyro_lrp.reports import experiments
+    run_plain("reproduce", HELP, _reproduce)
 
-        typed = parse(arguments)
-        wanted = [experiments.load(name, typed.scale) for name in typed.names]
-        if typed.dry_run:
-            for experiment in wanted:
-                print(printable(plan_of(experiment, typed.further)))
-            return
-        if typed.recorded is not None:
-            for experiment in wanted:
-                _redraw(experiment, typed.recorded)
-            return
-        failed = [experiment.name for experiment in wanted if not reproduce(experiment, typed.further)]
-        if failed:
-            raise UserError(
-                f"{', '.join(failed)}: a training, a figure or the report failed; the lines above say why"
-            )
+
+def _reproduce(arguments: list[str]) -> None:
+    """Run the experiments that were typed, print their commands, or draw them again."""
+    from pyro_lrp.reports import experiments
+
+    typed = parse(arguments)
+    wanted = [experiments.load(name, typed.scale) for name in typed.names]
+    if typed.dry_run:
+        for experiment in wanted:
+            print(printable(plan_of(experiment, typed.further)))
+        return
+    if typed.recorded is not None:
+        for experiment in wanted:
+            _redraw(experiment, typed.recorded)
+        return
+    failed = [experiment.name for experiment in wanted if not reproduce(experiment, typed.further)]
+    if failed:
+        raise UserError(
+            f"{', '.join(failed)}: a training, a figure or the report failed; the lines above say why"
+        )
 
 
 def parse(arguments: Sequence[str]) -> Typed:

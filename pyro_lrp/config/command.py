@@ -22,7 +22,7 @@ from pyro_lrp.config.messages import described
 from pyro_lrp.core.errors import TRACEBACK, printable
 from pyro_lrp.core.terminal import tolerate_any_encoding
 
-__all__ = ["WIDTH", "Command", "command", "conf_dir", "one_line_errors"]
+__all__ = ["WIDTH", "Command", "command", "conf_dir", "one_line_errors", "run_plain"]
 
 WIDTH = 108  # of the lines of --help
 _RESUMED = ("train", "evaluate")  # commands that keep what is done
@@ -141,6 +141,23 @@ def _folded_help(*, shown: bool) -> Iterator[None]:
             if len(line) > WIDTH:
                 line = textwrap.fill(line, WIDTH, subsequent_indent="  ")
             print(line)
+
+
+def run_plain(name: str, text: str, run: Callable[[list[str]], None]) -> None:
+    """Run a command without a configuration: it prints its help, or is a function of what was typed.
+
+    Args:
+        name: The name of the command.
+        text: Its help.
+        run: Receives the arguments; errors that a user can cause are printed in one line.
+    """
+    tolerate_any_encoding()
+    arguments = sys.argv[1:]
+    if {"--help", "-h"} & set(arguments):
+        print(text, end="")
+        return
+    with one_line_errors(name):
+        run(arguments)
 
 
 @contextmanager
