@@ -89,17 +89,7 @@ def fit(
         contenders = contest.admitted(names, fabric, seed, options)
         best = contest.winner(contenders)
         rows = [*contest.refused, *(_row(contender) for contender in contenders)]
-    best.prior.eval()
-    return Fitted(
-        best.prior,
-        tuple(best.overrides),
-        best.identity,
-        checked.shape,
-        checked.context_dim,
-        seed,
-        rows,
-        CRITERION,
-    )
+        return Fitted.of(best.prior, best.overrides, best.identity, checked, seed, rows, CRITERION)
 
 
 def fit_one(
@@ -123,17 +113,9 @@ def fit_one(
     with untouched_generators(), limited(affordable()):
         contender = Contender(prior, checked, fabric, seed)
         contender.learn(seconds)
-    contender.prior.eval()
-    return Fitted(
-        contender.prior,
-        tuple(prior),
-        contender.identity,
-        checked.shape,
-        0,
-        seed,
-        [_row(contender)],
-        "none: one prior alone",
-    )
+        table = [_row(contender)]
+        criterion = "none: one prior alone"
+        return Fitted.of(contender.prior, prior, contender.identity, checked, seed, table, criterion)
 
 
 def _names(prior: str | Sequence[str], codes: CodeSet) -> list[tuple[str, ...]]:

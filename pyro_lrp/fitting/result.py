@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,11 +17,15 @@ from pyro_lrp.config.rundir import PRIOR_FILE
 from pyro_lrp.core import checkpoint
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.modules import eval_mode
+from pyro_lrp.core.randomness import seeded, some_rows
+from pyro_lrp.fitting.codes import CodeSet
 from pyro_lrp.priors import Prior
 
-__all__ = ["Fitted", "Row", "load"]
+__all__ = ["SCORES", "Fitted", "Row", "load"]
 
+SCORES = ("prior", "typicality")  # of outliers
 _AT_ONCE = 1000  # codes
+_TYPICAL = 2000  # training codes whose mean density is kept
 _INFINITE = "infinite"  # which JSON has no number for
 
 
@@ -62,6 +66,8 @@ class Fitted:
         seed: Of the fit.
         table: All priors that were tried.
         criterion: By which they were compared.
+        train_nll: Mean of -log p(z) over training codes, at most 2,000 of them, in nats; None if the file of an
+            earlier version does not have it.
     """
 
     prior: Prior
@@ -72,6 +78,28 @@ class Fitted:
     seed: int
     table: Sequence[Row]
     criterion: str
+    train_nll: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        prior: Prior,
+        overrides: Sequence[str],
+        identity: dict[str, Any],
+        codes: CodeSet,
+        seed: int,
+        table: Sequence[Row],
+        criterion: str,
+    ) -> Fitted:
+        """The result of a fit to ``codes``; other arguments as the attributes."""
+        fitted = cls(
+            prior.eval(), tuple(overrides), identity, codes.shape, codes.context_dim, seed, table, criterion
+        )
+        rows = some_rows(len(codes.train), _TYPICAL, "fit", "typical", seed=seed)
+        some = codes.train[rows].reshape(-1, *codes.shape)
+        with seeded(seed, "fit", "typical"):
+            log_prob = fitted.log_prob(some, codes.context[rows])
+        return replace(fitted, train_nll=-log_prob.double().mean().item())
 
     @torch.no_grad()
     def sample(self, n: int, context: Any = None, temperature: float = 1.0) -> Tensor:
@@ -102,6 +130,27 @@ class Fitted:
                 parts.append(self.prior(part).log_prob(z))
         return torch.cat(parts)
 
+    def outlier_score(self, codes: Tensor, context: Any = None, score: str = "prior") -> Tensor:
+        """How outlying codes are, in nats, shape ``(N,)``; **larger scores are more outlying**.
+
+        Args:
+            codes: Shape ``(N, *shape)``.
+            context: Their contexts.
+            score: ``"prior"``: -log p(z). ``"typicality"``: how far -log p(z) lies from its mean over the
+                training codes, so that codes which are too likely are outlying too (Nalisnick et al., 2019).
+
+        Raises:
+            UserError: If the score is unknown, or the prior comes from a file that does not have that mean.
+        """
+        if score not in SCORES:
+            raise UserError(f"score: {score} is unknown; the known ones are: {', '.join(SCORES)}")
+        nll = -self.log_prob(codes, context)
+        if score == "prior":
+            return nll
+        if self.train_nll is None:
+            raise UserError("score: typicality needs a prior that this version fitted: fit it again")
+        return (nll - self.train_nll).abs()
+
     def save(self, folder: str | Path) -> Path:
         """Write the prior and the table to ``FOLDER/prior.safetensors``, which :func:`load` reads.
 
@@ -110,10 +159,11 @@ class Fitted:
         """
         path = Path(folder).expanduser() / PRIOR_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows = [[_INFINITE if value == math.inf else value for value in row] for row in self.table]
+        rows = [[_stored(value) for value in row] for row in self.table]
         tree = {
             "overrides": [*self.overrides], "identity": self.identity, "shape": [*self.shape],
             "context_dim": self.context_dim, "seed": self.seed, "table": rows, "criterion": self.criterion,
+            "train_nll": _stored(self.train_nll),
         }  # fmt: skip
         checkpoint.save(path, {"fit": tree, "prior": self.prior.state_dict()})
         return path
@@ -169,11 +219,19 @@ def load(folder: str | Path, allow_targets: Sequence[str] = ()) -> Fitted:
         overrides = tuple(tree["overrides"])
         seed = int(tree["seed"])
         criterion = str(tree["criterion"])
+        train_nll = _finite_or_not(tree.get("train_nll"))
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise UserError(f"{path} is no prior that was fitted to codes") from error
     prior = build_prior(identity, context_dim, allow_targets)
     checkpoint.load_into(prior, content["prior"], path)
-    return Fitted(prior.eval(), overrides, identity, shape, context_dim, seed, rows, criterion)
+    return Fitted(prior.eval(), overrides, identity, shape, context_dim, seed, rows, criterion, train_nll)
+
+
+def _stored(value: Any) -> Any:
+    """An entry of a row as JSON can hold it."""
+    if value == math.inf:
+        return _INFINITE
+    return value
 
 
 def _finite_or_not(value: Any) -> Any:
