@@ -7,6 +7,7 @@ import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
+from benchmarks import outliers_report as report
 from builders import small_autoencoder
 from commands import QUICK, only_run
 from linear_models import conditional_subject, linear_gaussian
@@ -134,7 +135,7 @@ def gaussian():
     """A normal prior of 30 dimensions, and codes: all of them lie far from the mean, where p(z) is largest."""
     z = torch.randn(3000, 30, generator=torch.Generator().manual_seed(0))
     prior = ["prior=mixture", "prior.components=1"]
-    return fitting.fit_one(z, prior, seconds=5), z
+    return fitting.fit_one(z, prior, seconds=5, context=z[:, :0]), z
 
 
 def test_typicality_of_a_normal_density_is_known(gaussian):
@@ -200,3 +201,59 @@ def test_what_is_too_likely_is_an_outlier_by_typicality(gaussian):
 def test_an_unknown_outlier_score_is_a_sentence():
     with pytest.raises(ValueError, match="outlier_score must be prior or typicality, got 'bound'"):
         LearnedPrior(outlier_score="bound").fit(np.random.default_rng(0).normal(size=(50, 2)))
+
+
+# --------------------------------------------------------------------- the benchmark's report
+
+EXCESS = {"reconstruction": 0.0, "better": 0.05, "as good": 0.0, "worse": -0.1}
+
+
+def made_up_rows(classes=10, seeds=3):
+    """Cells whose classes differ far more than their scores do; a bound that is better on its images."""
+    noise = np.random.default_rng(0)
+    rows = []
+    for number in range(classes):
+        for seed in range(seeds):
+            base = 0.6 + 0.03 * number
+            every = {name: base + excess + noise.normal(0, 0.005) for name, excess in EXCESS.items()}
+            few = {name: value - 0.2 for name, value in every.items()}
+            few["bound"] = few["reconstruction"] + 0.05 + noise.normal(0, 0.005)
+            rows.append({"data": "mnist", "class": number, "seed": seed, "auroc": every, "auroc_bounded": few})
+    return rows
+
+
+def test_the_report_pairs_cells():
+    found = {line.score: line for line in report.lines(made_up_rows(), "reconstruction")}
+    assert found["reconstruction"].difference is None
+    assert {name for name, line in found.items() if line.significant} == {"better", "worse", "bound"}
+    for name, excess in EXCESS.items():
+        assert found[name].auroc.mean == pytest.approx(0.735 + excess, abs=0.005)
+        if found[name].difference:
+            assert found[name].difference.mean == pytest.approx(excess, abs=0.005)
+    assert found["bound"].bounded
+    assert found["bound"].auroc.mean == pytest.approx(0.585, abs=0.005)
+    assert found["bound"].difference.mean == pytest.approx(0.05, abs=0.005)
+    # unpaired, a difference of 0.05 would drown in that of the classes
+    assert found["better"].auroc.low < found["reconstruction"].auroc.mean
+    sentence = report.sentence([*found.values()], "reconstruction")
+    assert sentence.endswith("above: better, bound; below: worse; undecided: as good.")
+
+
+def test_seeds_of_a_class_are_no_further_classes():
+    few = report.interval(report.by_class(made_up_rows(seeds=1), "auroc", "better"))
+    many = report.interval(report.by_class(made_up_rows(seeds=30), "auroc", "better"))
+    assert many.high - many.low == pytest.approx(few.high - few.low, rel=0.2)
+    assert report.interval([1.0, 2.0, 3.0]).low == pytest.approx(2 - 4.3027 / math.sqrt(3), abs=1e-4)
+
+
+def test_a_detector_that_is_missing_in_some_rows_is_reported_from_the_others():
+    rows = made_up_rows()
+    for row in rows[:15]:
+        del row["auroc"]["worse"], row["auroc_bounded"]["worse"]
+    found = {line.score: line for line in report.lines(rows, "reconstruction")}
+    assert found["worse"].difference.mean == pytest.approx(-0.1, abs=0.005)
+
+
+def test_holm_is_that_of_the_paper():
+    assert report.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert report.holm([]) == []

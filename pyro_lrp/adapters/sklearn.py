@@ -75,9 +75,10 @@ class LearnedPrior(OutlierMixin, DensityMixin, BaseEstimator):
             known = " or ".join(SCORES)
             raise ValueError(f"outlier_score must be {known}, got {self.outlier_score!r}")
         seed = check_random_state(self.random_state).randint(2**31 - 1)
-        vectors = _tensor(x)
-        self.fitted_ = fit_one(vectors, self._name(len(x)), self.seconds, seed=seed)
-        self.offset_ = np.quantile(self._inlying(vectors), self.contamination)
+        codes = _tensor(x)
+        context = codes[:, :0]
+        self.fitted_ = fit_one(codes, self._name(len(x)), self.seconds, context=context, seed=seed)
+        self.offset_ = np.quantile(self._inlying(x), self.contamination)
         return self
 
     def _name(self, n: int) -> list[str]:
@@ -90,16 +91,16 @@ class LearnedPrior(OutlierMixin, DensityMixin, BaseEstimator):
 
     def score_samples(self, X: Any) -> np.ndarray:  # noqa: N803
         """log p(x) of each row, in nats."""  # noqa: D403
-        return self.fitted_.log_prob(self._checked(X)).double().numpy()
+        return self.fitted_.log_prob(_tensor(self._checked(X))).double().numpy()
 
-    def _checked(self, x: Any) -> Tensor:
+    def _checked(self, x: Any) -> np.ndarray:
         """Vectors to score, once the prior is fitted."""
         check_is_fitted(self)
-        return _tensor(validate_data(self, x, dtype=[np.float64, np.float32], reset=False))
+        return validate_data(self, x, dtype=[np.float64, np.float32], reset=False)
 
-    def _inlying(self, x: Tensor) -> np.ndarray:
+    def _inlying(self, x: np.ndarray) -> np.ndarray:
         """The opposite of the outlier score."""
-        return -self.fitted_.outlier_score(x, score=self.outlier_score).double().numpy()
+        return -self.fitted_.outlier_score(_tensor(x), score=self.outlier_score).double().numpy()
 
     def score(self, X: Any, y: Any = None) -> float:  # noqa: N803
         """The mean log density of the rows, in nats."""

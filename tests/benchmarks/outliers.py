@@ -87,7 +87,8 @@ def trained(images, seed):
 def mixture(autoencoder, images, seed):
     codes = posterior_means(autoencoder, images.train)
     components = max(1, min(100, len(codes) // 50))  # as LearnedPrior has them
-    fitted = fit_one(codes, ["prior=mixture", f"prior.components={components}"], 600.0, seed=seed)
+    prior = ["prior=mixture", f"prior.components={components}"]
+    fitted = fit_one(codes, prior, 600.0, context=codes[:, :0], seed=seed)
     return autoencoder.with_prior(fitted.prior)
 
 
