@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,9 @@ __all__ = ["SCORES", "Fitted", "Row", "load"]
 
 SCORES = ("prior", "typicality")  # of outliers
 _AT_ONCE = 1000  # codes
-_TYPICAL = 2000  # training codes whose mean density is kept
+_TYPICAL = 2000  # training codes whose mean density is kept, at most
+_AT_LEAST = 200
+_SECONDS = 2.0  # after which no further ones are scored: some priors solve an equation for each
 _INFINITE = "infinite"  # which JSON has no number for
 
 
@@ -66,8 +69,8 @@ class Fitted:
         seed: Of the fit.
         table: All priors that were tried.
         criterion: By which they were compared.
-        train_nll: Mean of -log p(z) over training codes, at most 2,000 of them, in nats; None if the file of an
-            earlier version does not have it.
+        train_nll: Mean of -log p(z) over training codes, 2,000 or fewer of them, in nats; None in a prior from
+            a file of an earlier version.
     """
 
     prior: Prior
@@ -95,11 +98,7 @@ class Fitted:
         fitted = cls(
             prior.eval(), tuple(overrides), identity, codes.shape, codes.context_dim, seed, table, criterion
         )
-        rows = some_rows(len(codes.train), _TYPICAL, "fit", "typical", seed=seed)
-        some = codes.train[rows].reshape(-1, *codes.shape)
-        with seeded(seed, "fit", "typical"):
-            log_prob = fitted.log_prob(some, codes.context[rows])
-        return replace(fitted, train_nll=-log_prob.double().mean().item())
+        return replace(fitted, train_nll=_train_nll(fitted, codes))
 
     @torch.no_grad()
     def sample(self, n: int, context: Any = None, temperature: float = 1.0) -> Tensor:
@@ -194,6 +193,20 @@ class Fitted:
             return torch.zeros(n, 0, device=self._device)
         c = torch.as_tensor(context, dtype=torch.float32, device=self._device)
         return c.expand(n, self.context_dim)
+
+
+def _train_nll(fitted: Fitted, codes: CodeSet) -> float:
+    """The mean of -log p(z) over some training codes."""
+    start = time.perf_counter()
+    rows = some_rows(len(codes.train), _TYPICAL, "fit", "typical", seed=fitted.seed)
+    parts = []
+    with seeded(fitted.seed, "fit", "typical"):
+        for some in rows.split(_AT_LEAST):
+            z = codes.train[some].reshape(-1, *codes.shape)
+            parts.append(fitted.log_prob(z, codes.context[some]).double())
+            if time.perf_counter() - start > _SECONDS:
+                break
+    return -torch.cat(parts).mean().item()
 
 
 def load(folder: str | Path, allow_targets: Sequence[str] = ()) -> Fitted:
