@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -58,7 +58,13 @@ class Metric:
         return None
 
 
-def result(subject: Subject, value: float, n: int, protocol: dict[str, Any], **more: Any) -> dict[str, Any]:
+class Seeded(Protocol):
+    """Whatever has the seed of all noise, such as a :class:`Subject`."""
+
+    seed: int
+
+
+def result(subject: Seeded, value: float, n: int, protocol: dict[str, Any], **more: Any) -> dict[str, Any]:
     """One result.
 
     Args:
