@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from pyro_lrp.core.randomness import untouched_generators
 from pyro_lrp.fitting.codes import CodeSet, checked_codes
 from pyro_lrp.fitting.contenders import Contender, candidates
 from pyro_lrp.fitting.judge import CRITERION, Judge
-from pyro_lrp.fitting.result import Fitted, Row
+from pyro_lrp.fitting.result import Fitted, Row, train_nll
 from pyro_lrp.schedules import ConstantThenLinear
 from pyro_lrp.trainer.devices import make_fabric
 from pyro_lrp.trainer.threads import affordable, limited
@@ -89,7 +90,8 @@ def fit(
         contenders = contest.admitted(names, fabric, seed, options)
         best = contest.winner(contenders)
         rows = [*contest.refused, *(_row(contender) for contender in contenders)]
-        return Fitted.of(best.prior, best.overrides, best.identity, checked, seed, rows, CRITERION)
+    best.prior.eval()
+    return _fitted(best, checked, seed, rows, CRITERION)
 
 
 def fit_one(
@@ -120,9 +122,25 @@ def fit_one(
     with untouched_generators(), limited(affordable()):
         contender = Contender(prior, checked, fabric, seed)
         contender.learn(seconds)
-        table = [_row(contender)]
-        criterion = "none: one prior alone"
-        return Fitted.of(contender.prior, prior, contender.identity, checked, seed, table, criterion)
+    contender.prior.eval()
+    return _fitted(contender, checked, seed, [_row(contender)], "none: one prior alone")
+
+
+def _fitted(best: Contender, codes: CodeSet, seed: int, table: Sequence[Row], criterion: str) -> Fitted:
+    """What is returned."""
+    fitted = Fitted(
+        best.prior,
+        tuple(best.overrides),
+        best.identity,
+        codes.shape,
+        codes.context_dim,
+        codes.classes,
+        codes.fingerprint,
+        seed,
+        table,
+        criterion,
+    )
+    return replace(fitted, train_nll=train_nll(fitted, codes))
 
 
 def _names(prior: str | Sequence[str], codes: CodeSet) -> list[tuple[str, ...]]:
