@@ -142,7 +142,7 @@ def report(rows, against):
         classes = len({row["class"] for row in of_data})
         seeds = len({row["seed"] for row in of_data})
         texts += [
-            f"### {name}: {len(of_data)} cells, {classes} classes, seeds up to {seeds}",
+            f"### {name}: {len(of_data)} cells of {classes} classes and {seeds} seeds",
             "",
             f"| score | mean AUROC | 95 % interval | minus {against} (95 % interval) | p |",
             "|---|---|---|---|---|",
