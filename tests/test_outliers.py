@@ -239,6 +239,12 @@ def test_the_report_pairs_cells():
     assert sentence.endswith("above: better, bound; below: worse; undecided: as good.")
 
 
+def test_a_bound_is_compared_on_its_own_images():
+    found = {line.score: line for line in report.lines(made_up_rows(), "bound")}
+    assert found["better"].difference.mean == pytest.approx(0.0, abs=0.005)
+    assert found["worse"].difference.mean == pytest.approx(-0.15, abs=0.005)
+
+
 def test_seeds_of_a_class_are_no_further_classes():
     few = report.interval(report.by_class(made_up_rows(seeds=1), "auroc", "better"))
     many = report.interval(report.by_class(made_up_rows(seeds=30), "auroc", "better"))

@@ -80,7 +80,7 @@ def by_class(rows, key, name, minus=None):
     found = defaultdict(list)
     for row in rows:
         values = row[key]
-        if name not in values:
+        if name not in values or (minus and minus not in values):
             continue  # pyod was missing
         subtracted = values[minus] if minus else 0.0
         found[row["class"]].append(values[name] - subtracted)
@@ -111,8 +111,9 @@ def lines(rows, against):
         keys |= dict.fromkeys(row["auroc"], "auroc")
     means = {name: interval(by_class(rows, key, name)) for name, key in keys.items()}
     differences = {}
-    for name, key in keys.items():
+    for name in keys:
         if name != against:
+            key = max(keys[name], keys[against])  # on the images with a bound, if either has one
             differences[name] = interval(by_class(rows, key, name, minus=against))
     corrected = dict(zip(differences, holm([one.p for one in differences.values()]), strict=True))
     found = []
@@ -156,7 +157,7 @@ def report(rows, against):
 
 def main(options):
     rows = [json.loads(line) for file in options.files for line in Path(file).read_text().splitlines()]
-    known = {name for row in rows for name in row["auroc"]}
+    known = {name for row in rows for name in row["auroc_bounded"]}
     if options.against not in known:
         raise SystemExit(
             f"--against: {options.against} is unknown; the known ones are: {', '.join(sorted(known))}"
