@@ -361,6 +361,8 @@ class Run:
             validation=settings.validation,
             precision=str(settings.precision),
             device=circumstances["device"],
+            devices=circumstances["devices"],
+            nodes=circumstances["nodes"],
             progress=circumstances["progress"],
             save_minutes=circumstances["trainer.save_minutes"],
             threads=circumstances["threads"],
