@@ -46,7 +46,8 @@ def begun(name, end, rank, folder):
     """The process of a host, which ``torchrun`` starts."""
     torchrun = [
         sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1",
-        f"--node-rank={rank}", f"--master-addr={HOSTS['lrp_first']}", "--master-port=29511", "-m", "pyro_lrp.train",
+        f"--node-rank={rank}", f"--master-addr={HOSTS['lrp_first']}", "--master-port=29511",
+        "-m", "pyro_lrp.train",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": end}
     inside = ["ip", "netns", "exec", name, *torchrun, *RUN, "name=two"]
