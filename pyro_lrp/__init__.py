@@ -32,6 +32,7 @@ _SUBMODULES = (
     "priors",
     "reports",
     "schedules",
+    "sharing",
     "testing",
     "trainer",
     "transforms",
@@ -43,7 +44,7 @@ _ALIASES = {  # earlier names of modules
     "gradients": "core.gradients",
 }
 
-__all__ = ["Run", "fit", "load", "train", *_SUBMODULES, *_ALIASES]
+__all__ = ["Run", "export", "fit", "load", "train", *_SUBMODULES, *_ALIASES]
 
 sys.meta_path.append(Aliases({f"pyro_lrp.{old}": f"pyro_lrp.{new}" for old, new in _ALIASES.items()}))
 
@@ -53,7 +54,7 @@ def __getattr__(name: str) -> Any:
     if name in ("Run", "load"):
         config = importlib.import_module("pyro_lrp.config")
         return getattr(config, name)
-    if name in ("fit", "train", *_SUBMODULES, *_ALIASES):  # the modules of two commands, which can be called
+    if name in ("export", "fit", "train", *_SUBMODULES, *_ALIASES):  # three are commands, which can be called
         module = _ALIASES.get(name, name)
         return importlib.import_module(f"pyro_lrp.{module}")
     raise AttributeError(f"module 'pyro_lrp' has no attribute {name!r}")
