@@ -67,9 +67,9 @@ def export(
     with _appearing(target) as place:
         identity = portable(run.identity)
         results = _results(run)
-        _write_weights(run, place / "checkpoints")
         text = yaml.safe_dump(identity, sort_keys=False, allow_unicode=True)
         (place / "config.yaml").write_text(text, encoding="utf-8")
+        _write_weights(run, place)
         if run.summary is not None:
             write_json(place / "summary.json", _summary(run.summary))
         if results:
@@ -144,11 +144,13 @@ def _appearing(folder: Path) -> Iterator[Path]:
         raise UserError(f"out={folder} cannot be written ({error.strerror}): choose another folder") from error
 
 
-def _write_weights(run: Run, folder: Path) -> None:
-    """Write the autoencoder's tensors as the checkpoint of a run."""
+def _write_weights(run: Run, place: Path) -> None:
+    """Write the autoencoder's tensors as the checkpoint of a run, for all who may read the configuration."""
     state = {f"autoencoder.{name}": tensor for name, tensor in run.autoencoder.state_dict().items()}
-    folder.mkdir()
-    checkpoint.save(folder / "last.safetensors", {"game": state, "step": run.step})
+    path = place / "checkpoints" / "last.safetensors"
+    path.parent.mkdir()
+    checkpoint.save(path, {"game": state, "step": run.step})
+    shutil.copymode(place / "config.yaml", path)
 
 
 def _results(run: Run) -> dict[str, Any]:

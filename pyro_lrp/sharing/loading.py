@@ -53,16 +53,16 @@ def loading(autoencoder: Autoencoder, condition: Condition, programs: Sequence[P
 def _python(condition: Condition) -> Iterator[str]:
     yield "import pyro_lrp"
     yield ""
-    yield 'run = pyro_lrp.Run("FOLDER")               # or "hf:OWNER/NAME", from the Hugging Face hub'
+    yield 'run = pyro_lrp.Run("FOLDER")  # or "hf:OWNER/NAME", from the Hugging Face hub'
     if not len(condition):
-        yield f"images = run.draw({_N}).images              # (n, C, H, W), values in [0, 1]"
+        yield f"images = run.draw({_N}).images  # (n, C, H, W), values in [0, 1]"
     elif condition.by_example:
-        yield "context = run.data.test.context[:4]        # of test images; Run(..., data_root=DIR) says where"
+        yield "context = run.data.test.context[:4]  # of test images; Run(..., data_root=DIR) says where"
         yield "images = run.draw(4, context=context).images"
     else:
         wanted = condition.example()["context"]
         yield f"images = run.draw({_N}, context={wanted!r}).images"
-    yield "autoencoder = run.autoencoder              # what pyro_lrp.load returns: encode, decode, sample"
+    yield "autoencoder = run.autoencoder  # what pyro_lrp.load returns: encode, decode, sample"
 
 
 def _torch(program: Program) -> Iterator[str]:
