@@ -273,7 +273,7 @@ def _not_measured(facts: Facts) -> Iterator[str]:
     missing = [name for name in METRICS if name not in done]
     if missing:
         names = ", ".join(f"`{name}`" for name in missing)
-        yield f"- Metrics of the library without a result here, some of which do not apply to such data: {names}."
+        yield f"- Metrics of the library, some of which do not apply to such data: {names}."
     seed = facts.settings.seed
     yield f"- How much another seed would change the numbers: they are those of one training, seed {seed}."
     yield "- How the model does on images of another kind than those it was trained on."

@@ -6,8 +6,9 @@ import copy
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +200,7 @@ def _exported(
         with _quiet():
             exported = _trace(task.module, inputs)
     except Exception as error:  # whatever a network of one's own does to a tracer
-        reason = f"torch.export cannot trace it: {_line(error)}"
+        reason = _why("torch.export", error)
     for ending in formats:
         program = Program(task.name, ending, shapes, task.module.outputs, reason=reason)
         if not reason:
@@ -236,7 +237,7 @@ def _written(program: Program, exported: Any, task: _Task, folder: Path) -> Prog
             difference = max(_difference(run, *task.inputs(n)) for n in (1, _CHECKED))
     except Exception as error:
         path.unlink(missing_ok=True)
-        return _refused(program, _line(error))
+        return _refused(program, _why(_TOOLS[program.ending], error))
     if not difference <= TOLERANCE:
         path.unlink(missing_ok=True)
         return _refused(program, f"its images differ from the library's by {difference:.2g}")
@@ -294,6 +295,7 @@ def _write_onnx(exported: Any, path: Path, program: Program) -> Callable[[Inputs
     return run
 
 
+_TOOLS = {"pt2": "torch.export", "onnx": "torch.onnx"}
 _WRITERS: dict[str, Callable[..., Callable[[Inputs], Tensor]]] = {"pt2": _write_pt2, "onnx": _write_onnx}
 
 
@@ -343,22 +345,22 @@ def _quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(before)
 
 
-def _line(error: BaseException) -> str:
-    """An error in one line: that of its first cause."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+def _why(tool: str, error: BaseException) -> str:
+    """Why a tool made no program, in one line; of an error that has causes, by the first of them."""
     if isinstance(error, UserError):
         return str(error)
+    while error.__cause__ is not None:
+        error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = (lines or [""])[0][:200]
-    return f"{type(error).__name__}: {text}"
+    return f"{tool} cannot convert it ({type(error).__name__}: {text})"
 
 
 def _words(program: Program) -> str:
