@@ -334,17 +334,11 @@ class Run:
         return self.autoencoder.draw(n, temperature, context.to(self.device))
 
     def export(self, folder: str | Path, **options: Any) -> Path:
-        """Write the run as a folder to share: weights, configuration, results, programs and a model card.
+        """Write the run as a folder to share, and return it; see :func:`pyro_lrp.sharing.export`.
 
         Args:
             folder: A folder that does not exist, or is empty.
-            **options: Further arguments of :func:`pyro_lrp.sharing.export`, such as ``programs=["pt2"]``.
-
-        Returns:
-            The folder.
-
-        Raises:
-            UserError: If the folder holds files or cannot be written.
+            **options: Further arguments, such as ``programs=["pt2"]``.
         """
         import pyro_lrp  # the folder is made above: with pictures and reports
 
