@@ -166,7 +166,7 @@ def test_a_program_that_is_wrong_is_not_written(prior, reason, tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize("name", ["glow", "mixture", "conditional_flow"])
+@pytest.mark.parametrize("name", ["glow", "conditional_flow"])
 def test_onnx_gives_the_librarys_images(name, tmp_path):
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason="ONNX is an extra: pip install 'pyro_lrp[export]'")

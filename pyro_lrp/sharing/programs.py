@@ -154,9 +154,7 @@ def write_programs(
     return programs
 
 
-def _contexts(autoencoder: Autoencoder, n: int) -> Tensor | None:
-    if not autoencoder.prior.context_dim:
-        return None
+def _contexts(autoencoder: Autoencoder, n: int) -> Tensor:
     return torch.rand(n, autoencoder.prior.context_dim)
 
 
@@ -166,8 +164,7 @@ def _for_decoder(autoencoder: Autoencoder, n: int) -> tuple[Inputs, Tensor]:
         context = _contexts(autoencoder, n)
         draw = autoencoder.draw(n, context=context)
     inputs = {"latents": draw.latents}
-    given = context is not None and type(autoencoder).decode is not Autoencoder.decode
-    if context is not None and given:
+    if context.numel() and type(autoencoder).decode is not Autoencoder.decode:
         inputs["context"] = context[: len(draw.latents)]
     return inputs, autoencoder.decode(draw.latents, inputs.get("context"))
 
@@ -181,7 +178,7 @@ def _for_sampler(autoencoder: Autoencoder, push: Pushforward, n: int) -> tuple[I
     with seeded(0, "export", "noise"):
         draw = autoencoder.draw(n, _TEMPERATURE, context)
     inputs = {"noise": noise, "temperature": torch.tensor(_TEMPERATURE)}
-    if context is not None:
+    if context.numel():
         inputs["context"] = context
     return inputs, draw.images
 

@@ -157,7 +157,7 @@ class HierarchyPushforward(Pushforward):
         self.noise_dim = sum(self.lengths)
 
     def forward(self, noise: Tensor, temperature: Tensor, context: Tensor | None = None) -> Tensor:
-        assert context is not None, "a prior of several latents is conditional"
+        assert isinstance(context, Tensor), "a prior of several latents is conditional"
         parts = noise.split(self.lengths, -1)
         codes: list[Tensor] = []
 
