@@ -20,22 +20,24 @@ if TYPE_CHECKING:  # torch is imported when there is work: --help does not wait 
 HELP = """\
 Write a trained run as a folder to share: weights, configuration, results, programs and a model card.
 
-  python -m pyro_lrp.export run=DIR out=FOLDER [programs=[pt2,onnx]] [key=value ...]
+  python -m pyro_lrp.export run=DIR out=FOLDER [programs=[pt2,onnx]] [allow_targets=[]]
 
   run=DIR            a run directory, wherever it lies, or hf:OWNER/NAME
   out=FOLDER         a folder that does not exist, or is empty
-  programs=[pt2,onnx]  decoder and sampler as programs of torch.export and of ONNX, which need no code of this
-                     library; [] for none. ONNX needs three packages: pip install 'pyro_lrp[export]'. Each is
-                     compared with the library's images; where a prior admits none, the card says why
+  programs=[pt2,onnx]
+                     formats in which decoder and sampler are written as programs that need no code of this
+                     library: those of torch.export and ONNX; [] for none. ONNX needs three packages:
+                     pip install 'pyro_lrp[export]'. Each is compared with the library's images; where a
+                     prior admits none, the card says why
   allow_targets=[]   modules of your own that the run's configuration names
 
-Written: README.md, a model card for the Hugging Face hub with the run's own numbers and their protocols, whose
-license is yours to choose; figures/samples.png; config.yaml; checkpoints/last.safetensors, without the state of
-the optimizers; evaluation.json, summary.json, metrics.jsonl and trained_on.npz; programs/. No path of this
-machine is in it. The folder is a run directory: sample, evaluate, report and pyro_lrp.load take it.
+Written: README.md, a model card for the Hugging Face hub, with the run's own numbers and their protocols;
+its license is yours to choose. figures/samples.png, config.yaml, checkpoints/last.safetensors without the
+state of the optimizers, evaluation.json, summary.json, metrics.jsonl, trained_on.npz, programs/. No path of
+this machine is in them. The folder is a run directory: sample, evaluate, report and pyro_lrp.load take it.
 
-To put it on the hub: hf upload OWNER/NAME FOLDER. Then anyone loads it by pyro_lrp.load("hf:OWNER/NAME"), with
-the extra 'hub'.
+To put it on the hub: hf upload OWNER/NAME FOLDER. Then anyone who has the extra 'hub' loads it by
+pyro_lrp.load("hf:OWNER/NAME").
 """
 
 _KEYS = ("run", "out", "programs", "allow_targets")

@@ -367,7 +367,9 @@ def test_the_command_says_what_is_wrong_and_what_it_did(train):
     assert code == 0, err
     assert "programs/sampler.pt2: images within" in out
     assert "hf upload OWNER/NAME x" in out
-    assert train("--help", command="export")[1].count("\n") <= 50
+    lines = train("--help", command="export")[1].splitlines()
+    assert len(lines) <= 50
+    assert max(map(len, lines)) <= 108
 
 
 def test_a_run_that_is_not_finished_says_so_and_cannot_be_trained_on(train, interrupt_at):
@@ -463,6 +465,8 @@ def test_a_conditional_run_has_a_row_for_each_class(train):
     run.export("shared", programs=["pt2"])
     card = Path("shared/README.md").read_text(encoding="utf-8")
     assert "| conditional on | label: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 |" in card
+    assert "A context: The class of an image, one-hot" in card
+    assert "and a prior p(z | label) of" in card
     assert "pipeline_tag" not in front_matter(card)[0]
     for block in code_blocks(card.replace("FOLDER", "shared"), "python"):
         names: dict = {}
@@ -488,6 +492,7 @@ def test_people_in_poses(train):
     card = Path("people/README.md").read_text(encoding="utf-8")
     assert "latents (n, 160), context (n, 30)" in card
     assert "noise (n, 160), temperature (), context (n, 30)" in card
+    assert "A context: The joints of JOINTS, (x, y) in shares of the image's side" in card
     blocks = code_blocks(card.replace("FOLDER", "people"), "python")
     names: dict = {}
     exec(compile(blocks[0], "card", "exec"), names)

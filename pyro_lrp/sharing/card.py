@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ def card(facts: Facts) -> str:
         "\n".join(["## Data", "", *_data(facts)]),
         "\n".join(["## Numbers", "", *_numbers(facts)]),
         "\n".join(["## How to load it", "", *loading(facts.autoencoder, facts.condition, facts.programs)]),
-        "\n".join(["## Programs", "", *_programs(facts.programs)]),
+        "\n".join(["## Programs", "", *_programs(facts)]),
         "\n".join(["## What was not measured", "", *_not_measured(facts)]),
     ]
     return printable("\n\n".join(part for part in parts if part)) + "\n"
@@ -97,9 +98,12 @@ def _front_matter(facts: Facts) -> str:
 def _what_it_is(facts: Facts) -> Iterator[str]:
     run = facts.settings
     channels, height, width = run.image_shape
+    prior = "p(z)"
+    if len(facts.condition):
+        prior = f"p(z | {facts.condition.kind})"
     yield (
         f"A generative autoencoder of images of {height}×{width} pixels with {channels} "
-        f"channel{'s' if channels > 1 else ''}: an encoder q(z|x), a decoder, and a prior p(z) of "
+        f"channel{'s' if channels > 1 else ''}: an encoder q(z|x), a decoder, and a prior {prior} of "
         f"{run.latent_dim}-dimensional codes, whose samples are decoded to new images. Trained with "
         f"pyro_lrp {_version(facts)}."
     )
@@ -160,9 +164,14 @@ def _listed(names: Sequence[str]) -> str:
 def _samples(facts: Facts) -> str:
     if not facts.pictured:
         return ""
+    which = "The first samples of the prior"
+    if facts.condition.classes(None):
+        which = "The first samples of the prior for each class"
+    elif len(facts.condition):
+        which = "Samples of the prior, for contexts of training images, drawn during the training"
     return (
         "## Samples\n\n![Samples of the prior, decoded](figures/samples.png)\n\n"
-        "The first samples of the prior at temperature 1, not chosen: mean images of the decoder."
+        f"{which}, at temperature 1, not chosen: mean images of the decoder."
     )
 
 
@@ -234,8 +243,9 @@ def _value(score: Score, result: Mapping[str, Any]) -> str:
     return text
 
 
-def _programs(programs: Sequence[Program]) -> Iterator[str]:
+def _programs(facts: Facts) -> Iterator[str]:
     """A table of the programs, and why others are missing."""
+    programs = facts.programs
     written = [program for program in programs if program.difference is not None]
     if not programs:
         yield "None were asked for."
@@ -255,11 +265,20 @@ def _programs(programs: Sequence[Program]) -> Iterator[str]:
             f"| `{program.file}` | {', '.join(inputs)} | {', '.join(program.outputs)} | "
             f"{program.difference:.1g} |"
         )
+    if written and len(facts.condition):
+        yield ""
+        yield f"A context: {_meaning(facts.condition)} Its entries: {_listed(facts.condition.names)}."
     missing = [program for program in programs if program.difference is None]
     if missing:
         yield ""
     for program in missing:
         yield f"- There is no `{program.file}`: {_text(program.reason)}."
+
+
+def _meaning(condition: Condition) -> str:
+    """The first line of the documentation of a kind of condition, without Sphinx's marks."""
+    line = (inspect.getdoc(type(condition)) or condition.kind).partition("\n")[0]
+    return re.sub(r":\w+:`~?[\w.]*?(\w+)`", r"\1", line)
 
 
 def _shape(shape: tuple[str | int, ...]) -> str:
