@@ -13,11 +13,12 @@ from builders import jiggle
 from commands import QUICK, ROOT, composed, in_process, only_run
 
 import pyro_lrp
-from pyro_lrp import config, priors, sharing
+from pyro_lrp import config, data, priors, sharing
 from pyro_lrp.config import hub, rundir
 from pyro_lrp.core import checkpoint
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.randomness import seeded
+from pyro_lrp.sharing.card import Facts, card
 from pyro_lrp.sharing.folder import portable
 from pyro_lrp.sharing.programs import TOLERANCE, write_programs
 from pyro_lrp.sharing.pushforward import pushforward
@@ -380,9 +381,9 @@ def test_a_run_that_is_not_finished_says_so_and_cannot_be_trained_on(train, inte
     lines = []
     run.export("runs/other/seed_0", programs=[], log=lines.append)
     assert lines == [f"runs/half/seed_0 is not finished; exporting step {run.step}"]
-    card = Path("runs/other/seed_0/README.md").read_text()
-    assert f"**Its training is not finished**: these are the weights of step {run.step}." in card
-    assert "None: the run was not evaluated." in card
+    text = Path("runs/other/seed_0/README.md").read_text()
+    assert f"**Its training is not finished**: these are the weights of step {run.step}." in text
+    assert "None: the run was not evaluated." in text
     assert len(pyro_lrp.load("runs/other/seed_0").sample(2)) == 2
     code, _, err = train(*slow, "epochs=3", "trainer.report_every=1", "name=other")
     assert code == 1
@@ -404,12 +405,12 @@ def code_blocks(card, language):
 
 
 def test_the_card_has_the_numbers_of_the_run_with_their_protocols(shared):
-    card = (shared / "README.md").read_text(encoding="utf-8")
-    fields, rest = front_matter(card)
+    text = (shared / "README.md").read_text(encoding="utf-8")
+    fields, rest = front_matter(text)
     assert fields["library_name"] == "pyro_lrp"
     assert fields["pipeline_tag"] == "unconditional-image-generation"
     assert "license" not in fields  # which is its user's to choose
-    assert "# license: yours to choose" in card
+    assert "# license: yours to choose" in text
     results = json.loads((shared / "evaluation.json").read_text())
     final = json.loads((shared / "summary.json").read_text())["final"]
     values = {name: result["value"] for name, result in results.items()}
@@ -433,24 +434,69 @@ def test_the_card_has_the_numbers_of_the_run_with_their_protocols(shared):
     assert "| vae_flow |" in rest
 
 
+RECORDED = sorted((ROOT / "runs" / "recorded").rglob("config.yaml"))
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.parent.name)
+def test_recorded_runs_have_cards(path):
+    """Those of earlier versions as well, which lack some keys and have many results."""
+    results = {}
+    evaluation = path.with_name("evaluation.json")
+    if evaluation.is_file():
+        results = json.loads(evaluation.read_text())
+    identity = rundir.read_identity(path.parent)
+    facts = Facts(
+        identity=portable(identity),
+        summary={},
+        results=results,
+        step=0,
+        finished=True,
+        condition=data.condition_of(identity.get("context")),
+        programs=(),
+        pictured=True,
+    )
+    text = card(facts)
+    assert front_matter(text)[0]["library_name"] == "pyro_lrp"
+    assert all(f"| `{name}` |" in text for name in results)
+
+
+def test_a_card_cannot_be_written_into_by_a_run(shared):
+    evil = "x\n# heading <script>"
+    protocol = {"images": evil}
+    facts = Facts(
+        identity=rundir.read_identity(shared),
+        summary={},
+        results={evil: {"value": 1.0, "protocol": protocol, "verdict": evil}},
+        step=0,
+        finished=True,
+        condition=data.Labels([evil]),
+        programs=(),
+        pictured=True,
+    )
+    text = card(facts)
+    assert "\n# heading" not in text
+    assert "<script>" not in re.sub(r"(?ms)^```.*?^```$", "", text)
+    assert "images: x # heading &lt;script>" in text
+
+
 def test_the_hub_reads_the_card(shared):
     hub_package = pytest.importorskip(
         "huggingface_hub", reason="the hub is an extra: pip install 'pyro_lrp[hub]'"
     )
-    card = hub_package.ModelCard.load(shared / "README.md")
-    assert card.data.library_name == "pyro_lrp"
-    assert "learned-prior" in card.data.tags
+    text = hub_package.ModelCard.load(shared / "README.md")
+    assert text.data.library_name == "pyro_lrp"
+    assert "learned-prior" in text.data.tags
 
 
 def test_the_code_of_the_card_works(shared, place, monkeypatch, capsys):
-    card = (shared / "README.md").read_text(encoding="utf-8").replace("FOLDER", str(shared))
-    blocks = code_blocks(card, "python")
+    text = (shared / "README.md").read_text(encoding="utf-8").replace("FOLDER", str(shared))
+    blocks = code_blocks(text, "python")
     assert len(blocks) == 2
     for block in blocks:
         names: dict = {}
         exec(compile(block, "card", "exec"), names)
         assert names["images"].shape == (16, 1, 8, 8)
-    (commands,) = code_blocks(card, "")
+    (commands,) = code_blocks(text, "")
     sample, evaluate = commands.splitlines()
     assert evaluate == f"python -m pyro_lrp.evaluate run={shared}"
     words = sample.split()
@@ -463,12 +509,12 @@ def test_a_conditional_run_has_a_row_for_each_class(train):
     train(*QUICK, "prior=conditional_flow", "context=label", "network=mlp", "network.hidden_dims=[8]")
     run = pyro_lrp.Run(only_run())
     run.export("shared", programs=["pt2"])
-    card = Path("shared/README.md").read_text(encoding="utf-8")
-    assert "| conditional on | label: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 |" in card
-    assert "A context: The class of an image, one-hot" in card
-    assert "and a prior p(z | label) of" in card
-    assert "pipeline_tag" not in front_matter(card)[0]
-    for block in code_blocks(card.replace("FOLDER", "shared"), "python"):
+    text = Path("shared/README.md").read_text(encoding="utf-8")
+    assert "| conditional on | label: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 |" in text
+    assert "A context: The class of an image, one-hot" in text
+    assert "and a prior p(z | label) of" in text
+    assert "pipeline_tag" not in front_matter(text)[0]
+    for block in code_blocks(text.replace("FOLDER", "shared"), "python"):
         names: dict = {}
         exec(compile(block, "card", "exec"), names)
         assert names["images"].shape == (16, 1, 28, 28)
@@ -489,11 +535,11 @@ def test_people_in_poses(train):
     assert code == 0, err
     run = pyro_lrp.Run("runs/people/seed_0")
     run.export("people", programs=["pt2"])
-    card = Path("people/README.md").read_text(encoding="utf-8")
-    assert "latents (n, 160), context (n, 30)" in card
-    assert "noise (n, 160), temperature (), context (n, 30)" in card
-    assert "A context: The joints of JOINTS, (x, y) in shares of the image's side" in card
-    blocks = code_blocks(card.replace("FOLDER", "people"), "python")
+    text = Path("people/README.md").read_text(encoding="utf-8")
+    assert "latents (n, 160), context (n, 30)" in text
+    assert "noise (n, 160), temperature (), context (n, 30)" in text
+    assert "A context: The joints of JOINTS, (x, y) in shares of the image's side" in text
+    blocks = code_blocks(text.replace("FOLDER", "people"), "python")
     names: dict = {}
     exec(compile(blocks[0], "card", "exec"), names)
     assert names["images"].shape == (4, 3, 32, 32)
@@ -554,7 +600,7 @@ def hubs(monkeypatch, tmp_path):
     return places, asked
 
 
-def test_a_run_is_loaded_from_the_hub(shared, hubs, tmp_path):
+def test_a_run_is_loaded_from_the_hub(shared, hubs, tmp_path, monkeypatch, capsys):
     places, asked = hubs
     places["owner/name"] = snapshot(tmp_path, shared)
     ae = pyro_lrp.load("hf:owner/name")
@@ -574,6 +620,16 @@ def test_a_run_is_loaded_from_the_hub(shared, hubs, tmp_path):
     (run.directory / "evaluation.json").write_text("{}")  # results of this user's stay
     assert pyro_lrp.Run("hf:owner/name").directory == run.directory
     assert (run.directory / "evaluation.json").read_text() == "{}"
+    code, _, err = in_process(
+        "sample",
+        "run=hf:owner/name",
+        "n=3",
+        "out=hub.npz",
+        "device=cpu",
+        capsys=capsys,
+        monkeypatch=monkeypatch,
+    )
+    assert code == 0, err
     places["owner/name"] = snapshot(tmp_path, shared, "4567def")
     assert pyro_lrp.Run("hf:owner/name").directory.name == "4567def"
 

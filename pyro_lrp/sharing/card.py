@@ -16,7 +16,6 @@ from pyro_lrp.config.identity import Identity
 from pyro_lrp.core.errors import printable
 from pyro_lrp.data import Condition
 from pyro_lrp.metrics import METRICS
-from pyro_lrp.models import Autoencoder
 from pyro_lrp.reports.differences import letter
 from pyro_lrp.reports.scores import Score, better, read_final, read_results, requests
 from pyro_lrp.sharing.loading import loading
@@ -40,7 +39,6 @@ class Facts:
         step: The training step of the weights.
         finished: Whether training is complete.
         condition: The meaning of contexts.
-        autoencoder: The model.
         programs: The programs of the folder, and those that were not written.
         pictured: Whether there is a grid of samples.
     """
@@ -51,7 +49,6 @@ class Facts:
     step: int
     finished: bool
     condition: Condition
-    autoencoder: Autoencoder
     programs: Sequence[Program]
     pictured: bool
 
@@ -75,7 +72,7 @@ def card(facts: Facts) -> str:
         _samples(facts),
         "\n".join(["## Data", "", *_data(facts)]),
         "\n".join(["## Numbers", "", *_numbers(facts)]),
-        "\n".join(["## How to load it", "", *loading(facts.autoencoder, facts.condition, facts.programs)]),
+        "\n".join(["## How to load it", "", *loading(facts.condition, facts.programs)]),
         "\n".join(["## Programs", "", *_programs(facts)]),
         "\n".join(["## What was not measured", "", *_not_measured(facts)]),
     ]
@@ -137,16 +134,16 @@ def _settings(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "prior", f"{facts.preset('prior')} (`{_target(run.prior)}`)"
     yield "network", f"{facts.preset('network')} (`{_target(run.network)}`)"
     yield "likelihood", f"{facts.preset('likelihood')} (`{_target(run.likelihood)}`)"
-    yield "objective", f"{facts.preset('objective')}, β = {run.beta}"
+    yield "objective", f"{facts.preset('objective')}, β = {facts.identity.get('beta', 'not recorded')}"
     if len(facts.condition):
         yield "conditional on", f"{facts.condition.kind}: {_listed(facts.condition.names)}"
     parameters = facts.summary.get("parameters")
     if isinstance(parameters, dict):
         counts = [f"{name} {count:,}" for name, count in parameters.items() if isinstance(count, int)]
         yield "parameters", ", ".join(counts)
-    phases = [f"{phase.name} {phase.epochs}" for phase in run.phases()]
-    yield "epochs", ", ".join(phases)
-    yield "batch size, learning rate, seed", f"{run.batch_size}, {run.lr}, {run.seed}"
+    for key in ("order", "epochs", "prior_epochs", "batch_size", "lr", "seed"):
+        if key in facts.identity:  # runs of earlier versions lack some
+            yield key.replace("_", " "), str(facts.identity[key])
     yield "training steps", f"{facts.step:,}"
 
 
@@ -180,7 +177,7 @@ def _data(facts: Facts) -> Iterator[str]:
     yield f"Trained on `data={facts.preset('data')}` (`{_target(run.data)}`), which is not in this folder."
     path = run.data.get("path")
     if path is not None:
-        yield f"They are in a file or folder of its author's, `{path}`."
+        yield f"They are in a file or folder of its author's, `{_text(str(path))}`."
     if run.limit is not None:
         yield f"Only the first {run.limit:,} training images were used."
     if run.validation:
@@ -204,7 +201,7 @@ def _numbers(facts: Facts) -> Iterator[str]:
         return
     for result in facts.results.values():
         if result.get("verdict"):
-            yield f"Verdict of `prior_gap`: {result['verdict']}."
+            yield f"Verdict of `prior_gap`: {_text(str(result['verdict']))}."
             yield ""
     yield (
         "Only numbers of one protocol can be compared, with another model's as well. ↓ smaller and ↑ larger "
@@ -220,7 +217,7 @@ def _numbers(facts: Facts) -> Iterator[str]:
         protocols.setdefault(mark, score)
         images = "" if score.n is None else f"{score.n:,}"
         value = _value(score, facts.results.get(name, {}))
-        yield f"| `{name}` | {value} | {_ARROWS[better(name)]} | {images} | {mark} |"
+        yield f"| `{_cell(name)}` | {value} | {_ARROWS[better(name)]} | {images} | {mark} |"
     yield ""
     for mark, score in protocols.items():
         terms = [f"{key}: {value}" for key, value in score.terms.items() if value != "null"]
@@ -267,7 +264,7 @@ def _programs(facts: Facts) -> Iterator[str]:
         )
     if written and len(facts.condition):
         yield ""
-        yield f"A context: {_meaning(facts.condition)} Its entries: {_listed(facts.condition.names)}."
+        yield f"A context: {_meaning(facts.condition)} Its entries: {_text(_listed(facts.condition.names))}."
     missing = [program for program in programs if program.difference is None]
     if missing:
         yield ""
@@ -304,5 +301,5 @@ def _cell(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    """A text on one line."""
-    return re.sub(r"\s+", " ", text).strip()
+    """A text of a run on one line, without HTML."""
+    return re.sub(r"\s+", " ", text).replace("<", "&lt;").strip()

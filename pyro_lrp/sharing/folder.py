@@ -89,7 +89,6 @@ def export(
             step=run.step,
             finished=run.finished,
             condition=run.condition,
-            autoencoder=autoencoder,
             programs=written,
             pictured=pictured,
         )

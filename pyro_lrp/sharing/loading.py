@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 from pyro_lrp.core.arguments import command_line
 from pyro_lrp.data import Condition
-from pyro_lrp.models import Autoencoder
 from pyro_lrp.sharing.programs import Program
 
 __all__ = ["loading"]
@@ -14,12 +13,11 @@ __all__ = ["loading"]
 _N = 16  # samples of the examples
 
 
-def loading(autoencoder: Autoencoder, condition: Condition, programs: Sequence[Program]) -> Iterator[str]:
+def loading(condition: Condition, programs: Sequence[Program]) -> Iterator[str]:
     """The lines of a section of the card: with the library, by its commands, and without it.
 
     Args:
-        autoencoder: The model.
-        condition: The meaning of its contexts.
+        condition: The meaning of contexts.
         programs: The programs of the folder.
     """
     yield "With the library; nothing of this folder is executed or unpickled:"
@@ -30,7 +28,8 @@ def loading(autoencoder: Autoencoder, condition: Condition, programs: Sequence[P
     yield ""
     yield "```"
     options = {} if condition.by_example else condition.example()
-    yield command_line("sample", {"run": "FOLDER", "n": _N, **options, "out": "samples.png"})
+    sample = command_line("sample", {"run": "FOLDER", "n": _N, **options, "out": "samples.png"})
+    yield " ".join(sample.split())  # on one line, whatever the name of a class is
     yield command_line("evaluate", {"run": "FOLDER"})
     yield "```"
     written = {program.file: program for program in programs if program.difference is not None}
