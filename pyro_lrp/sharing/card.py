@@ -141,7 +141,7 @@ def _settings(facts: Facts) -> Iterator[tuple[str, str]]:
     if isinstance(parameters, dict):
         counts = [f"{name} {count:,}" for name, count in parameters.items() if isinstance(count, int)]
         yield "parameters", ", ".join(counts)
-    for key in ("order", "epochs", "prior_epochs", "batch_size", "lr", "seed"):
+    for key in ("order", "epochs", "decoder_epochs", "prior_epochs", "batch_size", "lr", "seed"):
         if key in facts.identity:  # runs of earlier versions lack some
             yield key.replace("_", " "), str(facts.identity[key])
     yield "training steps", f"{facts.step:,}"
