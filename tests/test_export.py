@@ -30,7 +30,8 @@ PRESETS = {  # what each prior needs beside its name to be small
     "flow": (), "flow_matching": (), "flow_on_mixture": ("prior.base.components=3",), "glow": (),
     "iaf": ("prior.layers=1",), "maf": ("prior.layers=1",),
     "mixture": ("prior.components=3",), "neural_sampler": ("prior.width=8",),
-    "realnvp": (), "spline": ("prior.layers=1",), "standard_normal": (), "vamp": ("prior.components=3",),
+    "realnvp": (), "spatial_flow": ("prior.shape=[2,1,2]",), "spline": ("prior.layers=1",),
+    "standard_normal": (), "vamp": ("prior.components=3",),
     "zuko": ("prior.flow.transforms=1", "prior.flow.hidden_features=[8]", "latent_dim=2"),
 }  # fmt: skip
 UNETS = {"unet_flow": "vunet_flow", "unet_autoregressive": "vunet"}
