@@ -12,7 +12,7 @@ import torch
 from builders import small_autoencoder
 from commands import ROOT, composed, in_process
 
-from pyro_lrp import data, fit, metrics, reproduce
+from pyro_lrp import data, export, fit, metrics, reproduce
 from pyro_lrp.report import parsed
 from pyro_lrp.reports.experiments import load
 
@@ -155,6 +155,12 @@ def test_a_model_of_pythae(run):
     assert names["pictures"].shape == (16, 1, 8, 8)
 
 
+def test_sharing_a_run(run):
+    _, outputs = run("pyro_lrp/sharing/README.md#Sharing a run")
+    assert "programs/sampler.pt2: images within" in outputs["export"]
+    assert Path("shared/README.md").is_file()
+
+
 def test_svi(run):
     names, _ = run("pyro_lrp/objectives/README.md#With Pyro")
     assert torch.isfinite(torch.tensor(names["losses"])).all()
@@ -216,6 +222,9 @@ def test_commands_compose(path):
             continue
         if command == "fit":
             fit.parse(arguments)
+            continue
+        if command == "export":
+            export.parse(arguments)
             continue
         if command == "report":  # has no configuration
             parsed(arguments)
