@@ -186,12 +186,6 @@ def test_what_is_saved_is_what_was_fitted(tmp_path, prior):
     assert (again.overrides, again.shape, again.seed) == (fitted.overrides, fitted.shape, fitted.seed)
 
 
-def test_other_commands_say_what_the_folder_holds(tmp_path):
-    pyro_lrp.fit(Z, prior=GAUSSIAN, seconds=5, threads=1).save(tmp_path)
-    with pytest.raises(UserError, match="it holds a prior of codes, without networks"):
-        pyro_lrp.load(tmp_path)
-
-
 def test_maps_come_back_as_maps(tmp_path):
     fitted = pyro_lrp.fit(torch.randn(60, 2, 3, 3), prior=GAUSSIAN, seconds=5, threads=1)
     assert fitted.sample(5).shape == (5, 2, 3, 3)

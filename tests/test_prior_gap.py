@@ -10,7 +10,7 @@ from torch import nn
 from pyro_lrp import data, likelihoods, models, priors
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.latents.codes import DrawnCodes
-from pyro_lrp.metrics import prior_gap as gap
+from pyro_lrp.metrics import gap_in_codes
 from pyro_lrp.metrics.functional import (
     moments,
 )
@@ -235,13 +235,13 @@ def test_too_few_images_are_refused(digits):
 @pytest.mark.parametrize("most", [60, 1000])
 def test_densities_that_cost_an_equation_each_are_of_codes_at_random(monkeypatch, most):
     """Codes in the order of their length, as a split that is taken whole may be in one of its own."""
-    monkeypatch.setattr(gap, "_SOLVED", (most, most))
+    monkeypatch.setattr(gap_in_codes, "_SOLVED", (most, most))
     z = torch.randn(400, 4)
     z = z[z.norm(dim=1).argsort()]
     codes = DrawnCodes(z, models.Codes(z, torch.zeros_like(z), torch.zeros(400, 0)), torch.zeros(400))
     ae = small_autoencoder(prior=priors.StandardNormal(4))
     ae.prior.tolerance = 1e-3
-    found = gap._densities(Subject(ae, data.fake(20, (1, 8, 8))), codes, codes)
+    found = gap_in_codes.densities(Subject(ae, data.fake(20, (1, 8, 8))), codes, codes)
     nll = -ae.prior().log_prob(z)
     for name in ("training", "test"):
         one = found[f"prior_gap_nll_{name}"]
@@ -259,7 +259,7 @@ class Noisy(Encoder):
 def test_the_rate_is_the_kl_to_a_normal_prior_in_bits_for_each_dimension(digits):
     encoder = Noisy(digits.train)
     ae = models.Autoencoder(encoder, Decoder(digits.train), priors.StandardNormal(DIM), likelihoods.Gaussian())
-    found = gap.prior_gap(Subject(ae.eval(), digits, n=2000))
+    found = prior_gap(Subject(ae.eval(), digits, n=2000))
     q = ae.encode(digits.test.batch(slice(None)).x)
     kl = torch.distributions.kl_divergence(q, ae.prior().expand(q.batch_shape)).mean().item()
     rate = found["prior_gap_rate"]

@@ -69,7 +69,8 @@ def test_the_moments_are_those_of_the_parameters(parameters, fitted):
     torch.testing.assert_close(prior.log_prob(parameters[:9]), fitted.log_prob(parameters[:9]))
 
 
-def test_a_posterior_under_a_learned_prior(parameters, fitted):
+def test_a_posterior_under_a_learned_prior(parameters, fitted, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # sbi writes its logs where it is called
     torch.manual_seed(0)
     prior, _, _ = process_prior(LearnedPrior(fitted))
     inference = NPE(prior=prior, density_estimator="mdn", show_progress_bars=False)

@@ -90,16 +90,7 @@ def fit(
         best = contest.winner(contenders)
         rows = [*contest.refused, *(_row(contender) for contender in contenders)]
     best.prior.eval()
-    return Fitted(
-        best.prior,
-        tuple(best.overrides),
-        best.identity,
-        checked.shape,
-        checked.context_dim,
-        seed,
-        rows,
-        CRITERION,
-    )
+    return _fitted(best, checked, seed, rows, CRITERION)
 
 
 def fit_one(
@@ -131,15 +122,22 @@ def fit_one(
         contender = Contender(prior, checked, fabric, seed)
         contender.learn(seconds)
     contender.prior.eval()
+    return _fitted(contender, checked, seed, [_row(contender)], "none: one prior alone")
+
+
+def _fitted(best: Contender, codes: CodeSet, seed: int, table: Sequence[Row], criterion: str) -> Fitted:
+    """What is returned."""
     return Fitted(
-        contender.prior,
-        tuple(prior),
-        contender.identity,
-        checked.shape,
-        checked.context_dim,
+        best.prior,
+        tuple(best.overrides),
+        best.identity,
+        codes.shape,
+        codes.context_dim,
+        codes.classes,
+        codes.fingerprint,
         seed,
-        [_row(contender)],
-        "none: one prior alone",
+        table,
+        criterion,
     )
 
 

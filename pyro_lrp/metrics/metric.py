@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,13 +27,14 @@ class Metric:
     """A metric.
 
     Attributes:
-        compute: Maps a subject to results by name; the names carry the protocol.
+        compute: Maps a subject (a :class:`Subject`, or what takes its place where there are no images) to
+            results by name; the names carry the protocol.
         needs: Requirements; each returns what a subject lacks, as the end of a sentence, or None.
         network: The pretrained network whose weights it needs.
         hours: Whether it takes hours on a CPU: there ``metrics=auto`` leaves it out.
     """
 
-    compute: Callable[[Subject], Results]
+    compute: Callable[[Any], Results]
     needs: tuple[Requirement, ...] = ()
     network: str | None = None
     hours: bool = False
@@ -58,7 +59,13 @@ class Metric:
         return None
 
 
-def result(subject: Subject, value: float, n: int, protocol: dict[str, Any], **more: Any) -> dict[str, Any]:
+class Seeded(Protocol):
+    """Whatever has the seed of all noise, such as a :class:`Subject`."""
+
+    seed: int
+
+
+def result(subject: Seeded, value: float, n: int, protocol: dict[str, Any], **more: Any) -> dict[str, Any]:
     """One result.
 
     Args:

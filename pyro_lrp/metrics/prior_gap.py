@@ -8,37 +8,38 @@ themselves. A verdict summarises them.
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_lrp.core.errors import UserError
-from pyro_lrp.core.randomness import seeded, some_rows
+from pyro_lrp.core.randomness import seeded
 from pyro_lrp.data import Split
-from pyro_lrp.latents.codes import DrawnCodes, draw_codes, seeded_chunks
+from pyro_lrp.latents.codes import DrawnCodes, draw_codes
 from pyro_lrp.metrics.classifiers import domain_extractor
 from pyro_lrp.metrics.functional.frechet import frechet_error
-from pyro_lrp.metrics.functional.two_sample import (
-    CLASSIFIER,
-    Copying,
-    TwoSample,
-    classifier_two_sample_test,
-    copying,
-    energy_distance,
-    moments,
+from pyro_lrp.metrics.gap_in_codes import (
+    FEWEST,
+    IN_CODES,
+    REFERENCE,
+    base_moments,
+    copies,
+    densities,
+    error_of_mean,
+    evidence,
+    in_codes,
+    two_samples,
+    with_error,
 )
 from pyro_lrp.metrics.metric import Metric, enough_images, labels_or_attributes, result
-from pyro_lrp.metrics.prior_verdict import COPIES, Evidence, verdict
+from pyro_lrp.metrics.prior_verdict import OF_A_RUN, verdict
 from pyro_lrp.metrics.reconstruction import reconstruction_mse
 from pyro_lrp.metrics.subject import DECODED, Results, Subject
 
 __all__ = ["METRICS", "prior_gap"]
 
-_FEWEST = 20  # points, for the halves of a two-sample test and the groups of a jackknife
-_REFERENCE = (50_000, 20_000)  # training codes that samples may be copies of: full and quick
-_SOLVED = (1000, 250)  # codes that are scored if the prior solves an equation for it: full and quick
 _SETS = {
     "samples": "prior samples",
     "resampled": "codes of training images, decoded: what a prior equal to q(z) would give",
@@ -61,7 +62,7 @@ def prior_gap(subject: Subject) -> Results:
         UserError: If there are fewer than 20 training images, test images or finite samples.
     """
     n = subject.count(10_000, quick=5_000)
-    references = max(n, _REFERENCE[subject.quick])
+    references = max(n, REFERENCE[subject.quick])
     pool = _codes(subject, subject.some(subject.train, references, "training"), "training")
     with seeded(subject.seed, "evaluate", "prior_gap", "order"):
         # a split that is taken whole comes in an order of its own
@@ -70,15 +71,15 @@ def prior_gap(subject: Subject) -> Results:
     test = _codes(subject, subject.some(subject.data.test, n, "test"), "test")
     samples = torch.cat([draw.latents.flatten(1).cpu() for draw in subject.samples(n)])
     fewest = min(len(training.z), len(test.z), len(samples))
-    if fewest < _FEWEST:
+    if fewest < FEWEST:
         raise UserError(
-            f"prior_gap needs {_FEWEST} training images, test images and finite samples at least, got {fewest}"
+            f"prior_gap needs {FEWEST} training images, test images and finite samples at least, got {fewest}"
         )
-    results = _densities(subject, training, test)
-    results |= _two_samples(subject, samples, training.flat, test.flat)
+    results = densities(subject, training, test)
+    results |= two_samples(subject, samples, training.flat, test.flat)
     results |= _by_scale(subject, samples, training, test)
-    results |= _copies(subject, samples, test.flat, pool.flat)
-    results |= _base_moments(subject, test)
+    results |= copies(subject, samples, test.flat, pool.flat)
+    results |= base_moments(subject, test)
     results |= _active_units(subject, test)
     results["prior_gap_distortion"] = reconstruction_mse(subject)["reconstruction_mse"]
     results |= _frechet(subject, n)
@@ -93,80 +94,6 @@ def _codes(subject: Subject, split: Split, label: str) -> DrawnCodes:
     return draw_codes(subject.autoencoder, split, subject.seed, *labels, on_batch=progress)
 
 
-def _error(values: Tensor) -> float:
-    """Standard error of the mean of values."""
-    # the last bit of ** 0.5 can differ from that of math.sqrt: stored results are reproduced with this one
-    return values.std().item() / len(values) ** 0.5
-
-
-# --------------------------------------------------------------------- densities
-
-
-def _densities(subject: Subject, training: DrawnCodes, test: DrawnCodes) -> Results:
-    """Mean -log p(z) of training and of test codes, and their difference; the rate of test codes."""
-    prior = subject.autoencoder.prior
-    if not prior.has_log_prob:
-        return {}
-    most = len(training.z)
-    if prior.tolerance:
-        most = _SOLVED[subject.quick]
-    protocol = {"unit": "nats", "codes": "a sample of q(z|x) each", **prior.record()}
-    results: Results = {}
-    for name, codes in (("training", training), ("test", test)):
-        if most < len(codes.z):
-            # a split that is taken whole comes in an order of its own
-            codes = codes.rows(some_rows(len(codes.z), most, "evaluate", "prior_gap", seed=subject.seed))
-        nll = _nll(subject, codes, name)
-        results[f"prior_gap_nll_{name}"] = result(
-            subject, nll.mean().item(), len(nll), protocol, standard_error=_error(nll)
-        )
-        if name == "test":
-            results |= _rate(subject, codes, nll)
-    seen = results["prior_gap_nll_training"]
-    new = results["prior_gap_nll_test"]
-    results["prior_gap_nll_difference"] = result(
-        subject, new["value"] - seen["value"], new["n"],
-        {**protocol, "value": "test less training"},
-        standard_error=(seen["standard_error"] ** 2 + new["standard_error"] ** 2) ** 0.5,
-    )  # fmt: skip
-    return results
-
-
-def _rate(subject: Subject, codes: DrawnCodes, nll: Tensor) -> Results:
-    """E_q[log q(z|x) - log p(z)]: the information that a code has about its image, and the cost of the prior.
-
-    It is the mutual information of image and code plus KL(q(z) || p(z)). A deterministic encoder has none.
-    """
-    if codes.deterministic:
-        return {}
-    bits = (codes.log_q.double() + nll) / (codes.flat.shape[1] * math.log(2))
-    protocol = {
-        "unit": "bits per dimension",
-        "value": "mean of log q(z|x) - log p(z)",
-        "codes": "a sample of q(z|x) for each test image",
-        **subject.autoencoder.prior.record(),
-    }
-    return {
-        "prior_gap_rate": result(subject, bits.mean().item(), len(bits), protocol, standard_error=_error(bits))
-    }
-
-
-@torch.no_grad()
-def _nll(subject: Subject, codes: DrawnCodes, name: str) -> Tensor:
-    """-log p(z) of each code in nats, float64 on the CPU."""
-
-    def score(rows: slice) -> Tensor:
-        part = codes.rows(rows)
-        prior = subject.autoencoder.prior(part.context.to(subject.device))
-        log_density = prior.log_prob(part.z.to(subject.device))
-        return -log_density.double().cpu()
-
-    labels = ("evaluate", "prior_gap", "density", name)
-    n = len(codes.z)
-    parts = seeded_chunks(score, n, subject.batch_size, subject.seed, *labels, by_number=True)
-    return torch.cat([*parts])
-
-
 @torch.no_grad()
 def _by_scale(subject: Subject, samples: Tensor, training: DrawnCodes, test: DrawnCodes) -> Results:
     """The same for each of several latents, ``prior_gap_z1_...``: which scale the prior fits, and which not."""
@@ -179,12 +106,12 @@ def _by_scale(subject: Subject, samples: Tensor, training: DrawnCodes, test: Dra
     for number, site in enumerate(sites):
         own = slice(start, start + prior.lengths[number])
         start = own.stop
-        scale = _two_samples(subject, samples[:, own], training.flat[:, own], test.flat[:, own])
+        scale = two_samples(subject, samples[:, own], training.flat[:, own], test.flat[:, own])
         for name, codes in (("training", training), ("test", test)):
             nll = _nll_of_latent(subject, codes, number)
             protocol = {"unit": "nats", "given": "the context and the coarser latents"}
             scale[f"prior_gap_nll_{name}"] = result(
-                subject, nll.mean().item(), len(nll), protocol, standard_error=_error(nll)
+                subject, nll.mean().item(), len(nll), protocol, standard_error=error_of_mean(nll)
             )
         for key, value in scale.items():
             results[key.replace("prior_gap_", f"prior_gap_{site}_")] = value
@@ -201,95 +128,6 @@ def _nll_of_latent(subject: Subject, codes: DrawnCodes, number: int) -> Tensor:
         log_densities = prior.log_probs(z.to(subject.device), context.to(subject.device))
         parts.append(-log_densities[number].double().cpu())
     return torch.cat(parts)
-
-
-# --------------------------------------------------------------------- tests of codes
-
-
-def _two_samples(subject: Subject, samples: Tensor, training: Tensor, test: Tensor) -> Results:
-    """A classifier's accuracy, and energy distances, of samples and of training codes against test codes."""
-    mean = training.mean(0)
-    scale = training.std(0)
-    scale = torch.where(scale > 0, scale, 1.0)
-    lost = {"non_finite_samples": subject.non_finite, **subject.given}
-    results = {}
-    sets: tuple[tuple[str, Tensor, dict[str, Any]], ...] = (
-        ("", samples, lost),
-        ("_training", training, {}),
-    )
-    for suffix, codes, more in sets:
-        protocol = {
-            "classifier": CLASSIFIER,
-            "halves": "trained on one, accuracy on the other",
-            "interval": "Wilson, 95 %",
-        }
-        test_result = classifier_two_sample_test(codes, test, subject.seed)
-        results[f"prior_gap_c2st{suffix}"] = result(
-            subject, test_result.accuracy, test_result.n, protocol | more,
-            interval=list(test_result.interval), p_value=test_result.p_value, chance=0.5,
-        )  # fmt: skip
-        protocol = {
-            "estimate": "unbiased (U-statistic)",
-            "standardised": "each dimension, by the training codes",
-        }
-        distance = energy_distance((codes - mean) / scale, (test - mean) / scale)
-        results[f"prior_gap_energy_distance{suffix}"] = result(subject, distance, len(codes), protocol | more)
-    return results
-
-
-def _copies(subject: Subject, samples: Tensor, test: Tensor, references: Tensor) -> Results:
-    """Whether samples copy training codes."""
-    copies = copying(samples, test, references)
-    protocol = {
-        "value": "chance that a sample is nearer to its nearest training code than a test code is to its own",
-        "relative": "the same of the distance over that to the second nearest",
-        "training_codes": len(references),
-        "test_codes": len(test),
-        "no_copying": 0.5,
-        "copies": f"both above {COPIES}, and by 5 standard errors above 0.5",
-    }
-    return {
-        "prior_gap_copying": result(
-            subject, copies.probability, len(samples), protocol, relative=copies.relative_probability,
-            z_score=copies.z_score, standard_error=copies.standard_error,
-        )
-    }  # fmt: skip
-
-
-@torch.no_grad()
-def _base_moments(subject: Subject, test: DrawnCodes) -> Results:
-    """Moments of test codes mapped to the base, and of as many draws of the base itself."""
-    prior = subject.autoencoder.prior
-    if not prior.has_base:
-        return {}
-
-    def pair(rows: slice) -> tuple[Tensor, Tensor]:
-        part = test.rows(rows)
-        context = part.context.to(subject.device)
-        drawn = prior.base(context).sample()
-        mapped = prior.to_base(part.z.to(subject.device), context)
-        return mapped.cpu(), drawn.cpu()
-
-    labels = ("evaluate", "prior_gap", "base")
-    n = len(test.z)
-    pairs = seeded_chunks(pair, n, subject.batch_size, subject.seed, *labels, by_number=True)
-    mapped, drawn = zip(*pairs, strict=True)
-    z = torch.cat(mapped).flatten(1)
-    finite = torch.isfinite(z).all(1)
-    count = int(finite.sum())
-    if count < 2:
-        raise UserError(f"prior_gap: in the prior's base {count} of {n} test codes are finite")
-    protocol = {
-        "value": "mean |z_0|^2 / d of test codes; all numbers beside those of as many draws of the base",
-        "non_finite": n - count,
-    }
-    of_codes = moments(z[finite])
-    of_base = moments(torch.cat(drawn).flatten(1))
-    return {
-        "prior_gap_base_moments": result(
-            subject, of_codes.square, count, protocol, **of_codes._asdict(), of_base=of_base._asdict()
-        )
-    }
 
 
 def _active_units(subject: Subject, test: DrawnCodes) -> Results:
@@ -337,12 +175,15 @@ def _frechet(subject: Subject, n: int) -> Results:
 def _verdict(subject: Subject, results: Results, samples: Tensor) -> Results:
     """The culprit, from the other results."""
     prior = subject.autoencoder.prior
-    evidence = _evidence(subject, results, samples)
-    judgement = verdict(evidence)
+    fd = None
+    if "prior_gap_fd_samples" in results:
+        fd = {of: with_error(results[f"prior_gap_fd_{of}"]) for of in _SETS}
+    found = replace(evidence(subject, results, samples.shape[1], OF_A_RUN), fd=fd)
+    judgement = verdict(found)
     lacking = {
         "log p(z): the prior has no density": not prior.has_log_prob,
         "moments in the base: the prior has none": not prior.has_base,
-        f"distances of images: {labels_or_attributes(subject)}": evidence.fd is None,
+        f"distances of images: {labels_or_attributes(subject)}": fd is None,
     }
     left_out = [reason for reason, lacks in lacking.items() if lacks]
     protocol: dict[str, Any] = {"left_out": left_out}
@@ -351,43 +192,11 @@ def _verdict(subject: Subject, results: Results, samples: Tensor) -> Results:
     value = judgement.share
     if value is None:
         name = "prior_gap_in_codes"
-        value = evidence.c2st.accuracy - evidence.c2st_training.accuracy
-        protocol["value"] = "accuracy of prior_gap_c2st less that of prior_gap_c2st_training"
+        value = in_codes(found)
+        protocol["value"] = IN_CODES
     else:
         protocol["value"] = "(FD samples - FD resampled) / (FD samples - FD training), clipped to [0, 1]"
     return {name: result(subject, value, len(samples), protocol, **entries)}
 
 
-def _evidence(subject: Subject, results: Results, samples: Tensor) -> Evidence:
-    """The results that the verdict depends on."""
-    parameters = subject.autoencoder.prior.parameters()
-    fd = None
-    if "prior_gap_fd_samples" in results:
-        fd = {of: _with_error(results[f"prior_gap_fd_{of}"]) for of in _SETS}
-    nll = None
-    if "prior_gap_nll_difference" in results:
-        nll = _with_error(results["prior_gap_nll_difference"])
-    copied = results["prior_gap_copying"]
-    return Evidence(
-        copying=Copying(copied["value"], copied["z_score"], copied["relative"], copied["standard_error"]),
-        c2st=_two_sample(results["prior_gap_c2st"]),
-        c2st_training=_two_sample(results["prior_gap_c2st_training"]),
-        fd=fd,
-        nll=nll,
-        dim=samples.shape[1],
-        learned=any(p.requires_grad for p in parameters),
-    )
-
-
-def _with_error(one: dict[str, Any]) -> tuple[float, float]:
-    """A result's value and standard error."""
-    return one["value"], one["standard_error"]
-
-
-def _two_sample(one: dict[str, Any]) -> TwoSample:
-    """The test that a result came from."""
-    low, high = one["interval"]
-    return TwoSample(one["value"], (low, high), one["p_value"], one["n"])
-
-
-METRICS = {"prior_gap": Metric(prior_gap, needs=(enough_images(_FEWEST),))}
+METRICS = {"prior_gap": Metric(prior_gap, needs=(enough_images(FEWEST),))}

@@ -8,11 +8,33 @@ from typing import NamedTuple
 
 from pyro_lrp.metrics.functional.two_sample import Copying, TwoSample
 
-__all__ = ["COPIES", "Evidence", "Verdict", "verdict"]
+__all__ = ["COPIES", "OF_A_RUN", "Advice", "Evidence", "Verdict", "verdict"]
 
 COPIES = 0.6  # both probabilities of copying exceed it if about every fifth sample is a copy
 _STANDARD_ERRORS = 5  # by which they also exceed 0.5
 _LARGE_GAP = 0.1  # nats per dimension between training and test codes that deserve a remark
+
+
+class Advice(NamedTuple):
+    """Remedies, in words that follow "try".
+
+    Attributes:
+        under_fits: For a prior that under-fits.
+        over_fits: For one that over-fits.
+        no_distances: Why the decoder cannot be judged where there are no distances of images.
+    """
+
+    under_fits: str
+    over_fits: str
+    no_distances: str
+
+
+OF_A_RUN = Advice(
+    "more prior_epochs, a richer prior (prior=mixture, prior=flow_matching), or prior_code_noise",
+    "fewer parameters, prior_weight_decay, prior_code_noise, or more data",
+    "without labels or attributes",
+)
+"""For a prior that ``train`` learned."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +51,7 @@ class Evidence:
             without a density.
         dim: Length of a code.
         learned: Whether the prior has parameters.
+        advice: What to try.
     """
 
     copying: Copying
@@ -38,6 +61,7 @@ class Evidence:
     nll: tuple[float, float] | None
     dim: int
     learned: bool = True
+    advice: Advice = OF_A_RUN
 
     @property
     def copies(self) -> bool:
@@ -59,7 +83,7 @@ class Evidence:
         """Advice for a prior that under-fits."""
         if not self.learned:
             return "a prior that is learned, such as prior=flow or prior=mixture"
-        return "more prior_epochs, a richer prior (prior=mixture, prior=flow_matching), or prior_code_noise"
+        return self.advice.under_fits
 
 
 class Verdict(NamedTuple):
@@ -99,8 +123,7 @@ def verdict(evidence: Evidence) -> Verdict:
     if evidence.copies:
         sentence = (
             f"the prior over-fits: with probability {evidence.copying.probability:.2f} (0.5 if it does not "
-            "copy) a sample is nearer to a training code than a test code is; try fewer parameters, "
-            "prior_weight_decay, prior_code_noise, or more data"
+            f"copy) a sample is nearer to a training code than a test code is; try {evidence.advice.over_fits}"
         )
         return Verdict("prior over-fits", sentence, preliminary.share)
     if evidence.nll is None or not evidence.density_over_fits:
@@ -148,7 +171,8 @@ def _by_codes(evidence: Evidence) -> Verdict:
     training = evidence.c2st_training
     figures = (
         f"a classifier separates samples from test codes with accuracy {test.accuracy:.2f}, training codes "
-        f"from them with {training.accuracy:.2f} (the decoder cannot be judged without labels or attributes)"
+        f"from them with {training.accuracy:.2f} (the decoder cannot be judged "
+        f"{evidence.advice.no_distances})"
     )
     disjoint = test.interval[0] > training.interval[1]
     if disjoint and test.accuracy - max(0.5, training.accuracy) > 0.05:

@@ -23,6 +23,7 @@ from pyro_lrp.data import ImageData, Split, at_once, chunks
 from pyro_lrp.latents.codes import finite_chunks, seeded_chunks
 from pyro_lrp.metrics.functional.frechet import FeatureStatistics
 from pyro_lrp.models import Autoencoder, Draw
+from pyro_lrp.priors import Prior
 
 __all__ = ["AS_FILES", "CHUNK", "DECODED", "Extractor", "Results", "Subject", "as_files", "no_progress"]
 
@@ -104,6 +105,16 @@ class Subject:
     def batch_size(self) -> int:
         """The number of images that are generated at once."""
         return at_once(*self.data.image_shape[1:])
+
+    @property
+    def prior(self) -> Prior:
+        """The prior of the model."""
+        return self.autoencoder.prior
+
+    @property
+    def code_of_each(self) -> str:
+        """What the codes are that priors are compared with, for protocols."""
+        return "a sample of q(z|x) each"
 
     @property
     def conditional(self) -> bool:
