@@ -25,6 +25,8 @@ from scvi.module.base import LossOutput, auto_move_data
 
 __all__ = ["LearnedPrior", "LearnedPriorSCVI", "LearnedPriorVAE", "decode", "encode"]
 
+_MIXTURE = ("prior=mixture", "prior.components=20", "prior.covariance=diag")
+
 
 class LearnedPrior(nn.Module):
     """A prior for modules of scvi-tools that call ``prior.kl(qz=..., z=...)``, as that of ``SysVI`` does.
@@ -73,7 +75,7 @@ class LearnedPrior(nn.Module):
 class LearnedPriorVAE(VAE):
     """The module of :class:`LearnedPriorSCVI`: ``scvi.module.VAE`` with another argument, ``prior``."""
 
-    def __init__(self, *args: Any, prior: str | Sequence[str] = "mixture", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, prior: str | Sequence[str] = _MIXTURE, **kwargs: Any) -> None:
         if kwargs.get("latent_distribution", "normal") != "normal":
             raise UserError(
                 "latent_distribution: expected normal, since a learned prior is a density of vectors"
@@ -126,8 +128,8 @@ class LearnedPriorSCVI(SCVI):
 
     Args:
         adata: As for SCVI, like all arguments but ``prior``.
-        prior: A prior of ``conf/prior``, or a list as it would be typed, such as
-            ``["prior=mixture", "prior.components=20"]``.
+        prior: A prior of ``conf/prior``, or a list as it would be typed, such as the default,
+            ``["prior=mixture", "prior.components=20", "prior.covariance=diag"]``.
     """
 
     _module_cls = LearnedPriorVAE
