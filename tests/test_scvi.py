@@ -128,6 +128,22 @@ def test_files_of_scvi(cells, model, tmp_path):
     assert again.get_elbo() == bound
 
 
+def test_scarches_keeps_the_prior(model):
+    query = scvi.data.synthetic_iid(batch_size=20, n_genes=20)
+    query.obs["batch"] = "new"
+    mapped = LearnedPriorSCVI.load_query_data(query, model, accelerator="cpu")
+    mapped.train(max_epochs=1, **TRAIN)
+    for own, reference in zip(mapped.module.prior.parameters(), model.module.prior.parameters(), strict=True):
+        assert torch.equal(own, reference)
+
+
+def test_early_stopping_follows_the_bound(cells):
+    model = built(cells)
+    model.train(max_epochs=2, early_stopping=True, check_val_every_n_epoch=1, **{**TRAIN, "logger": None})
+    history = model.history["elbo_validation"]
+    assert np.isfinite(history.to_numpy().astype(float)).all()
+
+
 def test_codes_are_draws(cells, model):
     torch.manual_seed(0)
     mean, variance = map(torch.as_tensor, model.get_latent_representation(return_dist=True))

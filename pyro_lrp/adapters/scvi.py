@@ -15,6 +15,7 @@ from pyro_lrp.config.build import build_prior
 from pyro_lrp.config.compose import compose_train
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.gradients import scale_grad
+from pyro_lrp.core.modules import eval_mode
 
 if find_spec("scvi") is None:
     raise ImportError("pyro_lrp.adapters.scvi needs a package: pip install 'pyro_lrp[scvi]'")
@@ -108,7 +109,7 @@ class LearnedPriorVAE(VAE):
         return_mean: bool = False,  # noqa: FBT001, FBT002
         n_mc_samples_per_pass: int = 1,
     ) -> Any:
-        """Log p(x) of each cell by importance sampling, or the mean over cells."""
+        """Log p(x) of each cell by importance sampling, one sample per pass, or the mean over cells."""
         if not self.use_observed_lib_size:
             raise UserError("get_marginal_ll with a learned prior needs use_observed_lib_size=True")
         bounds = []
@@ -148,7 +149,7 @@ def encode(model: Any, adata: Any = None, indices: Any = None) -> Tensor:
     return torch.normal(mean, variance.sqrt())
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def decode(model: Any, codes: Tensor, indices: Any = None) -> Tensor:
     """Counts ``(N, n_genes)`` drawn from p(x|z) for codes ``(N, n_latent)``.
 
@@ -163,13 +164,13 @@ def decode(model: Any, codes: Tensor, indices: Any = None) -> Tensor:
         indices = torch.randint(model.adata.n_obs, (len(codes),)).numpy()
     if len(indices) != len(codes):
         raise UserError(f"indices: expected one cell for each of {len(codes)} codes, got {len(indices)}")
-    module = model.module.eval()
+    module = model.module
     counts = []
-    start = 0
-    for tensors in model._make_data_loader(adata=model.adata, indices=indices, shuffle=False):
-        outputs = module.inference(**module._get_inference_input(tensors))
-        outputs["z"] = codes[start : start + len(outputs["z"])].to(module.device)
-        start += len(outputs["z"])
-        generated = module.generative(**module._get_generative_input(tensors, outputs))
-        counts.append(generated["px"].sample().cpu())
+    with eval_mode(module):
+        for tensors in model._make_data_loader(adata=model.adata, indices=indices, shuffle=False):
+            outputs = module.inference(**module._get_inference_input(tensors))
+            part, codes = codes.tensor_split([len(outputs["z"])])
+            outputs["z"] = part.to(module.device)
+            generated = module.generative(**module._get_generative_input(tensors, outputs))
+            counts.append(generated["px"].sample().cpu())
     return torch.cat(counts)
