@@ -19,7 +19,8 @@ from pyro_lrp.core.errors import TrainingDiverged
 from pyro_lrp.core.modules import eval_mode
 from pyro_lrp.core.randomness import seeded, untouched_generators
 from pyro_lrp.core.stopping import Stop, Stopped
-from pyro_lrp.data import Batches, ImageData, Split
+from pyro_lrp.data import Batches, ImageData
+from pyro_lrp.data.batches import image_batches
 from pyro_lrp.objectives import Game
 from pyro_lrp.schedules import Constant, Phase, Schedule
 from pyro_lrp.trainer import snapshots
@@ -143,7 +144,7 @@ class Trainer:
         splits = {"train": train, "validation": held_out, "test": data.test}
         target = self.fabric.device
         self.splits = {name: s.to(target) for name, s in splits.items() if len(s)}
-        self.images = Batches(self.splits["train"], batch_size, seed=seed, fetch=Split.batch, device=target)
+        self.images = image_batches(self.splits["train"], batch_size, seed=seed, device=target)
         check_batches(game, batch_size, sizes["prior_only"], len(train))
         self.spans, self._notes = lay_out(game, phases, lambda name: sizes.get(name, batch_size), len(train))
 
