@@ -41,14 +41,20 @@ def fitted(parameters):
     return pyro_lrp.fit(parameters, prior=["prior=mixture", "prior.components=1"], seconds=5)
 
 
-def spline():
+def affine():
     return priors.Flow(2, [pyro_lrp.transforms.elementwise_affine(2)])
 
 
-@pytest.mark.parametrize(
-    "make",
-    [spline, lambda: priors.Mixture(2, 3), lambda: priors.StandardNormal(2), lambda: priors.Mixture(1, 2)],
-)
+MADE = {
+    "affine": affine,
+    "mixture": lambda: priors.Mixture(2, 3),
+    "normal": lambda: priors.StandardNormal(2),
+    "one dimension": lambda: priors.Mixture(1, 2),
+    "flow matching": lambda: priors.FlowMatching(2, width=8),
+}
+
+
+@pytest.mark.parametrize("make", MADE.values(), ids=MADE)
 @pytest.mark.filterwarnings("error")
 def test_sbis_own_checks(make):
     prior = LearnedPrior(make())
