@@ -94,7 +94,13 @@ def fit(
 
 
 def fit_one(
-    codes: Tensor, prior: Sequence[str], seconds: float, *, seed: int = 0, device: str = "cpu"
+    codes: Tensor,
+    prior: Sequence[str],
+    seconds: float,
+    *,
+    context: Tensor,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> Fitted:
     """Fit one prior to all of some codes, without held-out ones and without a judgement.
 
@@ -102,6 +108,7 @@ def fit_one(
         codes: Finite floats, ``(N, d)``.
         prior: The prior as it would be typed.
         seconds: The time for gradient descent, in seconds.
+        context: Finite floats, ``(N, context_dim)``; of length 0 for an unconditional density.
         seed: Of parameters, order and noise.
         device: As for :func:`fit`.
 
@@ -109,7 +116,7 @@ def fit_one(
         UserError: If the prior is unknown, or cannot be fitted to these codes.
     """
     none = codes[:0]
-    checked = CodeSet(codes, none, codes[:, :0], none[:, :0], codes.shape[1:])
+    checked = CodeSet(codes, none, context, context[:0], codes.shape[1:])
     fabric = make_fabric(device, "32")
     with untouched_generators(), limited(affordable()):
         contender = Contender(prior, checked, fabric, seed)
