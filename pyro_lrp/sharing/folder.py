@@ -144,12 +144,11 @@ def _appearing(folder: Path) -> Iterator[Path]:
 
 
 def _write_weights(run: Run, place: Path) -> None:
-    """Write the autoencoder's tensors as the checkpoint of a run, for all who may read the configuration."""
+    """Write the autoencoder's tensors as the checkpoint of a run."""
     state = {f"autoencoder.{name}": tensor for name, tensor in run.autoencoder.state_dict().items()}
     path = place / "checkpoints" / "last.safetensors"
     path.parent.mkdir()
     checkpoint.save(path, {"game": state, "step": run.step})
-    shutil.copymode(place / "config.yaml", path)
 
 
 def _results(run: Run) -> dict[str, Any]:
