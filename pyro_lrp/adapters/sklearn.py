@@ -26,9 +26,16 @@ class LearnedPrior(OutlierMixin, DensityMixin, BaseEstimator):
     the training vectors that are most outlying, and for all that are more so. Smaller values of
     ``decision_function`` are more outlying, as everywhere in scikit-learn (in pyod it is larger ones).
 
+    With ``context`` some columns are given: the density is p(the other columns | these), and outliers are
+    vectors that are unlikely given their context.
+
     Args:
         prior: A prior of ``conf/prior``, or a list as it would be typed, such as
-            ``["prior=mixture", "prior.components=50"]``.
+            ``["prior=mixture", "prior.components=50"]``. With a ``context`` it must take one: for
+            an even number of other columns ``"conditional_flow"``; for any number and k columns of context
+            ``["prior=zuko", "prior.flow.context=k", "+prior.context_dim=k"]`` (extra ``zuko``).
+        context: The columns of X that the density of the others is conditional on: indices, a slice, or names
+            if X is a data frame; None for no context. A prior takes their values as they are, so scale them.
         components: Of a mixture; None for one per 50 vectors, at most 100. Other priors have none.
         seconds: For learning by gradients, in seconds.
         contamination: Share of outliers among the training vectors, above 0, at most 0.5.
@@ -41,7 +48,8 @@ class LearnedPrior(OutlierMixin, DensityMixin, BaseEstimator):
         fitted_: The :class:`~pyro_lrp.fitting.Fitted` prior.
         offset_: What separates outliers from the rest: ``decision_function`` is log p(x) - ``offset_``, or with
             ``"typicality"`` minus the distance of log p(x) from its mean, - ``offset_``.
-        n_features_in_: Length of a vector.
+        given_: Which columns are the context, ``(n_features_in_,)`` of booleans.
+        n_features_in_: Length of a vector, the context included.
 
     >>> from sklearn.datasets import load_iris
     >>> x = load_iris().data
@@ -53,6 +61,7 @@ class LearnedPrior(OutlierMixin, DensityMixin, BaseEstimator):
         self,
         prior: str | Sequence[str] = "mixture",
         *,
+        context: int | str | slice | Sequence[int] | Sequence[str] | None = None,
         components: int | None = None,
         seconds: float = 30.0,
         contamination: float = 0.1,
@@ -60,6 +69,7 @@ class LearnedPrior(OutlierMixin, DensityMixin, BaseEstimator):
         random_state: Any = None,
     ) -> None:
         self.prior = prior
+        self.context = context
         self.components = components
         self.seconds = seconds
         self.contamination = contamination
@@ -75,11 +85,36 @@ class LearnedPrior(OutlierMixin, DensityMixin, BaseEstimator):
             known = " or ".join(SCORES)
             raise ValueError(f"outlier_score must be {known}, got {self.outlier_score!r}")
         seed = check_random_state(self.random_state).randint(2**31 - 1)
-        codes = _tensor(x)
-        context = codes[:, :0]
+        self.given_ = self._given()
+        codes, context = self._split(x)
         self.fitted_ = fit_one(codes, self._name(len(x)), self.seconds, context=context, seed=seed)
         self.offset_ = np.quantile(self._inlying(x), self.contamination)
         return self
+
+    def _given(self) -> np.ndarray:
+        """Which columns are the context."""
+        given = np.zeros(self.n_features_in_, dtype=bool)
+        columns = self.context
+        if columns is None:
+            return given
+        if not isinstance(columns, slice):
+            index = {name: i for i, name in enumerate(getattr(self, "feature_names_in_", ()))}
+            columns = [index.get(column, column) for column in np.atleast_1d(columns).tolist()]
+        try:
+            given[columns] = True
+        except IndexError as error:
+            raise ValueError(f"context: X has no such columns: {self.context!r}") from error
+        if given.all() or not given.any():
+            raise ValueError(
+                f"context: {self.context!r} are {given.sum()} of {len(given)} columns; expected one at least, "
+                "and one that is left"
+            )
+        return given
+
+    def _split(self, x: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The columns whose density is learned, and the context."""
+        tensor = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
+        return tensor[:, ~self.given_], tensor[:, self.given_]
 
     def _name(self, n: int) -> list[str]:
         """The prior as it would be typed."""
@@ -91,7 +126,8 @@ class LearnedPrior(OutlierMixin, DensityMixin, BaseEstimator):
 
     def score_samples(self, X: Any) -> np.ndarray:  # noqa: N803
         """log p(x) of each row, in nats."""  # noqa: D403
-        return self.fitted_.log_prob(_tensor(self._checked(X))).double().numpy()
+        codes, context = self._split(self._checked(X))
+        return self.fitted_.log_prob(codes, context).double().numpy()
 
     def _checked(self, x: Any) -> np.ndarray:
         """Vectors to score, once the prior is fitted."""
@@ -100,19 +136,36 @@ class LearnedPrior(OutlierMixin, DensityMixin, BaseEstimator):
 
     def _inlying(self, x: np.ndarray) -> np.ndarray:
         """The opposite of the outlier score."""
-        return -self.fitted_.outlier_score(_tensor(x), score=self.outlier_score).double().numpy()
+        codes, context = self._split(x)
+        return -self.fitted_.outlier_score(codes, context, self.outlier_score).double().numpy()
 
     def score(self, X: Any, y: Any = None) -> float:  # noqa: N803
         """The mean log density of the rows, in nats."""
         return float(self.score_samples(X).mean())
 
-    def sample(self, n_samples: int = 1) -> np.ndarray:
-        """Draw vectors, ``(n_samples, n_features_in_)``."""
+    def sample(self, n_samples: int = 1, context: Any = ()) -> np.ndarray:
+        """Draw vectors, ``(n_samples, n_features_in_)``.
+
+        Args:
+            n_samples: Their number.
+            context: Values of the columns that are the context, in the order of X: ``(n_samples, k)``, or
+                ``(k,)`` for all. The vectors have them in these columns.
+        """
         check_is_fitted(self)
+        x = np.empty((n_samples, self.n_features_in_), dtype=np.float32)
+        try:
+            x[:, self.given_] = context
+        except ValueError as error:
+            k = self.given_.sum()
+            shape = np.shape(context)
+            raise ValueError(
+                f"context: expected values of {k} columns, ({n_samples}, {k}) or ({k},), got {shape}"
+            ) from error
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self.fitted_.sample(n_samples).numpy()
+            x[:, ~self.given_] = self.fitted_.sample(n_samples, x[:, self.given_]).numpy()
+        return x
 
     def decision_function(self, X: Any) -> np.ndarray:  # noqa: N803
         """Minus the outlier score, above ``offset_``: negative for outliers."""
@@ -121,7 +174,3 @@ class LearnedPrior(OutlierMixin, DensityMixin, BaseEstimator):
     def predict(self, X: Any) -> np.ndarray:  # noqa: N803
         """-1 for outliers, 1 for the rest."""
         return np.where(self.decision_function(X) < 0, -1, 1)
-
-
-def _tensor(x: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))

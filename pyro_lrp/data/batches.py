@@ -52,6 +52,7 @@ class Batches:
         self.seed = seed
         self.device = device
         self.fetch = fetch or operator.getitem
+        self.share = slice(None)  # the rows of each batch that this process takes, if several share it
         self._order: dict[int, tuple[int, Tensor]] = {}  # stream -> epoch and its shuffle
 
     def __len__(self) -> int:
@@ -70,7 +71,7 @@ class Batches:
         epoch, position = divmod(step, self.steps_per_epoch)
         order = self._shuffle(stream, epoch)
         start = position * self.batch_size
-        return order[start : start + self.batch_size]
+        return order[start : start + self.batch_size][self.share]
 
     def joined(self, count: int) -> Any:
         """The first ``count`` batches as one, or all rows if there are fewer."""
