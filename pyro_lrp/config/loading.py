@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pyro_lrp.config.hub import located
-from pyro_lrp.config.run import Run, autoencoder_state
+from pyro_lrp.config.run import Run
+from pyro_lrp.config.rundir import autoencoder_state
 from pyro_lrp.core import checkpoint
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.models import Autoencoder

@@ -27,7 +27,7 @@ from pyro_lrp.models import Autoencoder, Codes, Draw, ImageCodes
 from pyro_lrp.trainer import Trainer
 from pyro_lrp.trainer.devices import choose_device
 
-__all__ = ["Run", "autoencoder_state"]
+__all__ = ["Run"]
 
 
 class Run:
@@ -161,7 +161,7 @@ class Run:
         image_shape = self.settings.image_shape
         path = self._existing_checkpoint()
         autoencoder = build.build_autoencoder(self.identity, image_shape, self.allow_targets)
-        state = autoencoder_state(self.checkpoint)
+        state = rundir.autoencoder_state(self.checkpoint)
         checkpoint.load_into(autoencoder, state, path)
         return autoencoder.to(self.device).eval()
 
@@ -396,13 +396,3 @@ class Run:
 
 def _to_stderr(line: str) -> None:
     print(printable(line), file=sys.stderr)
-
-
-def autoencoder_state(whole: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of the autoencoder, by their names in it, of a checkpoint, which has those of the game."""
-    state = {}
-    for key, value in whole.get("game", {}).items():
-        owner, _, name = key.partition(".")
-        if owner == "autoencoder":
-            state[name] = value
-    return state

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from torch import Tensor
 
 from pyro_lrp.config.bounds import read_yaml
 from pyro_lrp.config.build import PLACES
@@ -25,6 +26,7 @@ from pyro_lrp.data.fingerprint import TrainedOn
 
 __all__ = [
     "NEUTRAL",
+    "autoencoder_state",
     "claimed",
     "evaluating",
     "read_identity",
@@ -355,3 +357,13 @@ def _dump(identity: dict[str, Any]) -> str:
 def _flat(tree: Any) -> dict[str, Any]:
     """The leaves of a tree by their dotted paths."""
     return {".".join(map(str, path)): leaf for path, leaf in leaves(tree)}
+
+
+def autoencoder_state(whole: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of the autoencoder, by their names in it, of a checkpoint, which has those of the game."""
+    state = {}
+    for key, value in whole.get("game", {}).items():
+        owner, _, name = key.partition(".")
+        if owner == "autoencoder":
+            state[name] = value
+    return state
