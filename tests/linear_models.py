@@ -1,8 +1,9 @@
-"""Models whose path lengths and distances are known, for tests of perceptual metrics."""
+"""Models whose path lengths, distances or evidences are known."""
 
 from dataclasses import replace
 from functools import partial
 
+import pyro.distributions as dist
 import pyro.distributions.transforms as pyro_transforms
 import torch
 from torch import nn
@@ -107,3 +108,40 @@ def conditional_subject(noise, **options):
 def unlabelled():
     split = data.Split(torch.zeros(4, 1, 8, 8, dtype=torch.uint8))
     return data.ImageData("npz", split, split)
+
+
+class LeastSquares(nn.Module):
+    """The code that fits an image best, with too little noise, as at beta = 0."""
+
+    def __init__(self, decoder):
+        super().__init__()
+        self.a = decoder.a
+        self.b = decoder.b
+
+    def forward(self, x):
+        loc = torch.linalg.lstsq(self.a, (x.flatten(1) - self.b).T).solution.T
+        return loc, torch.full_like(loc, 1e-3)
+
+
+class Linear(nn.Module):
+    """a z + b, as images (1, 2, PIXELS / 2)."""
+
+    def __init__(self, dim, pixels):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.a = 0.3 * torch.randn(pixels, dim)
+        self.b = torch.full((pixels,), 0.5)
+
+    def forward(self, z):
+        return (z @ self.a.T + self.b).reshape(len(z), 1, 2, -1)
+
+
+def linear_gaussian(dim, pixels, gamma):
+    """An autoencoder with N(0, I), and the p(x) of its images as vectors, in float64."""
+    decoder = Linear(dim, pixels)
+    ae = models.Autoencoder(
+        LeastSquares(decoder), decoder, priors.StandardNormal(dim), likelihoods.Gaussian(gamma)
+    )
+    covariance = decoder.a @ decoder.a.T + gamma * torch.eye(pixels)
+    return ae.eval(), dist.MultivariateNormal(decoder.b.double(), covariance.double())

@@ -33,6 +33,7 @@ EXAMPLES = [  # sections with blocks of Python or YAML
     "pyro_lrp/fitting/README.md#Codes in a file",
     "pyro_lrp/fitting/README.md#Codes in an array",
     "pyro_lrp/fitting/README.md#In scikit-learn",
+    "pyro_lrp/fitting/README.md#Outliers",
     "pyro_lrp/fitting/README.md#A VAE of diffusers",
     "pyro_lrp/fitting/README.md#A model of pythae",
     "pyro_lrp/fitting/README.md#A model of scvi-tools",
@@ -141,6 +142,16 @@ def test_codes_from_elsewhere(run):
     names, _ = run("pyro_lrp/fitting/README.md#In scikit-learn")
     assert (names["labels"] == -1).sum() == 25
     assert names["samples"].shape == (10, 4)
+
+
+def test_outliers(run):
+    names, _ = run("pyro_lrp/fitting/README.md#Outliers")
+    too_likely, unlikely = names["nats"]
+    assert too_likely < 8 * 1.4189 < unlikely  # the entropy of N(0, 1) in 8 dimensions
+    assert (names["distance"] > 2).all()
+    assert names["margin"][1] < 0
+    assert names["most_outlying"].shape == (10,)
+    assert torch.isfinite(names["bounds"]["bound"]).all()
 
 
 def test_a_vae_of_diffusers(run):

@@ -7,9 +7,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 from builders import jiggle, small_autoencoder
-from torch import nn
+from linear_models import linear_gaussian
 
-from pyro_lrp import data, likelihoods, models, priors
+from pyro_lrp import data, priors
 from pyro_lrp.metrics import METRICS, Subject
 from pyro_lrp.metrics.functional import importance_weighted_bound, refine
 from pyro_lrp.metrics.likelihood import _log_joint
@@ -88,32 +88,15 @@ def test_the_bound_rises_with_k():
 def test_the_metric_of_a_linear_gaussian_autoencoder(tmp_path):
     """Through the model's own likelihood and prior, in float32, on images."""
     images = data.fake(300, (1, 2, 3))
-    torch.manual_seed(0)
-    a, b = 0.3 * torch.randn(PIXELS, DIM), torch.full((PIXELS,), 0.5)
-
-    class Encoder(nn.Module):
-        def forward(self, x):
-            loc = torch.linalg.lstsq(a, (x.flatten(1) - b).T).solution.T
-            return loc, torch.full_like(loc, 1e-3)
-
-    class Decoder(nn.Module):
-        def forward(self, z):
-            return (z @ a.T + b).reshape(-1, 1, 2, 3)
-
-    ae = models.Autoencoder(
-        Encoder(), Decoder(), priors.StandardNormal(DIM), likelihoods.Gaussian(GAMMA)
-    ).eval()
+    ae, marginal = linear_gaussian(DIM, PIXELS, GAMMA)
     subject = Subject(ae, images, n=50, k=1000, directory=tmp_path)
     found = METRICS["likelihood"].compute(subject)
     index = torch.tensor([int(row["index"]) for row in read_scores(subject)])
     x = images.test.images[index].flatten(1).double() / 255
-    covariance = (a @ a.T + GAMMA * torch.eye(PIXELS)).double()
-    evidence = dist.MultivariateNormal(b.double(), covariance).log_prob(x)
+    evidence = marginal.log_prob(x)
     bound = found["log_likelihood_bound"]
     assert bound["value"] == pytest.approx(evidence.mean().item(), abs=0.01)
-    of_levels = dist.TransformedDistribution(
-        dist.MultivariateNormal(b.double(), covariance), [dist.transforms.AffineTransform(0.0, 255.0)]
-    )
+    of_levels = dist.TransformedDistribution(marginal, [dist.transforms.AffineTransform(0.0, 255.0)])
     nats = of_levels.log_prob(images.test.images[index].flatten(1).double()).mean().item()
     assert bound["bits_per_dim"] == pytest.approx(-nats / (PIXELS * math.log(2)), abs=0.01 / PIXELS)
     assert bound["protocol"]["k"] == 1000
@@ -134,7 +117,9 @@ def test_scores_are_a_row_for_each_image(tmp_path):
     images = data.fake(300, (1, 8, 8))
     subject = Subject(small_autoencoder().eval(), images, n=30, k=5, directory=tmp_path)
     rows = read_scores(subject)
-    assert list(rows[0]) == ["index", "label", "squared_error", "log_prior", "bound", "effective_sample_size"]
+    assert list(rows[0]) == [
+        "index", "label", "squared_error", "log_prior", "bound", "effective_sample_size", "typicality",
+    ]  # fmt: skip
     assert len(rows) == 30
     ae = subject.autoencoder
     for row in rows[:3]:

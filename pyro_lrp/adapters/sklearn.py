@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from pyro_lrp.fitting import fit_one
+from pyro_lrp.fitting.result import SCORES
 
 __all__ = ["LearnedPrior"]
 
@@ -22,7 +23,8 @@ class LearnedPrior(OutlierMixin, DensityMixin, BaseEstimator):
 
     As a density estimator it has ``score_samples``, log p(x), and ``sample``. As an outlier detector it has
     ``decision_function``, which is negative, and ``predict``, which is -1, for the share ``contamination`` of
-    the training vectors that are least likely, and for all that are less likely than these.
+    the training vectors that are most outlying, and for all that are more so. Smaller values of
+    ``decision_function`` are more outlying, as everywhere in scikit-learn (in pyod it is larger ones).
 
     With ``context`` some columns are given: the density is p(the other columns | these), and outliers are
     vectors that are unlikely given their context.
@@ -37,11 +39,15 @@ class LearnedPrior(OutlierMixin, DensityMixin, BaseEstimator):
         components: Of a mixture; None for one per 50 vectors, at most 100. Other priors have none.
         seconds: For learning by gradients, in seconds.
         contamination: Share of outliers among the training vectors, above 0, at most 0.5.
+        outlier_score: What ``decision_function`` and ``predict`` go by. ``"prior"``: vectors are outlying if
+            log p(x) is small. ``"typicality"``: if log p(x) is far from its mean over the training vectors, on
+            either side (Nalisnick et al., 2019). ``score_samples`` is log p(x) with both.
         random_state: Seed of the fit; of ``sample`` too, if it is a number.
 
     Attributes:
         fitted_: The :class:`~pyro_lrp.fitting.Fitted` prior.
-        offset_: The log density that separates outliers from the rest.
+        offset_: What separates outliers from the rest: ``decision_function`` is log p(x) - ``offset_``, or with
+            ``"typicality"`` minus the distance of log p(x) from its mean, - ``offset_``.
         given_: Which columns are the context, ``(n_features_in_,)`` of booleans.
         n_features_in_: Length of a vector, the context included.
 
@@ -59,6 +65,7 @@ class LearnedPrior(OutlierMixin, DensityMixin, BaseEstimator):
         components: int | None = None,
         seconds: float = 30.0,
         contamination: float = 0.1,
+        outlier_score: str = "prior",
         random_state: Any = None,
     ) -> None:
         self.prior = prior
@@ -66,6 +73,7 @@ class LearnedPrior(OutlierMixin, DensityMixin, BaseEstimator):
         self.components = components
         self.seconds = seconds
         self.contamination = contamination
+        self.outlier_score = outlier_score
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> LearnedPrior:  # noqa: N803
@@ -73,11 +81,14 @@ class LearnedPrior(OutlierMixin, DensityMixin, BaseEstimator):
         x = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
         if not 0 < self.contamination <= 0.5:
             raise ValueError(f"contamination must be above 0 and at most 0.5, got {self.contamination}")
+        if self.outlier_score not in SCORES:
+            known = " or ".join(SCORES)
+            raise ValueError(f"outlier_score must be {known}, got {self.outlier_score!r}")
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         self.given_ = self._given()
         codes, context = self._split(x)
         self.fitted_ = fit_one(codes, self._name(len(x)), self.seconds, context=context, seed=seed)
-        self.offset_ = np.quantile(self._scores(x), self.contamination)
+        self.offset_ = np.quantile(self._inlying(x), self.contamination)
         return self
 
     def _given(self) -> np.ndarray:
@@ -115,12 +126,18 @@ class LearnedPrior(OutlierMixin, DensityMixin, BaseEstimator):
 
     def score_samples(self, X: Any) -> np.ndarray:  # noqa: N803
         """log p(x) of each row, in nats."""  # noqa: D403
-        check_is_fitted(self)
-        return self._scores(validate_data(self, X, dtype=[np.float64, np.float32], reset=False))
-
-    def _scores(self, x: np.ndarray) -> np.ndarray:
-        codes, context = self._split(x)
+        codes, context = self._split(self._checked(X))
         return self.fitted_.log_prob(codes, context).double().numpy()
+
+    def _checked(self, x: Any) -> np.ndarray:
+        """Vectors to score, once the prior is fitted."""
+        check_is_fitted(self)
+        return validate_data(self, x, dtype=[np.float64, np.float32], reset=False)
+
+    def _inlying(self, x: np.ndarray) -> np.ndarray:
+        """The opposite of the outlier score."""
+        codes, context = self._split(x)
+        return -self.fitted_.outlier_score(codes, context, self.outlier_score).double().numpy()
 
     def score(self, X: Any, y: Any = None) -> float:  # noqa: N803
         """The mean log density of the rows, in nats."""
@@ -151,8 +168,8 @@ class LearnedPrior(OutlierMixin, DensityMixin, BaseEstimator):
         return x
 
     def decision_function(self, X: Any) -> np.ndarray:  # noqa: N803
-        """log p(x) above the threshold of outliers; they are negative."""  # noqa: D403
-        return self.score_samples(X) - self.offset_
+        """Minus the outlier score, above ``offset_``: negative for outliers."""
+        return self._inlying(self._checked(X)) - self.offset_
 
     def predict(self, X: Any) -> np.ndarray:  # noqa: N803
         """-1 for outliers, 1 for the rest."""

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from pyro_lrp.config import build, rundir
 from pyro_lrp.config.hub import located
@@ -21,6 +21,7 @@ from pyro_lrp.core.errors import UserError, printable
 from pyro_lrp.data import Condition, ImageData, Split, condition_of
 from pyro_lrp.data.fingerprint import TrainedOn, fingerprint
 from pyro_lrp.latents.codes import encode_split
+from pyro_lrp.metrics.outliers import outlier_scores
 from pyro_lrp.metrics.subject import Subject
 from pyro_lrp.models import Autoencoder, Codes, Draw, ImageCodes
 from pyro_lrp.trainer import Trainer
@@ -259,20 +260,29 @@ class Run:
         return seen
 
     def codes(self, split: str = "test") -> Codes | ImageCodes:
-        """The posteriors q(z|x) of the images of a split.
+        """The posteriors q(z|x) of the images of a split, which is ``"train"``, ``"test"`` or ``"seen"``."""
+        images = self._split(split)
+        return encode_split(self.autoencoder, images.to(self.device))
+
+    def _split(self, split: str) -> Split:
+        if split not in ("train", "test", "seen"):
+            raise ValueError(f"expected split to be train, test or seen, got {split!r}")
+        if split == "seen":
+            return self.seen
+        return getattr(self.data, split)
+
+    def scores(
+        self, images: str | Split | Tensor = "test", scores: str | Sequence[str] | None = None, **options: Any
+    ) -> dict[str, Tensor]:
+        """Outlier scores of images, larger ones more outlying: :func:`~pyro_lrp.metrics.outlier_scores`.
 
         Args:
-            split: ``"train"``, ``"test"``, or ``"seen"`` for :attr:`seen`.
+            images: A split by name, as for :meth:`codes`, or images of your own.
+            scores: Of ``"prior"``, ``"reconstruction"``, ``"bound"`` and ``"typicality"``; None for all.
+            **options: ``k`` and ``seed``.
         """
-        if split == "seen":
-            images = self.seen
-        elif split == "train":
-            images = self.data.train
-        elif split == "test":
-            images = self.data.test
-        else:
-            raise ValueError(f"expected split to be train, test or seen, got {split!r}")
-        return encode_split(self.autoencoder, images.to(self.device))
+        chosen = self._split(images) if isinstance(images, str) else images
+        return outlier_scores(self.autoencoder, chosen, self.seen, scores, **options)
 
     def subject(self, **options: Any) -> Subject:
         """The subject of metrics: the run's model and data.
@@ -329,7 +339,7 @@ class Run:
             context: The contexts, as a tensor ``(n, context_dim)`` or as for the option ``context`` of the
                 command ``sample``.
         """
-        if not isinstance(context, torch.Tensor):
+        if not isinstance(context, Tensor):
             context = self.condition.parse(context, n)
         return self.autoencoder.draw(n, temperature, context.to(self.device))
 
@@ -388,7 +398,7 @@ def _to_stderr(line: str) -> None:
     print(printable(line), file=sys.stderr)
 
 
-def autoencoder_state(whole: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def autoencoder_state(whole: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors of the autoencoder, by their names in it, of a checkpoint, which has those of the game."""
     state = {}
     for key, value in whole.get("game", {}).items():

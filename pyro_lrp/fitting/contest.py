@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from pyro_lrp.core.randomness import untouched_generators
 from pyro_lrp.fitting.codes import CodeSet, checked_codes
 from pyro_lrp.fitting.contenders import Contender, candidates
 from pyro_lrp.fitting.judge import CRITERION, Judge
-from pyro_lrp.fitting.result import Fitted, Row
+from pyro_lrp.fitting.result import Fitted, Row, train_nll
 from pyro_lrp.schedules import ConstantThenLinear
 from pyro_lrp.trainer.devices import make_fabric
 from pyro_lrp.trainer.threads import affordable, limited
@@ -127,7 +128,7 @@ def fit_one(
 
 def _fitted(best: Contender, codes: CodeSet, seed: int, table: Sequence[Row], criterion: str) -> Fitted:
     """What is returned."""
-    return Fitted(
+    fitted = Fitted(
         best.prior,
         tuple(best.overrides),
         best.identity,
@@ -139,6 +140,7 @@ def _fitted(best: Contender, codes: CodeSet, seed: int, table: Sequence[Row], cr
         table,
         criterion,
     )
+    return replace(fitted, train_nll=train_nll(fitted, codes))
 
 
 def _names(prior: str | Sequence[str], codes: CodeSet) -> list[tuple[str, ...]]:

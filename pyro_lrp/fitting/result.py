@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,17 @@ from pyro_lrp.config.memory import recall
 from pyro_lrp.core import checkpoint
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.modules import eval_mode
+from pyro_lrp.core.randomness import seeded, some_rows
+from pyro_lrp.fitting.codes import CodeSet
 from pyro_lrp.priors import Prior
 
-__all__ = ["Fitted", "Row", "load", "remembered_as"]
+__all__ = ["SCORES", "Fitted", "Row", "load", "remembered_as", "train_nll"]
 
+SCORES = ("prior", "typicality")  # of outliers
 _AT_ONCE = 1000  # codes
+_TYPICAL = 2000  # training codes whose mean density is kept, at most
+_AT_LEAST = 200
+_SECONDS = 2.0  # after which no further ones are scored: some priors solve an equation for each
 _INFINITE = "infinite"  # which JSON has no number for
 
 
@@ -66,6 +73,8 @@ class Fitted:
         seed: Of the fit.
         table: All priors that were tried.
         criterion: By which they were compared.
+        train_nll: Mean of -log p(z) over training codes, 2,000 or fewer of them, in nats; None in a prior from
+            a file of an earlier version.
     """
 
     prior: Prior
@@ -78,6 +87,7 @@ class Fitted:
     seed: int
     table: Sequence[Row]
     criterion: str
+    train_nll: float | None = None
 
     @torch.no_grad()
     def sample(self, n: int, context: Any = None, temperature: float = 1.0) -> Tensor:
@@ -109,6 +119,27 @@ class Fitted:
                 parts.append(self.prior(part).log_prob(z))
         return torch.cat(parts)
 
+    def outlier_score(self, codes: Tensor, context: Any = None, score: str = "prior") -> Tensor:
+        """How outlying codes are, in nats, shape ``(N,)``; **larger scores are more outlying**.
+
+        Args:
+            codes: Shape ``(N, *shape)``.
+            context: Their contexts.
+            score: ``"prior"``: -log p(z). ``"typicality"``: how far -log p(z) lies from its mean over the
+                training codes, so that codes which are too likely are outlying too (Nalisnick et al., 2019).
+
+        Raises:
+            UserError: If the score is unknown, or the prior comes from a file that does not have that mean.
+        """
+        if score not in SCORES:
+            raise UserError(f"score: {score} is unknown; the known ones are: {', '.join(SCORES)}")
+        nll = -self.log_prob(codes, context)
+        if score == "prior":
+            return nll
+        if self.train_nll is None:
+            raise UserError("score: typicality needs a prior that this version fitted: fit it again")
+        return (nll - self.train_nll).abs()
+
     def save(self, folder: str | Path) -> Path:
         """Write the prior and the table to ``FOLDER/prior.safetensors``, which :func:`load` reads.
 
@@ -117,11 +148,11 @@ class Fitted:
         """
         path = Path(folder).expanduser() / PRIOR_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows = [[_INFINITE if value == math.inf else value for value in row] for row in self.table]
+        rows = [[_stored(value) for value in row] for row in self.table]
         tree = {
             "overrides": [*self.overrides], "identity": self.identity, "shape": [*self.shape],
             "context_dim": self.context_dim, "classes": self.classes, "fingerprint": self.fingerprint,
-            "seed": self.seed, "table": rows, "criterion": self.criterion,
+            "seed": self.seed, "table": rows, "criterion": self.criterion, "train_nll": _stored(self.train_nll),
         }  # fmt: skip
         checkpoint.save(path, {"fit": tree, "prior": self.prior.state_dict()})
         return path
@@ -174,6 +205,20 @@ class Fitted:
         return functional.one_hot(labels.long(), self.classes)
 
 
+def train_nll(fitted: Fitted, codes: CodeSet) -> float:
+    """The mean of -log p(z) over some of the codes that a prior was fitted to, in nats."""
+    start = time.perf_counter()
+    rows = some_rows(len(codes.train), _TYPICAL, "fit", "typical", seed=fitted.seed)
+    parts = []
+    with seeded(fitted.seed, "fit", "typical"):
+        for some in rows.split(_AT_LEAST):
+            z = codes.train[some].reshape(-1, *codes.shape)
+            parts.append(fitted.log_prob(z, codes.context[some]).double())
+            if time.perf_counter() - start > _SECONDS:
+                break
+    return -torch.cat(parts).mean().item()
+
+
 def load(folder: str | Path, allow_targets: Sequence[str] = ()) -> Fitted:
     """The prior that :meth:`Fitted.save` wrote, on the CPU.
 
@@ -200,19 +245,27 @@ def load(folder: str | Path, allow_targets: Sequence[str] = ()) -> Fitted:
         overrides = tuple(tree["overrides"])
         seed = int(tree["seed"])
         criterion = str(tree["criterion"])
+        nll = _finite_or_not(tree.get("train_nll"))
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise UserError(f"{path} is no prior that was fitted to codes") from error
     allowed = [*allow_targets, *recall(remembered_as(identity, fingerprint)).allow_targets]
     prior = build_prior(identity, context_dim, allowed)
     checkpoint.load_into(prior, content["prior"], path)
     return Fitted(
-        prior.eval(), overrides, identity, shape, context_dim, classes, fingerprint, seed, rows, criterion
+        prior.eval(), overrides, identity, shape, context_dim, classes, fingerprint, seed, rows, criterion, nll
     )
 
 
 def remembered_as(identity: dict[str, Any], fingerprint: str) -> dict[str, Any]:
     """What tells a prior and its codes from others, where the user's places are remembered."""
     return {**identity, "codes": fingerprint}
+
+
+def _stored(value: Any) -> Any:
+    """An entry of a row as JSON can hold it."""
+    if value == math.inf:
+        return _INFINITE
+    return value
 
 
 def _finite_or_not(value: Any) -> Any:

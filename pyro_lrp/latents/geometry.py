@@ -192,7 +192,8 @@ def principal_directions(z: Tensor, count: int | None = None) -> PrincipalDirect
 def typicality(log_density: Tensor, reference: Tensor) -> Tensor:
     """The share of real codes that are less likely than each code.
 
-    A code with a share below 0.01 has left the data.
+    A code with a share below 0.01 has left the data. (The score ``typicality`` of
+    :func:`pyro_lrp.metrics.outlier_scores` is another one: a distance in nats, on either side.)
 
     Args:
         log_density: log p(z) of the codes, shape ``batch``.

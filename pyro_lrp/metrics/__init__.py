@@ -10,6 +10,7 @@ from pyro_lrp.metrics import conditional as _conditional
 from pyro_lrp.metrics import distances as _distances
 from pyro_lrp.metrics import interpolation as _interpolation
 from pyro_lrp.metrics import likelihood as _likelihood
+from pyro_lrp.metrics import outliers as _outliers
 from pyro_lrp.metrics import perceptual as _perceptual
 from pyro_lrp.metrics import prior_gap as _prior_gap
 from pyro_lrp.metrics import reconstruction as _reconstruction
@@ -34,6 +35,7 @@ from pyro_lrp.metrics.functional import (
     separability,
 )
 from pyro_lrp.metrics.metric import Metric, result
+from pyro_lrp.metrics.outliers import outlier_scores
 from pyro_lrp.metrics.subject import Extractor, Subject
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "importance_weighted_bound",
     "inception_score",
     "kernel_distance",
+    "outlier_scores",
     "path_length",
     "path_lengths",
     "perceptual_changes",
@@ -71,5 +74,6 @@ METRICS: dict[str, Metric] = {
     **_separability.METRICS,
     **_perceptual.METRICS,
     **_likelihood.METRICS,
+    **_outliers.METRICS,
     **_reconstruction.METRICS,
 }

@@ -1,19 +1,16 @@
-"""Likelihood of test images: importance-weighted bounds, the parts of the ELBO, scores of single images."""
+"""Likelihood of test images: importance-weighted bounds, and the parts of the ELBO."""
 
 from __future__ import annotations
 
-import csv
 import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_lrp.core.errors import UserError
-from pyro_lrp.core.files import write_atomically
 from pyro_lrp.core.randomness import seeded
 from pyro_lrp.data import Batch, Split, chunks
-from pyro_lrp.latents.codes import posterior_means, posteriors
+from pyro_lrp.latents.codes import posterior_means
 from pyro_lrp.likelihoods import Bernoulli
 from pyro_lrp.metrics.functional.importance import (
     STEPS,
@@ -26,7 +23,7 @@ from pyro_lrp.metrics.metric import Metric, density, image_density, result, stoc
 from pyro_lrp.metrics.subject import Results, Subject
 from pyro_lrp.models import Autoencoder
 
-__all__ = ["METRICS", "likelihood", "scores"]
+__all__ = ["METRICS", "NEEDS", "Bounds", "bounds", "likelihood", "some_seen", "image_numbers"]
 
 _BATCH = 100  # images at once; another number gives other random numbers
 _SPREAD = 2000  # training images that the spread of codes is measured on
@@ -35,7 +32,7 @@ _SPREAD = 2000  # training images that the spread of codes is measured on
 # --------------------------------------------------------------------- bounds
 
 
-class _Bounds(NamedTuple):
+class Bounds(NamedTuple):
     """Bounds for the same test images, with the encoder as proposal and with the refined one.
 
     Attributes:
@@ -63,17 +60,16 @@ def _log_joint(autoencoder: Autoencoder, batch: Batch) -> LogJoint:
     return log_joint
 
 
-def _bounds(subject: Subject, n: int, k: int) -> _Bounds:
+def bounds(subject: Subject, n: int, k: int) -> Bounds:
     """Both bounds for ``n`` test images with ``k`` draws each, computed once."""
     return subject.memo(("bounds", n, k), lambda: _computed_bounds(subject, n, k))
 
 
-def _computed_bounds(subject: Subject, n: int, k: int) -> _Bounds:
+def _computed_bounds(subject: Subject, n: int, k: int) -> Bounds:
     autoencoder = subject.autoencoder
-    numbers = _numbers(subject, n)
+    numbers = image_numbers(subject, n)
     test = subject.on_device(subject.data.test[numbers])
-    train = subject.on_device(subject.some(subject.train, _SPREAD, "spread of codes"))
-    unit = posterior_means(autoencoder, train).std(0).clamp_min(1e-6)
+    unit = posterior_means(autoencoder, some_seen(subject)).std(0).clamp_min(1e-6)
     encoder = []
     refined = []
     batches = subject.steps(chunks(test, _BATCH), len(test), lambda batch: len(batch.x))
@@ -85,7 +81,12 @@ def _computed_bounds(subject: Subject, n: int, k: int) -> _Bounds:
             encoder.append(importance_weighted_bound(log_joint, q, k))
             proposal = refine(log_joint, q.mean, q.stddev, unit=unit)
             refined.append(importance_weighted_bound(log_joint, proposal, k))
-    return _Bounds(_joined(encoder), _joined(refined), numbers)
+    return Bounds(_joined(encoder), _joined(refined), numbers)
+
+
+def some_seen(subject: Subject) -> Split:
+    """Training images whose codes are measured: all, or 2,000 at random."""
+    return subject.on_device(subject.some(subject.train, _SPREAD, "spread of codes"))
 
 
 def _joined(bounds: list[Bound]) -> Bound:
@@ -94,7 +95,7 @@ def _joined(bounds: list[Bound]) -> Bound:
     return Bound(*(torch.cat(column) for column in columns))
 
 
-def _numbers(subject: Subject, n: int) -> Tensor:
+def image_numbers(subject: Subject, n: int) -> Tensor:
     """The numbers of the test images: all, or ``n`` at random, in order."""
     numbers = torch.arange(len(subject.data.test))
     if n >= len(numbers):
@@ -116,14 +117,14 @@ def likelihood(subject: Subject) -> Results:
     """
     n = subject.count(10_000, quick=500)
     k = subject.repeats(1000, quick=100)
-    bounds = _bounds(subject, n, k)
+    found = bounds(subject, n, k)
     protocol = _protocol(subject, k)
     refined = {**protocol, "proposal": f"normal, {STEPS} steps on each image's ELBO"}
     encoder = {**protocol, "proposal": "q(z|x)"}
     return {
-        "log_likelihood_bound": _bound_result(subject, bounds.refined, refined),
-        "log_likelihood_bound_encoder": _bound_result(subject, bounds.encoder, encoder),
-        "elbo": _elbo_result(subject, bounds.encoder, encoder),
+        "log_likelihood_bound": _bound_result(subject, found.refined, refined),
+        "log_likelihood_bound_encoder": _bound_result(subject, found.encoder, encoder),
+        "elbo": _elbo_result(subject, found.encoder, encoder),
     }
 
 
@@ -181,85 +182,5 @@ def _bits_per_dim(subject: Subject, nats: float) -> float | None:
     return -nats / (dims * math.log(2)) + math.log2(255)
 
 
-# --------------------------------------------------------------------- scores
-
-
-@torch.no_grad()
-def scores(subject: Subject) -> Results:
-    """A table with a row for each test image, ``scores.csv`` in the run's directory, for finding outliers.
-
-    Columns: ``index`` in the test split, ``label``, ``squared_error`` (per pixel value, of the decoded mean of
-    q(z|x)), ``log_prior`` (of that mean, if the prior has a density), and, if p(x) has a bound, ``bound``
-    (nats) and ``effective_sample_size``.
-
-    Raises:
-        UserError: If the subject has no directory.
-    """
-    if subject.directory is None:
-        raise UserError("scores needs a run directory to write its table to")
-    n = subject.count(10_000, quick=500)
-    k = subject.repeats(100, quick=100)
-    protocol: dict[str, Any] = {}
-    bounds = None
-    if not any(need(subject) for need in _NEEDS):
-        bounds = _bounds(subject, n, k)
-        protocol["k"] = k
-    index = _numbers(subject, n)
-    test = subject.on_device(subject.data.test[index])
-    columns: dict[str, list[Any]] = {"index": index.tolist()}
-    if test.labels is not None:
-        columns["label"] = [_class_name(subject, label) for label in test.labels.tolist()]
-    columns |= _errors(subject.autoencoder, test)
-    if bounds is not None:
-        columns["bound"] = bounds.refined.bound.tolist()
-        columns["effective_sample_size"] = bounds.refined.sample_size.tolist()
-    path = subject.directory / "scores.csv"
-    write_atomically(path, lambda target: _write(target, columns))
-    protocol = {"file": path.name, "columns": list(columns), **protocol}
-    return {"scores": result(subject, float(len(index)), len(index), protocol)}
-
-
-def _class_name(subject: Subject, label: int) -> str:
-    """The name of a class; empty for an image without one."""
-    if label < 0:
-        return ""
-    return subject.data.classes[label]
-
-
-def _errors(autoencoder: Autoencoder, test: Split) -> dict[str, list[float]]:
-    """The columns ``squared_error`` and, if the prior has a density, ``log_prior``."""
-    errors = []
-    densities = []
-    for batch, q in posteriors(autoencoder, test):
-        z = q.mean
-        difference = autoencoder.decode(z, batch.context) - batch.x
-        errors.append(difference.square().flatten(1).mean(1))
-        if autoencoder.prior.has_log_prob:
-            prior = autoencoder.prior(batch.context)
-            densities.append(prior.log_prob(z))
-    columns = {"squared_error": torch.cat(errors).tolist()}
-    if densities:
-        columns["log_prior"] = torch.cat(densities).tolist()
-    return columns
-
-
-def _write(target: Any, columns: dict[str, list[Any]]) -> None:
-    """Write columns as a table; numbers have six digits."""
-    with open(str(target), "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(columns)
-        for row in zip(*columns.values(), strict=True):
-            table.writerow([_cell(value) for value in row])
-
-
-def _cell(value: float) -> float | str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return value
-
-
-_NEEDS = (density, stochastic_encoder, image_density)
-METRICS = {
-    "likelihood": Metric(likelihood, needs=_NEEDS),
-    "scores": Metric(scores),
-}
+NEEDS = (density, stochastic_encoder, image_density)
+METRICS = {"likelihood": Metric(likelihood, needs=NEEDS)}
