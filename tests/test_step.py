@@ -15,7 +15,7 @@ from pyro_lrp.data import Batch
 from pyro_lrp.schedules import ConstantThenLinear, Progress
 from pyro_lrp.trainer import Phase, Step, Trainer
 from pyro_lrp.trainer import step as step_module
-from pyro_lrp.trainer.devices import make_fabric
+from pyro_lrp.trainer.devices import make_fabric, matrix_products
 from pyro_lrp.trainer.optimizers import make_optimizers
 from pyro_lrp.trainer.prior_phase import EMA
 
@@ -223,3 +223,14 @@ def test_a_fixed_prior_steps_with_an_idle_optimizer():
     step = make_step(game)
     step.prepare(0, Progress(0, 0.0))
     assert torch.isfinite(step(batches(step, 0))["loss"])
+
+
+@pytest.mark.parametrize(("precision", "inside"), [("32", (False, True)), ("tf32", (True, True))])
+def test_tf32_is_used_within_a_training_alone(precision, inside):
+    def allowed():
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    before = allowed()
+    with matrix_products(precision):
+        assert allowed() == inside
+    assert allowed() == before == (False, True)

@@ -423,6 +423,7 @@ def test_bf16_mixed_trains_with_densities_in_float32():
     [
         ({"device": "tpu"}, "device must be"),
         ({"precision": "8"}, "precision must be"),
+        ({"precision": "tf32", "device": "cpu"}, "precision=tf32 needs a CUDA device, and this is cpu"),
         ({"batch_size": 65}, "batch_size"),
     ],
 )

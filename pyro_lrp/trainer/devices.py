@@ -15,9 +15,10 @@ from pyro_lrp.core.errors import UserError
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["check_shares", "choose_device", "make_fabric"]
+__all__ = ["check_shares", "choose_device", "make_fabric", "matrix_products"]
 
 _DEVICES = ("auto", "cpu", "cuda", "mps")
+_PRECISIONS = ("32", "tf32", "bf16-mixed")
 
 
 def make_fabric(device: str, precision: str, devices: int = 1, nodes: int = 1) -> Fabric:
@@ -28,7 +29,8 @@ def make_fabric(device: str, precision: str, devices: int = 1, nodes: int = 1) -
 
     Args:
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
-        precision: ``"32"``, or ``"bf16-mixed"``.
+        precision: ``"32"``; ``"tf32"``, of which :func:`matrix_products` is the other half; or
+            ``"bf16-mixed"``.
         devices: Processes on this machine, each with a device of its own; on the CPU each is one process.
         nodes: Machines. Under ``torchrun`` both are as it says.
 
@@ -39,9 +41,11 @@ def make_fabric(device: str, precision: str, devices: int = 1, nodes: int = 1) -
 
     kind: Any = "bf16-mixed"
     chosen = choose_device(device)
-    if precision not in ("32", "bf16-mixed"):
-        raise UserError(f"precision must be 32 or bf16-mixed, got {precision!r}")
-    if precision == "32":
+    if precision not in _PRECISIONS:
+        raise UserError(f"precision must be 32, tf32 or bf16-mixed, got {precision!r}")
+    if precision == "tf32" and chosen.type != "cuda":
+        raise UserError(f"precision=tf32 needs a CUDA device, and this is {chosen.type}")
+    if precision != "bf16-mixed":
         kind = "32-true"
     devices, nodes = _processes(devices, nodes)
     if devices * nodes == 1:
@@ -57,6 +61,27 @@ def make_fabric(device: str, precision: str, devices: int = 1, nodes: int = 1) -
         )
         fabric.launch()
     return fabric
+
+
+@contextmanager
+def matrix_products(precision: str) -> Iterator[None]:
+    """Within the block matrix products and convolutions on CUDA use TF32, if the precision is ``"tf32"``.
+
+    TF32 keeps the range of float32 and ten bits of its fraction. Otherwise torch's own settings stay, by which
+    convolutions use it and matrix products do not.
+    """
+    if precision != "tf32":
+        yield
+        return
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = True
+        yield
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.allow_tf32 = value
 
 
 def check_shares(devices: int, nodes: int, batch_size: int, prior_batch_size: int) -> None:

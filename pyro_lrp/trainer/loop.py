@@ -29,7 +29,7 @@ from pyro_lrp.trainer.bar import progress_bar, show
 from pyro_lrp.trainer.capture import StepFactory, choose_compile
 from pyro_lrp.trainer.checks import check_batches, check_data
 from pyro_lrp.trainer.decoder_phase import check_code_noise, decoder_batches
-from pyro_lrp.trainer.devices import check_shares, make_fabric
+from pyro_lrp.trainer.devices import check_shares, make_fabric, matrix_products
 from pyro_lrp.trainer.history import History
 from pyro_lrp.trainer.optimizers import check_options, check_players, make_optimizers
 from pyro_lrp.trainer.phases import Span, lay_out
@@ -72,7 +72,7 @@ class Trainer:
             prints and calls back.
         threads: CPU threads: a number; ``"auto"``, one for small networks and the idle cores for large ones; or
             None, torch's own number. A resumed run keeps the number that ``"auto"`` chose.
-        precision: ``"32"``, or ``"bf16-mixed"``, under which densities stay in float32.
+        precision: ``"32"``, ``"tf32"`` (CUDA), or ``"bf16-mixed"``, under which densities stay in float32.
         compile: ``"graph"`` replays each step from a CUDA graph, except of phases that no graph can hold;
             ``"off"`` does not; ``"auto"`` is graph on CUDA, else off. Both compute the same.
         report_every: Steps between rows of the metrics.
@@ -136,6 +136,7 @@ class Trainer:
             directory, callbacks = None, ()
         log = self.processes.only_first(log)
         self.threads = threads
+        self.precision = precision
         compile = choose_compile(compile, self.fabric.device, self.processes.size)
         self.step_factory = StepFactory(compile, log, processes=self.processes)
         self.game = game
@@ -201,7 +202,7 @@ class Trainer:
             state = self.processes.shared(snapshots.last(self.saver))
             self.threads = settled(self.threads, state.get("threads"), self._forward, self.log)
             stop = Stop(self.log, "stops after this step")
-            with limited(self.threads), stop.listening():
+            with limited(self.threads), matrix_products(self.precision), stop.listening():
                 self._prepare(state)
                 self._announce()
                 self._train(stop)
