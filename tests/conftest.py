@@ -1,5 +1,6 @@
 """What all tests share: few threads, a clean parameter store, the folder of real data if there is one."""
 
+import copy
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 import yaml
 from builders import jiggle, small_autoencoder
 from commands import QUICK, in_process, only_run
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 
 from pyro_lrp.data import conditions
 from pyro_lrp.trainer.history import History
@@ -17,6 +19,27 @@ from pyro_lrp.trainer.history import History
 _most = 1 if "PYTEST_XDIST_WORKER" in os.environ else int(os.environ.get("OMP_NUM_THREADS", "2"))
 torch.set_num_threads(min(_most, os.cpu_count() or 1))
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _files_are_parsed_once():
+    """Hydra parses each configuration file once, not in each of a thousand commands, unless it has changed."""
+    load = FileConfigSource.load_config
+    parsed = {}
+
+    def load_once(source, config_path):
+        path = Path(source.path, source._normalize_file_name(config_path))
+        if not path.is_file():
+            return load(source, config_path)
+        status = path.stat()
+        key = (str(path), source.provider, status.st_ino, status.st_mtime_ns, status.st_size)
+        if key not in parsed:
+            parsed[key] = load(source, config_path)
+        return copy.deepcopy(parsed[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FileConfigSource, "load_config", load_once)
+        yield
 
 
 @pytest.fixture(autouse=True)
