@@ -10,7 +10,8 @@ import torch
 import yaml
 from builders import jiggle, small_autoencoder
 from commands import QUICK, in_process, only_run
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.plugins import Plugins
 
 from pyro_lrp.data import conditions
 from pyro_lrp.trainer.history import History
@@ -24,22 +25,29 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 @pytest.fixture(scope="session", autouse=True)
 def _files_are_parsed_once():
     """Hydra parses each configuration file once, not in each of a thousand commands, unless it has changed."""
-    load = FileConfigSource.load_config
-    parsed = {}
+    Plugins.instance()  # finds the kinds of sources
+    with pytest.MonkeyPatch.context() as patch:
+        for scheme in ("file", "pkg"):
+            kind = SourcesRegistry.instance().resolve(scheme)
+            patch.setattr(kind, "load_config", _once(kind.load_config))
+        yield
+
+
+def _once(load):
+    """``load_config`` of a kind of sources, which copies what it knows."""
+    loaded = {}
 
     def load_once(source, config_path):
         path = Path(source.path, source._normalize_file_name(config_path))
-        if not path.is_file():
-            return load(source, config_path)
-        status = path.stat()
-        key = (str(path), source.provider, status.st_ino, status.st_mtime_ns, status.st_size)
-        if key not in parsed:
-            parsed[key] = load(source, config_path)
-        return copy.deepcopy(parsed[key])
+        key = [source.path, source.provider, config_path]
+        if path.is_file():
+            status = path.stat()
+            key += [status.st_ino, status.st_mtime_ns, status.st_size]
+        if tuple(key) not in loaded:
+            loaded[tuple(key)] = load(source, config_path)
+        return copy.deepcopy(loaded[tuple(key)])
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FileConfigSource, "load_config", load_once)
-        yield
+    return load_once
 
 
 @pytest.fixture(autouse=True)
@@ -73,11 +81,32 @@ def real_data() -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def lend_cache(tmp_path_factory):
+    """Fills an empty folder of a cache with the decoded images and the trained classifiers of other tests.
+
+    Their names are fingerprints of what they were made from, so that none is taken for another.
+    """
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # that of all workers
+
+    def lend(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for room in ("images", "classifiers", "locks"):
+            shared = base / "lent" / room
+            shared.mkdir(parents=True, exist_ok=True)
+            (folder / room).symlink_to(shared)
+        return folder
+
+    return lend
+
+
 @pytest.fixture
-def train(tmp_path, monkeypatch, capsys):
+def train(tmp_path, monkeypatch, capsys, lend_cache):
     """Runs a command, ``train`` unless another is named, in an empty folder: ``(code, stdout, stderr)``."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYRO_LRP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYRO_LRP_CACHE", str(lend_cache(tmp_path / "cache")))
 
     def run(*arguments, command="train"):
         return in_process(command, *arguments, capsys=capsys, monkeypatch=monkeypatch)

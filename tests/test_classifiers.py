@@ -28,9 +28,9 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def digits_cache(tmp_path_factory):
+def digits_cache(tmp_path_factory, lend_cache):
     """Where the classifier of the digits is trained once for all tests that take it from here."""
-    return tmp_path_factory.mktemp("digits")
+    return lend_cache(tmp_path_factory.mktemp("digits"))
 
 
 @pytest.fixture

@@ -100,10 +100,13 @@ def test_every_preset_has_the_papers_weights(model):
         assert identity["trainer"]["optimizers"]["discriminator"] == {"lr": 1e-5, "betas": [0.5, 0.9]}
 
 
+FEW = ("data.n=24", "batch_size=10")  # two steps of each phase
+VGG = ("weights.vgg19=random vgg19.npz", *FEW)
 NEEDS = {  # what a choice needs beside it
-    "model=vae_perceptual": ("weights.vgg19=random vgg19.npz",),
-    "likelihood=perceptual": ("weights.vgg19=random vgg19.npz",),
-    "likelihood=vunet": ("weights.vgg19=random vgg19.npz",),
+    "model=vae_perceptual": VGG,
+    "likelihood=perceptual": VGG,
+    "likelihood=vunet": VGG,
+    "network=infogan": FEW,
     "model=vunet": POSED,
     "model=vunet_flow": POSED,
     "network=vunet": ("model=vunet_flow", *POSED),

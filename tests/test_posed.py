@@ -30,12 +30,12 @@ class Nothing:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, lend_cache):
     """A run of each preset, trained once for a few steps."""
     folder = tmp_path_factory.mktemp("posed")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("PYRO_LRP_CACHE", str(folder / "cache"))
+        patch.setenv("PYRO_LRP_CACHE", str(lend_cache(folder / "cache")))
         for model in MODELS:
             arguments = (f"model={model}", *SMALL, "epochs=1", "prior_epochs=1", f"name={model}")
             code, _, _ = in_process("train", *arguments, capsys=Nothing(), monkeypatch=patch)

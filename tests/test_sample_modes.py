@@ -12,11 +12,12 @@ QUICK = ("epochs=1", "prior_epochs=1", "device=cpu", "progress=false")
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, lend_cache):
     """Runs of digits by name, trained once: with a flow, a mixture, given the class, in two dimensions."""
     folder = tmp_path_factory.mktemp("runs")
     patch = pytest.MonkeyPatch()
     patch.chdir(folder)
+    patch.setenv("PYRO_LRP_CACHE", str(lend_cache(folder / "cache")))
 
     class Nothing:
         def readouterr(self):

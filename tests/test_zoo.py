@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import ROOT, in_process
+from commands import ROOT
 
 import pyro_lrp
 
@@ -27,11 +27,9 @@ EVEN_ONLY = ("flow", "flow_on_mixture", "conditional_flow")  # the paper's flow 
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-
+def run(train):
     def command(name, *arguments):
-        return in_process(name, *arguments, capsys=capsys, monkeypatch=monkeypatch)
+        return train(*arguments, command=name)
 
     return command
 
@@ -82,14 +80,14 @@ def test_priors_of_latents_are_composed_in_yaml(run):
 @pytest.mark.parametrize("name", ZOO)
 def test_it_trains_resumes_bit_for_bit_reloads_and_samples(run, interrupt_at, name, beta):
     arguments = (
-        f"prior={name}", f"beta={beta}", "latent_dim=4", "epochs=1", "prior_epochs=1", "trainer.report_every=5",
-        "trainer.evaluations=2", "trainer.evaluation_images=50", "trainer.save_minutes=0", "data.limit=600",
-        "batch_size=50", *SMALL, *NEEDS.get(name, ()),
+        f"prior={name}", f"beta={beta}", "latent_dim=4", "epochs=1", "prior_epochs=1", "trainer.report_every=4",
+        "trainer.evaluations=2", "trainer.evaluation_images=20", "trainer.save_minutes=0", "data.limit=180",
+        "batch_size=20", *SMALL, *NEEDS.get(name, ()),
     )  # fmt: skip
     code, _, err = run("train", *arguments, "name=whole")
     assert code == 0, err
     # in the joint phase, then in the prior-only one, if there is one
-    stops = interrupt_at(7) if name == "standard_normal" else interrupt_at(7, 15)
+    stops = interrupt_at(4) if name == "standard_normal" else interrupt_at(4, 12)
     while stops:
         code, _, err = run("train", *arguments, "name=parts")
         assert (code, "interrupted" in err) == (130, True)
