@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 from pathlib import Path
 
 import pyro
@@ -9,7 +10,7 @@ import pytest
 import torch
 import yaml
 from builders import jiggle, small_autoencoder
-from commands import QUICK, in_process, only_run
+from commands import QUICK, Unread, in_process
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 
@@ -114,11 +115,46 @@ def train(tmp_path, monkeypatch, capsys, lend_cache):
     return run
 
 
+@pytest.fixture(scope="session")
+def _trained_once(tmp_path_factory, lend_cache):
+    """The folder where a training has run, which runs once for its arguments."""
+    folders = {}
+
+    def folder(arguments):
+        if arguments not in folders:
+            place = tmp_path_factory.mktemp("trained")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(place)
+                patch.setenv("PYRO_LRP_CACHE", str(lend_cache(place / "cache")))
+                code, _, _ = in_process("train", *arguments, capsys=Unread(), monkeypatch=patch)
+            assert code == 0
+            folders[arguments] = place
+        return folders[arguments]
+
+    return folder
+
+
 @pytest.fixture
-def strangers_run(train):
+def trained_by(train, _trained_once):
+    """Puts into the current folder what a training writes, for tests of what comes after it.
+
+    ``run = trained_by(*QUICK)`` is ``train(*QUICK)``, but for the time it takes.
+    """
+
+    def copied(*arguments):
+        place = _trained_once(arguments)
+        shutil.copytree(place / "runs", "runs", dirs_exist_ok=True)
+        shutil.copytree(place / "cache" / "runs", "cache/runs", dirs_exist_ok=True)  # what the user ran
+        (run,) = (path.relative_to(place) for path in place.glob("runs/*/seed_*"))
+        return run
+
+    return copied
+
+
+@pytest.fixture
+def strangers_run(trained_by):
     """A trained run, and a function that rewrites its configuration by a change of a dict."""
-    train(*QUICK)
-    run = only_run()
+    run = trained_by(*QUICK)
     original = yaml.safe_load((run / "config.yaml").read_text())
 
     def rewrite(**changes):

@@ -141,7 +141,7 @@ EXPERIMENTS = {
 
 def test_posed_small_trains_a_step_of_both_presets(train):
     for model in ("vunet", "vunet_flow"):
-        few = ("data.n=16", "data.test=4", "epochs=1", "device=cpu", "progress=false", f"name={model}")
+        few = ("data.n=16", "data.test=4", "epochs=1", *QUICK[3:], f"name={model}")
         code, _, err = train("experiment=posed_small", f"model={model}", "prior_epochs=1", *few)
         assert code == 0, err
         identity = yaml.safe_load(Path("runs", model, "seed_0", "config.yaml").read_text())
@@ -154,7 +154,7 @@ def test_posed_small_trains_a_step_of_both_presets(train):
 def test_every_experiment_trains_two_steps_on_its_real_data(train, real_data, experiment):
     short = ("epochs=1", "prior_epochs=1", "data.limit=250", "device=cpu", "progress=false")
     if EXPERIMENTS[experiment][0] == "celeba":
-        split = "data.split=[250,50]"
+        split = "data.split=[30,10]"
         short = (
             "epochs=1",
             "prior_epochs=1",

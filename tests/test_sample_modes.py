@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import in_process
+from commands import Unread, in_process
 from PIL import Image
 
 QUICK = ("epochs=1", "prior_epochs=1", "device=cpu", "progress=false")
@@ -19,10 +19,6 @@ def trained(tmp_path_factory, lend_cache):
     patch.chdir(folder)
     patch.setenv("PYRO_LRP_CACHE", str(lend_cache(folder / "cache")))
 
-    class Nothing:
-        def readouterr(self):
-            return "", ""
-
     for name, more in {
         "flow": (),
         "mixture": ("prior=mixture", "prior.components=3"),
@@ -30,7 +26,7 @@ def trained(tmp_path_factory, lend_cache):
         "two": ("latent_dim=2", "prior.layers=2", "prior.width=8"),
         "two_fixed": ("latent_dim=2", "model=vae"),
     }.items():
-        in_process("train", *QUICK, f"name={name}", *more, capsys=Nothing(), monkeypatch=patch)
+        in_process("train", *QUICK, f"name={name}", *more, capsys=Unread(), monkeypatch=patch)
     patch.undo()
     return folder / "runs"
 

@@ -136,7 +136,7 @@ def test_a_context_network_makes_features_of_a_context_first(run):
 
 
 def test_attributes_as_contexts_on_faces(run, real_data):
-    short = ("data.split=[250,50]", "data.limit=20", "batch_size=10", "prior_batch_size=10", *SMALL)
+    short = ("data.split=[30,10]", "data.limit=20", "batch_size=10", "prior_batch_size=10", *SMALL)
     faces = ("experiment=faces_small", "prior=conditional_flow", "epochs=1", "prior_epochs=1", *short)
     code, _, err = run("train", *faces, "context=[Smiling,Male]", f"data.root={real_data}", "name=f")
     assert code == 0, err
