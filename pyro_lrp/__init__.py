@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
 from typing import Any
 
 from pyro_lrp.core.aliases import Aliases
@@ -32,6 +33,7 @@ _SUBMODULES = (
     "priors",
     "reports",
     "schedules",
+    "sharing",
     "testing",
     "trainer",
     "transforms",
@@ -43,17 +45,38 @@ _ALIASES = {  # earlier names of modules
     "gradients": "core.gradients",
 }
 
-__all__ = ["Run", "fit", "load", "train", *_SUBMODULES, *_ALIASES]
+__all__ = ["Run", "export", "fit", "load", "train", *_SUBMODULES, *_ALIASES]
 
 sys.meta_path.append(Aliases({f"pyro_lrp.{old}": f"pyro_lrp.{new}" for old, new in _ALIASES.items()}))
 
 
+def load(folder: str | Path, **options: Any) -> Any:
+    """What a folder holds: the autoencoder of a run, or the prior that ``fit`` left.
+
+    Args:
+        folder: A run directory, or a folder of ``fit``; or ``hf:OWNER/NAME``, a run on the Hugging Face hub.
+        **options: ``allow_targets`` and, of a run, ``into``: see :func:`pyro_lrp.config.load` and
+            :func:`pyro_lrp.fitting.load`.
+
+    Returns:
+        An :class:`~pyro_lrp.models.Autoencoder` in eval mode, or a :class:`~pyro_lrp.fitting.Fitted`.
+
+    Raises:
+        UserError: If there is neither, or it is damaged.
+    """
+    from pyro_lrp.config.kinds import holds_prior
+
+    module = "config"
+    if holds_prior(folder):
+        module = "fitting"
+    return importlib.import_module(f"pyro_lrp.{module}").load(folder, **options)
+
+
 def __getattr__(name: str) -> Any:
     """Import submodules, classes and functions on first use, so that ``import pyro_lrp`` is fast."""
-    if name in ("Run", "load"):
-        config = importlib.import_module("pyro_lrp.config")
-        return getattr(config, name)
-    if name in ("fit", "train", *_SUBMODULES, *_ALIASES):  # the modules of two commands, which can be called
+    if name == "Run":
+        return importlib.import_module("pyro_lrp.config").Run
+    if name in ("export", "fit", "train", *_SUBMODULES, *_ALIASES):  # three are commands, which can be called
         module = _ALIASES.get(name, name)
         return importlib.import_module(f"pyro_lrp.{module}")
     raise AttributeError(f"module 'pyro_lrp' has no attribute {name!r}")

@@ -29,9 +29,9 @@ Fit a prior to codes that an autoencoder elsewhere made: no images and no networ
   seed=0 device=auto|cpu|cuda|mps threads=auto|N
   allow_targets=[]  modules of your own that the prior's configuration names
 
-In Python:
+The folder is one for sample (of codes), evaluate and check, as in evaluate run=runs/fit/NAME. In Python:
 
-  fitted = pyro_lrp.fit(codes, seconds=60)        # or pyro_lrp.fitting.load("runs/fit/NAME")
+  fitted = pyro_lrp.fit(codes, seconds=60)        # or pyro_lrp.load("runs/fit/NAME")
   fitted.sample(100), fitted.log_prob(codes), print(fitted), fitted.prior
 """
 
@@ -94,45 +94,35 @@ def _fit(typed: Typed) -> None:
     import numpy as np
 
     from pyro_lrp import fitting  # torch is imported here: --help does not wait for it
-    from pyro_lrp.fitting.files import read_arrays, select
+    from pyro_lrp.fitting.folder import remember_codes
 
     options = typed.options
-    file = options["codes"]
-    arrays = read_arrays(file)
-    codes = select(arrays, file, "codes", "z", "latents")
-    contexts = [arrays.get("context"), arrays.get("labels")]
-    context = next((array for array in contexts if array is not None), None)
-    if "context" in options:
-        context = select(read_arrays(options["context"]), options["context"], "context", "labels")
-    held_out = None
-    held_out_context = None
-    if "held_out" in options:
-        further = read_arrays(options["held_out"])
-        held_out = select(further, options["held_out"], "codes", "z", "latents")
-        held_out_context = further.get("context", further.get("labels"))
+    files = fitting.read_codes(options)
     prior: Any = typed.prior or "auto"
     if "prior=auto" in prior:
         if len(prior) > 1:
             raise UserError(f"{prior[-1]} needs a prior: say prior=NAME instead of prior=auto")
         prior = "auto"
     n = _whole(options, "n", 1000)
-    folder = _made(Path(options.get("out") or Path("runs", "fit", Path(file).stem)))
+    folder = _made(Path(options.get("out") or Path("runs", "fit", Path(options["codes"]).stem)))
+    allow_targets = [name for name in options.get("allow_targets", "").strip("[]").split(",") if name]
     threads = options.get("threads", "auto")
     fitted = fitting.fit(
-        codes,
-        context,
+        files.codes,
+        files.context,
         prior,
         _number(options, "seconds", 60.0),
-        held_out=held_out,
-        held_out_context=held_out_context,
+        held_out=files.held_out,
+        held_out_context=files.held_out_context,
         seed=_whole(options, "seed", 0),
         device=options.get("device", "auto"),
         threads=None if threads == "auto" else _whole(options, "threads", 1),
         config_dir=typed.config_dir,
-        allow_targets=[name for name in options.get("allow_targets", "").strip("[]").split(",") if name],
+        allow_targets=allow_targets,
         log=lambda line: print(printable(line), flush=True),
     )
     path = fitted.save(folder)
+    remember_codes(fitted, options, allow_targets)
     (folder / "table.txt").write_text(f"{fitted}\n", encoding="utf-8")
     print(f"\n{printable(str(fitted))}\n{path}")
     if n and not fitted.context_dim:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from omegaconf import DictConfig
 
 from pyro_lrp import config
 from pyro_lrp.config.command import command
+from pyro_lrp.config.kinds import holds_prior
 from pyro_lrp.core.errors import UserError
 
 _NOT_IN_NAMES = ("run", "mode", "out", "device", "threads", "allow_targets", "data", "other_data")
@@ -22,6 +25,9 @@ def main(cfg: DictConfig) -> None:
     from pyro_lrp.trainer.threads import use
 
     options = config.options(cfg)
+    if holds_prior(options["run"]):
+        _sample_codes(options)
+        return
     mode = options["mode"]
     if mode not in MODES:
         known = ", ".join(MODES)
@@ -36,6 +42,22 @@ def main(cfg: DictConfig) -> None:
     write = MODES[mode](Request(run, options), out.suffix.lower())
     for path in write(out):
         print(path)
+
+
+def _sample_codes(options: dict[str, Any]) -> None:
+    """Draw from a prior that was fitted to codes."""
+    from pyro_lrp.figures.codes import USED, write_samples
+    from pyro_lrp.trainer.threads import use
+
+    changed = config.changed(options, "sample", leave_out=_NOT_IN_NAMES)
+    unused = sorted(changed.keys() - {*USED})
+    if options["mode"] != "prior":
+        unused = ["mode"]
+    if unused:
+        known = ", ".join(USED)
+        raise UserError(f"{unused[0]} has no effect on a prior of codes, without networks; {known} have")
+    use(options["threads"])
+    print(write_samples(options, changed))
 
 
 if __name__ == "__main__":

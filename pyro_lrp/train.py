@@ -10,6 +10,7 @@ import shlex
 import shutil
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -119,16 +120,19 @@ def run_plan(plan: config.Plan, *, least: int = logging.DEBUG, words: bool = Tru
     run = config.Run.planned(plan)
     _refuse_uncomputable_metrics(run, circumstances)
     likelihood = run.prepare_likelihood(circumstances["weights"])
-    board = None
-    if circumstances["logger"] == "tensorboard":
-        board = reporting.TensorBoard(run.directory)
     pictures = SamplePictures(run.directory, run.settings.seed, run.data.train.context, run.condition)
     trainer = run.trainer(
         circumstances,
         log=LOG.info,
-        on_row=board or (lambda row: None),
         callbacks=[pictures, reporting.log_report],
     )
+    if trainer.processes.rank:
+        _follow(trainer)
+        return run
+    board = None
+    if circumstances["logger"] == "tensorboard":
+        board = reporting.TensorBoard(run.directory)
+        trainer.on_row = board
     with (
         run.claimed(overwrite=circumstances["overwrite"], extend=circumstances["extend"]),
         reporting.log_to(run.directory, bar=progress, least=least),
@@ -151,6 +155,15 @@ def run_plan(plan: config.Plan, *, least: int = logging.DEBUG, words: bool = Tru
     )
     _evaluate(trained, circumstances)
     return trained
+
+
+def _follow(trainer: Trainer) -> None:
+    """Train with the first process, which alone writes and prints, if it finds that something is left to do."""
+    from pyro_lrp.core.stopping import Stopped
+
+    with suppress(Stopped):
+        if trainer.processes.shared(None):
+            trainer.fit()
 
 
 def _refuse_uncomputable_metrics(run: config.Run, circumstances: dict[str, Any]) -> None:
@@ -200,6 +213,7 @@ def _train(run: config.Run, trainer: Trainer, circumstances: dict[str, Any]) -> 
     from pyro_lrp.trainer.reporting import LOG
 
     summary = rundir.read_summary(run.directory)
+    trainer.processes.shared(summary is None)  # the others wait to be told
     if summary is not None:
         LOG.info("%s is already trained: nothing is left to do (overwrite=true starts anew)", run.directory)
         return summary

@@ -119,6 +119,18 @@ def test_large_codes_are_left_to_mixtures():
     assert all("prior.covariance=diag" in name for name in tried)
 
 
+def priors_of(codes):
+    """The priors that are tried for codes, without their mixtures."""
+    return [name[:2] for name in candidates(checked_codes(codes)) if name[0] != "prior=mixture"]
+
+
+def test_maps_have_a_flow_of_maps_whatever_their_size():
+    assert ("prior=spatial_flow", "prior.shape=[4,2,2]") in priors_of(torch.randn(100, 4, 2, 2))
+    assert priors_of(torch.randn(40, 4, 32, 32)) == [("prior=spatial_flow", "prior.shape=[4,32,32]")]
+    assert priors_of(torch.randn(40, 3, 32, 32)) == []  # its couplings divide channels by two
+    assert not any("prior=spatial_flow" in name for name in priors_of(torch.randn(100, 16)))
+
+
 def contender(distance, error, nll):
     made = Contender(GAUSSIAN, checked_codes(Z), make_fabric("cpu", "32"), 0)
     made.distance = distance
@@ -184,12 +196,6 @@ def test_what_is_saved_is_what_was_fitted(tmp_path, prior):
     assert torch.equal(again.log_prob(Z[:3]), fitted.log_prob(Z[:3]))
     assert str(again) == str(fitted)
     assert (again.overrides, again.shape, again.seed) == (fitted.overrides, fitted.shape, fitted.seed)
-
-
-def test_other_commands_say_what_the_folder_holds(tmp_path):
-    pyro_lrp.fit(Z, prior=GAUSSIAN, seconds=5, threads=1).save(tmp_path)
-    with pytest.raises(UserError, match="it holds a prior of codes, without networks"):
-        pyro_lrp.load(tmp_path)
 
 
 def test_maps_come_back_as_maps(tmp_path):

@@ -12,7 +12,7 @@ import torch
 from builders import small_autoencoder
 from commands import ROOT, composed, in_process
 
-from pyro_lrp import data, fit, metrics, reproduce
+from pyro_lrp import data, export, fit, metrics, reproduce
 from pyro_lrp.report import parsed
 from pyro_lrp.reports.experiments import load
 
@@ -35,6 +35,8 @@ EXAMPLES = [  # sections with blocks of Python or YAML
     "pyro_lrp/fitting/README.md#In scikit-learn",
     "pyro_lrp/fitting/README.md#A VAE of diffusers",
     "pyro_lrp/fitting/README.md#A model of pythae",
+    "pyro_lrp/fitting/README.md#A model of scvi-tools",
+    "pyro_lrp/fitting/README.md#A prior for sbi",
     "pyro_lrp/metrics/README.md#Add a metric",
     "pyro_lrp/models/README.md#Your own PyTorch VAE",
     "pyro_lrp/objectives/README.md#With Pyro",
@@ -155,6 +157,27 @@ def test_a_model_of_pythae(run):
     assert names["pictures"].shape == (16, 1, 8, 8)
 
 
+def test_sharing_a_run(run):
+    _, outputs = run("pyro_lrp/sharing/README.md#Sharing a run")
+    assert "programs/sampler.pt2: images within" in outputs["export"]
+    assert Path("shared/README.md").is_file()
+
+
+@pytest.mark.filterwarnings("ignore")  # of scvi-tools and lightning
+def test_a_model_of_scvi_tools(run):
+    pytest.importorskip("scvi", reason="scvi-tools is an extra: pip install 'pyro_lrp[scvi]'")
+    names, _ = run("pyro_lrp/fitting/README.md#A model of scvi-tools")
+    assert names["counts"].shape == names["more"].shape == (100, 100)
+    assert torch.isfinite(names["bound"])
+    assert Path("learned/model.pt").exists()
+
+
+def test_a_prior_for_sbi(run):
+    pytest.importorskip("sbi", reason="sbi is an extra: pip install 'pyro_lrp[sbi]'")
+    names, _ = run("pyro_lrp/fitting/README.md#A prior for sbi")
+    assert names["samples"].shape == (100, 2)
+
+
 def test_svi(run):
     names, _ = run("pyro_lrp/objectives/README.md#With Pyro")
     assert torch.isfinite(torch.tensor(names["losses"])).all()
@@ -216,6 +239,9 @@ def test_commands_compose(path):
             continue
         if command == "fit":
             fit.parse(arguments)
+            continue
+        if command == "export":
+            export.parse(arguments)
             continue
         if command == "report":  # has no configuration
             parsed(arguments)

@@ -17,7 +17,7 @@ from torch import nn
 import pyro_lrp
 from pyro_lrp import config
 from pyro_lrp.config import bounds, rundir
-from pyro_lrp.core import files
+from pyro_lrp.core import checkpoint, files
 from pyro_lrp.core.errors import UserError
 
 FLOW = {"_target_": "pyro_lrp.priors.paper_flow", "dim": 8, "layers": 2, "width": 32}
@@ -223,6 +223,17 @@ def test_links_within_a_run_and_to_a_run_are_followed(train, trained_by):
     Path("alias").symlink_to(run)
     assert len(pyro_lrp.load("alias").sample(2)) == 2
     assert train("run=alias", "n=2", command="sample")[0] == 0
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_a_checkpoint_may_be_read_by_whom_the_user_lets_read_files(tmp_path, mask):
+    path = tmp_path / "last.safetensors"
+    before = os.umask(mask)
+    try:
+        checkpoint.save(path, {"step": 1, "x": torch.zeros(3)})
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~mask
 
 
 def test_a_write_follows_no_link_and_leaves_no_temporary(tmp_path):

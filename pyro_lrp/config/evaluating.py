@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,10 +17,10 @@ from pyro_lrp.config import rundir
 from pyro_lrp.config.run import Run
 from pyro_lrp.core.errors import TRACEBACK, UserError, printable
 from pyro_lrp.core.files import read_json
-from pyro_lrp.metrics import Subject
+from pyro_lrp.metrics import METRICS, Metric
 from pyro_lrp.metrics.evaluation import Evaluation, choose, table
 
-__all__ = ["evaluate_run", "has_results"]
+__all__ = ["evaluate_into", "evaluate_run", "has_results", "refuse_incomplete"]
 
 FILE = "evaluation.json"
 
@@ -79,21 +79,49 @@ def evaluate_run(
     names, left_out = choose(subject, metrics)
     if not quick:
         _print_missing(left_out, sys.stderr)  # now: the others may take hours
+    evaluation = evaluate_into(
+        run.directory, subject, names, _stamp(run), left_out, progress=progress, overwrite=overwrite
+    )
+    refuse_incomplete(evaluation, left_out, key, by_itself=quick)
+
+
+def evaluate_into(
+    directory: Path,
+    subject: Any,
+    names: Iterable[str],
+    stamp: dict[str, Any],
+    left_out: dict[str, str],
+    *,
+    progress: bool,
+    overwrite: bool,
+    metrics: Mapping[str, Metric] = METRICS,
+) -> Evaluation:
+    """Compute metrics, reuse those that a folder holds, add them to its ``evaluation.json``, and print a table.
+
+    Args:
+        directory: The folder.
+        subject: What the metrics are functions of.
+        names: Which of them.
+        stamp: Further entries that a stored result must have.
+        left_out: What is not computed, and why.
+        progress: Whether to show progress bars.
+        overwrite: Whether to compute again what is there.
+        metrics: The metrics by name.
+    """
 
     @contextmanager
     def bar(name: str) -> Iterator[None]:
         with _progress(subject, name, shown=progress):
             yield
 
-    with rundir.evaluating(run.directory):
-        path = run.directory / FILE
-        evaluation = Evaluation(subject, path, _stamp(run), overwrite=overwrite)
+    with rundir.evaluating(directory):
+        evaluation = Evaluation(subject, directory / FILE, stamp, overwrite=overwrite, metrics=metrics)
         try:
             for name in names:
                 evaluation.compute(name, bar)
         finally:  # an interruption too shows what is there
             _show(evaluation, left_out)
-    _refuse_incomplete(evaluation, left_out, key, by_itself=quick)
+    return evaluation
 
 
 def _stamp(run: Run) -> dict[str, Any]:
@@ -121,7 +149,7 @@ def _print_missing(reasons: dict[str, str], stream: TextIO) -> None:
         print(printable(f"not computed: {name} {reason}"), file=stream)
 
 
-def _refuse_incomplete(evaluation: Evaluation, left_out: dict[str, str], key: str, *, by_itself: bool) -> None:
+def refuse_incomplete(evaluation: Evaluation, left_out: dict[str, str], key: str, *, by_itself: bool) -> None:
     """Raise an error if a named metric has no result, ``auto`` has none, or the file is not written."""
     if evaluation.unwritten:
         reason = evaluation.unwritten.strerror
@@ -134,7 +162,7 @@ def _refuse_incomplete(evaluation: Evaluation, left_out: dict[str, str], key: st
 
 
 @contextmanager
-def _progress(subject: Subject, name: str, *, shown: bool) -> Iterator[None]:
+def _progress(subject: Any, name: str, *, shown: bool) -> Iterator[None]:
     """Show a progress bar for a metric; it restarts for each pass over images."""
     disable = None if shown else True  # with None, tqdm is silent unless stderr is a terminal
     with tqdm(desc=name, leave=False, dynamic_ncols=True, disable=disable) as bar:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from pyro_lrp.config.hub import located
 from pyro_lrp.config.run import Run, autoencoder_state
 from pyro_lrp.core import checkpoint
 from pyro_lrp.core.errors import UserError
@@ -21,7 +22,8 @@ def load(run: str | Path, *, into: Autoencoder | None = None, allow_targets: Seq
     ``into``.
 
     Args:
-        run: A run directory.
+        run: A run directory; or ``hf:OWNER/NAME``, perhaps with ``@REVISION``, of the Hugging Face hub (extra
+            ``hub``).
         into: The autoencoder to fill with the newest checkpoint, where it is; None to build one on the CPU.
         allow_targets: See :class:`Run`.
 
@@ -50,7 +52,7 @@ def load(run: str | Path, *, into: Autoencoder | None = None, allow_targets: Seq
     """
     if into is None:
         return Run(run, allow_targets=allow_targets).autoencoder
-    return _fill(into, Path(run).expanduser())
+    return _fill(into, located(run))
 
 
 def _fill(autoencoder: Autoencoder, directory: Path) -> Autoencoder:

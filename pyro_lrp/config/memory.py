@@ -28,7 +28,7 @@ class Memory:
     """What a run was trained with.
 
     Attributes:
-        places: Absolute paths of the data set, by key.
+        places: Absolute paths of the data, by key.
         allow_targets: Prefixes of targets that the user allowed.
     """
 
@@ -52,9 +52,9 @@ def remember(identity: dict[str, Any], places: Mapping[str, Any], allow_targets:
 
 def recall(identity: dict[str, Any]) -> Memory:
     """What a run of this identity was trained with by this user; empty if there was none."""
-    with suppress(OSError, UserError, ValueError, TypeError, KeyError):
+    with suppress(OSError, UserError, ValueError, TypeError, KeyError, AttributeError):
         content = read_json(_path(identity))
-        places = {key: str(content["places"][key]) for key in PLACES if key in content["places"]}
+        places = {str(key): str(place) for key, place in content["places"].items()}
         return Memory(places, [str(prefix) for prefix in content["allow_targets"]])
     return Memory()
 

@@ -24,6 +24,8 @@ __all__ = ["Plan", "changed", "chosen", "options", "plan"]
 
 CIRCUMSTANCES = (
     "device",
+    "devices",
+    "nodes",
     "logger",
     "progress",
     "overwrite",

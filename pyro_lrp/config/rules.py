@@ -172,6 +172,8 @@ RULES: dict[str, Rule] = {
     "overwrite": _FLAG,
     "extend": _FLAG,
     "other_data": _FLAG,
+    "devices": _COUNT,
+    "nodes": _COUNT,
     "compile": Rule(_is_compile, "auto, off or graph"),
     "threads": Rule(_is_threads, "auto, or a whole number of at least 1"),
     "logger": _one_of("none", "tensorboard"),

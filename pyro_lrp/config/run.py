@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from pyro_lrp.config import build, rundir
+from pyro_lrp.config.hub import located
 from pyro_lrp.config.identity import Identity
 from pyro_lrp.config.memory import Memory, recall, remember
 from pyro_lrp.config.plan import Plan
@@ -32,7 +33,7 @@ class Run:
     """A run directory with its model and its data, each read once, on first access.
 
     Args:
-        directory: The run directory, wherever it lies.
+        directory: The run directory, wherever it lies; or ``hf:OWNER/NAME``, of the Hugging Face hub.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         data_root: The folder of data sets; None for the default of ``train``.
         data_path: The file or folder of a run that was trained on your own files. Paths that the run records
@@ -61,7 +62,7 @@ class Run:
         other_data: bool = False,
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.directory = Path(directory).expanduser()
+        self.directory = located(directory)
         self.device = choose_device(device)
         self.typed = {key: place for key, place in (places or {}).items() if place is not None}
         if data_root is not None:
@@ -332,6 +333,17 @@ class Run:
             context = self.condition.parse(context, n)
         return self.autoencoder.draw(n, temperature, context.to(self.device))
 
+    def export(self, folder: str | Path, **options: Any) -> Path:
+        """Write the run as a folder to share, and return it; see :func:`pyro_lrp.sharing.export`.
+
+        Args:
+            folder: A folder that does not exist, or is empty.
+            **options: Further arguments, such as ``programs=["pt2"]``.
+        """
+        import pyro_lrp  # the folder is made above: with pictures and reports
+
+        return pyro_lrp.export(self, folder, **options)
+
     def trainer(self, circumstances: Mapping[str, Any], **options: Any) -> Trainer:
         """The trainer of a planned run.
 
@@ -361,6 +373,8 @@ class Run:
             validation=settings.validation,
             precision=str(settings.precision),
             device=circumstances["device"],
+            devices=circumstances["devices"],
+            nodes=circumstances["nodes"],
             progress=circumstances["progress"],
             save_minutes=circumstances["trainer.save_minutes"],
             threads=circumstances["threads"],

@@ -15,6 +15,7 @@ import yaml
 
 from pyro_lrp.config.bounds import read_yaml
 from pyro_lrp.config.build import PLACES
+from pyro_lrp.config.kinds import holds_prior
 from pyro_lrp.config.rules import Rule
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.files import read_json, read_npz, remove_temporaries, write_atomically
@@ -24,7 +25,6 @@ from pyro_lrp.data.fingerprint import TrainedOn
 
 __all__ = [
     "NEUTRAL",
-    "PRIOR_FILE",
     "claimed",
     "evaluating",
     "read_identity",
@@ -33,9 +33,6 @@ __all__ = [
     "refuse_links",
     "write_trained_on",
 ]
-
-PRIOR_FILE = "prior.safetensors"
-"""The file of a prior that was fitted to codes, in a folder of its own."""
 
 _PRESET = re.compile(r"\w[\w .+-]*")
 
@@ -209,8 +206,8 @@ def _why_no_run(directory: Path) -> str:
     """What a folder without a configuration is, and what to name or to do instead."""
     if not directory.exists():
         return "there is no such folder"
-    if (directory / PRIOR_FILE).is_file():
-        return "it holds a prior of codes, without networks; in Python, pyro_lrp.fitting.load reads it"
+    if holds_prior(directory):
+        return "it holds a prior of codes, without networks: sample, evaluate, check and pyro_lrp.load read it"
     if (directory / "checkpoints").is_dir():
         return (
             "it has no config.yaml, so it was trained from Python: build the model with the same code, and "

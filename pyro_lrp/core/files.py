@@ -6,6 +6,7 @@ import json
 import math
 import os
 import secrets
+import stat
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -79,8 +80,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     # tempfile.mkstemp would do the same, but its mode hides the file from the user's group
     create = os.O_CREAT | os.O_EXCL | os.O_WRONLY
     os.close(os.open(temporary, create, 0o666))
+    mode = stat.S_IMODE(temporary.stat().st_mode)
     try:
         write(temporary)
+        os.chmod(temporary, mode)  # safetensors puts a file of its own there, which others may not read
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

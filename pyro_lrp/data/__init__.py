@@ -2,6 +2,7 @@
 
 from pyro_lrp.data.arrays import digits, fake, from_arrays, from_dataset, npz
 from pyro_lrp.data.batch import Batch, no_context
+from pyro_lrp.data.batches import Batches
 from pyro_lrp.data.celeba import celeba
 from pyro_lrp.data.cifar10 import cifar10
 from pyro_lrp.data.conditions import (
@@ -14,7 +15,7 @@ from pyro_lrp.data.conditions import (
     condition_of,
     with_context,
 )
-from pyro_lrp.data.dataset import Batches, ImageData, Split, at_once, chunks
+from pyro_lrp.data.dataset import ImageData, Split, at_once, chunks
 from pyro_lrp.data.deepfashion import deepfashion
 from pyro_lrp.data.folder import folder
 from pyro_lrp.data.mnist import fashion_mnist, mnist

@@ -1,4 +1,4 @@
-"""Image data sets as uint8 tensors, and batches of them in an order that is a function of seed and step.
+"""Image data sets as uint8 tensors.
 
 Small data sets are kept and indexed on the device: no worker processes, no transfer in the training step.
 """
@@ -6,7 +6,6 @@ Small data sets are kept and indexed on the device: no worker processes, no tran
 from __future__ import annotations
 
 import hashlib
-import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,14 +15,16 @@ from torch import Tensor
 
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.pixels import as_bytes
-from pyro_lrp.core.randomness import derive_seed
 from pyro_lrp.data.batch import Batch, no_context
 from pyro_lrp.data.parts import choose
+from pyro_lrp.data.rows import pick, read
 
-__all__ = ["Batches", "ImageData", "Split", "at_once", "chunks"]
+__all__ = ["ImageData", "Split", "at_once", "chunks"]
 
-# Bytes. A larger split stays in host memory (or mapped into it), and only its batches move to the device.
+# Bytes. A larger split stays in host memory (or mapped into it), and only its batches move to the device; a GPU
+# says itself how much it can hold.
 _RESIDENT = 4 << 30
+_AT_ONCE = 1000  # images that are read at once, since they may be mapped from a file
 
 Rows = slice | Tensor
 
@@ -33,8 +34,9 @@ class Split:
     """Images with their labels and other properties, row by row.
 
     Attributes:
-        images: uint8, shape ``(N, C, H, W)``; may be mapped from a file. Floats in [0, 1] are rounded to 256
-            levels, as files hold them; other ranges are for :func:`pyro_lrp.data.from_arrays`.
+        images: uint8, shape ``(N, C, H, W)``; may be mapped from a file, and some rows of a large array are
+            :class:`~pyro_lrp.data.rows.ImageRows`. Floats in [0, 1] are rounded to 256 levels, as files hold
+            them; other ranges are for :func:`pyro_lrp.data.from_arrays`.
         labels: Class labels, int64 of shape ``(N,)``, -1 for an image without one; None if no image has one.
         attributes: Binary attributes, bool of shape ``(N, A)``, or None.
         context: The context of each image, float32 of shape ``(N, context_dim)``; of length 0 by default.
@@ -45,7 +47,7 @@ class Split:
         UserError: If the images are no images, or the labels no whole numbers of the same length.
     """
 
-    images: Tensor
+    images: Any
     labels: Tensor | None = None
     attributes: Tensor | None = None
     context: Tensor = None  # type: ignore[assignment]
@@ -62,16 +64,11 @@ class Split:
         return len(self.images)
 
     def __getitem__(self, index: Rows) -> Split:
-        def select(tensor: Tensor) -> Tensor:
-            if isinstance(index, Tensor):
-                return tensor[index.to(tensor.device)]
-            return tensor[index]
-
-        return self._map(select)
+        return self._map(lambda tensor: pick(tensor, index))
 
     def to(self, device: torch.device) -> Split:
         """Move the split to a device; if it is very large, only its batches will be moved there."""
-        is_large = self.images.numel() > _RESIDENT
+        is_large = self.images.numel() > _room(device)
         if is_large and device.type != "cpu":
             return replace(self, device=device)
         moved = self._map(lambda tensor: tensor.to(device))
@@ -79,12 +76,29 @@ class Split:
 
     def batch(self, index: Rows) -> Batch:
         """The images at ``index`` in [0, 1], and their contexts, in torch's default dtype."""
-        part = self[index]
+        return self[index].sent()
+
+    def gathered(self, index: Tensor) -> Split:
+        """The images at ``index`` in host memory, pinned if their batches go to a GPU."""
+        part = self[index]._map(read)
+        if self.device is not None and self.device.type == "cuda":
+            return part._map(Tensor.pin_memory)
+        return part
+
+    def sent(self) -> Batch:
+        """All images as one batch, on the device of batches."""
+        part = self._map(read)
         if self.device is not None:
-            part = part._map(lambda tensor: tensor.to(self.device))
+            part = part._map(lambda tensor: tensor.to(self.device, non_blocking=True))
         dtype = torch.get_default_dtype()
         x = part.images.to(dtype).div_(255.0)
         return Batch(x, part.labels, part.context.to(dtype))
+
+    def rows_on(self, device: torch.device) -> torch.device:
+        """Where the numbers of rows belong, of batches on a device: beside the images."""
+        if self.device is not None:
+            return self.images.device
+        return device
 
     def joined(self, other: Split) -> Split:
         """The images of this split, then those of another one with the same properties."""
@@ -98,7 +112,7 @@ class Split:
 
         extras = {name: torch.cat([tensor, other.extras[name]]) for name, tensor in self.extras.items()}
         return Split(
-            images=torch.cat([self.images, other.images]),
+            images=torch.cat([*self.images.split(_AT_ONCE), *other.images.split(_AT_ONCE)]),
             labels=join(self.labels, other.labels),
             attributes=join(self.attributes, other.attributes),
             context=torch.cat([self.context, other.context]),
@@ -120,12 +134,13 @@ class Split:
         shape = tuple(self.images.shape)
         digest = hashlib.sha256(repr(shape).encode())
         for tensor in (self.images, self.labels, self.attributes, *self.extras.values()):
-            if tensor is not None:
-                array = tensor.contiguous().cpu().numpy()
-                digest.update(array.data)
+            if tensor is not None and len(tensor):
+                for rows in tensor.split(_AT_ONCE):
+                    array = rows.contiguous().cpu().numpy()
+                    digest.update(array.data)
         return digest.hexdigest()[:16]
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Split:
+    def _map(self, change: Callable[[Any], Any]) -> Split:
         """The split with ``change`` applied to every tensor."""
         labels = self.labels
         if labels is not None:
@@ -143,7 +158,15 @@ class Split:
         )
 
 
-def _as_uint8(images: Tensor) -> Tensor:
+def _room(device: torch.device) -> int:
+    """The bytes of images that a device may hold: half of what is free on a GPU."""
+    if device.type != "cuda":
+        return _RESIDENT
+    free, _ = torch.cuda.mem_get_info(device)
+    return free // 2
+
+
+def _as_uint8(images: Any) -> Any:
     """The images of a split, of which floats are rounded to bytes; the caller's tensor is never changed."""
     if images.dim() != 4:
         raise UserError(f"images must have the shape (N, C, H, W), got {tuple(images.shape)}")
@@ -286,75 +309,6 @@ class ImageData:
         if self.validation is None:
             return 0.1
         return 0.0
-
-
-class Batches:
-    """An endless stream of batches: batch ``step`` of ``stream`` depends only on these two and the seed.
-
-    Each epoch is a fresh shuffle without its last, partial batch. No state has to be saved to resume.
-
-    Args:
-        source: Anything that can be indexed by a tensor.
-        batch_size: At most ``length``.
-        seed: Seed of the shuffles.
-        fetch: Maps ``source`` and an index tensor to a batch; ``source[index]`` by default.
-        device: Device of the indices.
-        length: Number of rows of the source; ``len(source)`` if None.
-    """
-
-    def __init__(
-        self,
-        source: Any,
-        batch_size: int,
-        *,
-        seed: int = 0,
-        fetch: Callable[[Any, Tensor], Any] | None = None,
-        device: torch.device | str = "cpu",
-        length: int | None = None,
-    ) -> None:
-        if length is None:
-            length = len(source)
-        if not 1 <= batch_size <= length:
-            raise UserError(f"batch_size must be between 1 and the {length} images there are, got {batch_size}")
-        self.length = length
-        self.source = source
-        self.batch_size = batch_size
-        self.seed = seed
-        self.device = device
-        self.fetch = fetch or operator.getitem
-        self._order: dict[int, tuple[int, Tensor]] = {}  # stream -> epoch and its shuffle
-
-    def __len__(self) -> int:
-        return self.length
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.length // self.batch_size
-
-    def at(self, step: int, stream: int = 0) -> Any:
-        """Batch number ``step``, from 0; streams 1, 2, ... are independent minibatches of the same step."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        order = self._shuffle(stream, epoch)
-        start = position * self.batch_size
-        rows = order[start : start + self.batch_size]
-        return self.fetch(self.source, rows)
-
-    def joined(self, count: int) -> Any:
-        """The first ``count`` batches as one, or all rows if there are fewer."""
-        rows = self._shuffle(0, 0)[: count * self.batch_size]
-        return self.fetch(self.source, rows)
-
-    def _shuffle(self, stream: int, epoch: int) -> Tensor:
-        """The order of the rows in an epoch, kept until the stream reaches another epoch."""
-        kept = self._order.get(stream)
-        if kept is not None and kept[0] == epoch:
-            return kept[1]
-        seed = derive_seed(self.seed, "order", stream, epoch)
-        generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(self.length, generator=generator)
-        order = order.to(self.device)
-        self._order[stream] = (epoch, order)
-        return order
 
 
 def at_once(height: int, width: int) -> int:

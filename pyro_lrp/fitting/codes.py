@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ __all__ = ["CodeSet", "checked_codes"]
 FEWEST = 40  # codes; half of them may be held out
 _SHARE = 0.1  # of the codes that is held out
 _MOST_HELD_OUT = 5000
+_AT_ONCE = 1000  # codes that are read at once
 
 
 class CodeSet(NamedTuple):
@@ -28,6 +30,7 @@ class CodeSet(NamedTuple):
         context: Contexts of the training codes, shape ``(N, context_dim)``; of length 0 if there are none.
         held_out_context: Contexts of the held-out codes.
         shape: Shape of one code as it was given, ``(d,)`` or ``(C, H, W)``.
+        classes: Number of classes, if contexts are class labels; 0 if they are numbers, or there are none.
     """
 
     train: Tensor
@@ -35,6 +38,7 @@ class CodeSet(NamedTuple):
     context: Tensor
     held_out_context: Tensor
     shape: torch.Size
+    classes: int = 0
 
     @property
     def dim(self) -> int:
@@ -45,6 +49,15 @@ class CodeSet(NamedTuple):
     def context_dim(self) -> int:
         """The length of a context."""
         return self.context.shape[1]
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that depend on all codes and contexts, and on which are held out."""
+        digest = hashlib.sha256(repr((self.shape, self.classes)).encode())
+        for part in (self.train, self.held_out, self.context, self.held_out_context):
+            for rows in part.split(_AT_ONCE):
+                digest.update(rows.contiguous().numpy().data)
+        return digest.hexdigest()[:16]
 
     def codes(self, device: torch.device) -> Codes:
         """The training codes as posteriors without noise."""
@@ -90,7 +103,7 @@ def checked_codes(
         order = some_rows(len(z), len(z), "fit", "held out", seed=seed)
         count = min(_MOST_HELD_OUT, max(FEWEST // 2, round(_SHARE * len(z))))
         other, own = order[:count], order[count:]
-        return CodeSet(flat[own], flat[other], c[own], c[other], shape)
+        return CodeSet(flat[own], flat[other], c[own], c[other], shape, classes or 0)
     further = _floats(held_out, "held_out")
     if further.shape[1:] != shape:
         raise UserError(f"held_out: expected codes of shape {tuple(shape)}, got {tuple(further.shape[1:])}")
@@ -100,7 +113,7 @@ def checked_codes(
     if (held_out_context is None) != (context is None):
         raise UserError("context and held_out_context: give both or neither")
     further_context = _contexts(held_out_context, len(further), classes, "held_out_context")
-    return CodeSet(flat, further.flatten(1), c, further_context, shape)
+    return CodeSet(flat, further.flatten(1), c, further_context, shape, classes or 0)
 
 
 def _floats(values: Any, name: str) -> Tensor:

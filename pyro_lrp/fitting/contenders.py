@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Contender", "candidates"]
 
-_BATCH = 200
+_BATCH = 200  # codes of up to 1,024 dimensions; of longer ones fewer, since networks of maps keep much of each
+_LEAST = 20
 _RATE = 1e-3
 _FULL = 256  # dimensions up to which a mixture has full covariances
 _BY_GRADIENTS = 1024  # dimensions up to which a minute of gradient descent is worth trying on a CPU
@@ -56,13 +57,30 @@ def candidates(codes: CodeSet) -> list[tuple[str, ...]]:
         further.append("prior.covariance=diag")
     mixtures = [("prior=mixture", f"prior.components={k}", *further) for k in sizes]
     if codes.dim > _BY_GRADIENTS:
-        return mixtures
+        return [*mixtures, *_of_maps(codes)]
     flows = [
+        *_of_maps(codes),
         ("prior=flow_matching",),
         ("prior=flow", "prior.whiten=standardize", "prior.width=256"),
         ("prior=spline", "prior.whiten=standardize"),
     ]
     return [*mixtures, *flows]
+
+
+def _of_maps(codes: CodeSet) -> list[tuple[str, ...]]:
+    """The flow of codes that are maps, if its couplings can divide their channels."""
+    if len(codes.shape) == 1 or codes.shape[0] % 2:
+        return []
+    shape = ",".join(map(str, codes.shape))
+    return [
+        (
+            "prior=spatial_flow",
+            f"prior.shape=[{shape}]",
+            "prior.whiten=standardize",
+            "prior.layers=8",
+            "prior.width=64",
+        )
+    ]
 
 
 @dataclass
@@ -177,7 +195,7 @@ class Contender:
         self._step = Step(self.game, self.game.turns("prior_only"), optimizers, self.fabric, seed=self.seed)
         self._batches = Batches(
             codes,
-            min(_BATCH, len(codes.loc)),
+            min(max(_LEAST, min(_BATCH, _BATCH * 1024 // self.codes.dim)), len(codes.loc)),
             seed=derive_seed(self.seed, "fit", "order"),
             fetch=Codes.rows,
             device=device,

@@ -90,20 +90,17 @@ def fit(
         best = contest.winner(contenders)
         rows = [*contest.refused, *(_row(contender) for contender in contenders)]
     best.prior.eval()
-    return Fitted(
-        best.prior,
-        tuple(best.overrides),
-        best.identity,
-        checked.shape,
-        checked.context_dim,
-        seed,
-        rows,
-        CRITERION,
-    )
+    return _fitted(best, checked, seed, rows, CRITERION)
 
 
 def fit_one(
-    codes: Tensor, prior: Sequence[str], seconds: float, *, seed: int = 0, device: str = "cpu"
+    codes: Tensor,
+    prior: Sequence[str],
+    seconds: float,
+    *,
+    context: Tensor,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> Fitted:
     """Fit one prior to all of some codes, without held-out ones and without a judgement.
 
@@ -111,6 +108,7 @@ def fit_one(
         codes: Finite floats, ``(N, d)``.
         prior: The prior as it would be typed.
         seconds: The time for gradient descent, in seconds.
+        context: Finite floats, ``(N, context_dim)``; of length 0 for an unconditional density.
         seed: Of parameters, order and noise.
         device: As for :func:`fit`.
 
@@ -118,21 +116,28 @@ def fit_one(
         UserError: If the prior is unknown, or cannot be fitted to these codes.
     """
     none = codes[:0]
-    checked = CodeSet(codes, none, codes[:, :0], none[:, :0], codes.shape[1:])
+    checked = CodeSet(codes, none, context, context[:0], codes.shape[1:])
     fabric = make_fabric(device, "32")
     with untouched_generators(), limited(affordable()):
         contender = Contender(prior, checked, fabric, seed)
         contender.learn(seconds)
     contender.prior.eval()
+    return _fitted(contender, checked, seed, [_row(contender)], "none: one prior alone")
+
+
+def _fitted(best: Contender, codes: CodeSet, seed: int, table: Sequence[Row], criterion: str) -> Fitted:
+    """What is returned."""
     return Fitted(
-        contender.prior,
-        tuple(prior),
-        contender.identity,
-        checked.shape,
-        0,
+        best.prior,
+        tuple(best.overrides),
+        best.identity,
+        codes.shape,
+        codes.context_dim,
+        codes.classes,
+        codes.fingerprint,
         seed,
-        [_row(contender)],
-        "none: one prior alone",
+        table,
+        criterion,
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
@@ -15,11 +16,66 @@ from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.files import read_npz
 from pyro_lrp.features.weights import unpickled
 
-__all__ = ["SUFFIXES", "read_arrays", "select"]
+__all__ = ["SUFFIXES", "CodeFiles", "read_arrays", "read_codes", "read_context"]
 
+_CODES = ("codes", "z", "latents")  # names of an array of codes
 SUFFIXES = (".npy", ".npz", ".pt", ".safetensors")
 _MAPPED = 1 << 28  # bytes; a larger .npy file stays on disk until its rows are read
 _ERRORS = (OSError, ValueError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError)
+
+
+class CodeFiles(NamedTuple):
+    """The arrays of some files, as :func:`~pyro_lrp.fitting.checked_codes` takes them.
+
+    Attributes:
+        codes: The codes.
+        context: Their contexts or labels, or None.
+        held_out: Further codes, or None.
+        held_out_context: Their contexts or labels, or None.
+    """
+
+    codes: Any
+    context: Any
+    held_out: Any
+    held_out_context: Any
+
+
+def read_codes(places: Mapping[str, str | None]) -> CodeFiles:
+    """The codes of a file, and what is beside them.
+
+    An array ``labels`` or ``context`` in the file of codes is their context.
+
+    Args:
+        places: Files by ``codes``, and perhaps by ``context`` and ``held_out``.
+
+    Raises:
+        UserError: If one cannot be read, or does not say which array is meant.
+    """
+    file = str(places["codes"])
+    arrays = read_arrays(file)
+    codes = _select(arrays, file, *_CODES)
+    context = _context(arrays)
+    if places.get("context") is not None:
+        context = read_context(str(places["context"]))
+    if places.get("held_out") is None:
+        return CodeFiles(codes, context, None, None)
+    of_held_out = str(places["held_out"])
+    further = read_arrays(of_held_out)
+    return CodeFiles(codes, context, _select(further, of_held_out, *_CODES), _context(further))
+
+
+def read_context(file: str) -> Any:
+    """The contexts or labels of a file.
+
+    Raises:
+        UserError: If it cannot be read, or does not say which array is meant.
+    """
+    return _select(read_arrays(file), file, "context", "labels")
+
+
+def _context(arrays: dict[str, Any]) -> Any:
+    """The contexts or labels beside codes, or None."""
+    return arrays.get("context", arrays.get("labels"))
 
 
 def read_arrays(path: str | Path) -> dict[str, Any]:
@@ -58,7 +114,7 @@ def _read(path: Path) -> Any:
     return load_file(path)
 
 
-def select(arrays: dict[str, Any], path: str | Path, *names: str) -> Any:
+def _select(arrays: dict[str, Any], path: str | Path, *names: str) -> Any:
     """The array of one of some names, or the only one there is.
 
     Raises:

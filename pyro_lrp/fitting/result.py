@@ -11,15 +11,17 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from pyro_lrp.config.build import build_prior
-from pyro_lrp.config.rundir import PRIOR_FILE
+from pyro_lrp.config.kinds import PRIOR_FILE
+from pyro_lrp.config.memory import recall
 from pyro_lrp.core import checkpoint
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.modules import eval_mode
 from pyro_lrp.priors import Prior
 
-__all__ = ["Fitted", "Row", "load"]
+__all__ = ["Fitted", "Row", "load", "remembered_as"]
 
 _AT_ONCE = 1000  # codes
 _INFINITE = "infinite"  # which JSON has no number for
@@ -59,6 +61,8 @@ class Fitted:
         identity: The configuration that builds it.
         shape: Shape of one code as it was given.
         context_dim: Length of a context; 0 if there is none.
+        classes: Number of classes, if contexts are class labels; else 0.
+        fingerprint: 16 hexadecimal digits that depend on the codes.
         seed: Of the fit.
         table: All priors that were tried.
         criterion: By which they were compared.
@@ -69,6 +73,8 @@ class Fitted:
     identity: dict[str, Any]
     shape: torch.Size
     context_dim: int
+    classes: int
+    fingerprint: str
     seed: int
     table: Sequence[Row]
     criterion: str
@@ -79,10 +85,11 @@ class Fitted:
 
         Args:
             n: Their number.
-            context: The contexts, ``(n, context_dim)``, or one for all, ``(context_dim,)``.
+            context: The contexts, ``(n, context_dim)``, or one for all, ``(context_dim,)``. Of a prior that was
+                fitted to class labels also labels, ``(n,)``, or one for all, as whole numbers.
             temperature: Factor of the standard deviation of the prior's base.
         """
-        c = self._context(context, n)
+        c = self.contexts(context, n)
         parts = []
         with eval_mode(self.prior), pyro.validation_enabled(False):
             for part in c.split(_AT_ONCE):
@@ -94,8 +101,8 @@ class Fitted:
         """Log p(z) of codes ``(N, *shape)`` in nats, shape ``(N,)``."""
         if codes.shape[1:] != self.shape:
             raise ValueError(f"expected codes of shape {tuple(self.shape)}, got {tuple(codes.shape[1:])}")
-        flat = codes.flatten(1).to(self._device, torch.float32)
-        c = self._context(context, len(flat))
+        flat = codes.flatten(1).to(self.device, torch.float32)
+        c = self.contexts(context, len(flat))
         parts = []
         with eval_mode(self.prior), pyro.validation_enabled(False):
             for z, part in zip(flat.split(_AT_ONCE), c.split(_AT_ONCE), strict=True):
@@ -113,7 +120,8 @@ class Fitted:
         rows = [[_INFINITE if value == math.inf else value for value in row] for row in self.table]
         tree = {
             "overrides": [*self.overrides], "identity": self.identity, "shape": [*self.shape],
-            "context_dim": self.context_dim, "seed": self.seed, "table": rows, "criterion": self.criterion,
+            "context_dim": self.context_dim, "classes": self.classes, "fingerprint": self.fingerprint,
+            "seed": self.seed, "table": rows, "criterion": self.criterion,
         }  # fmt: skip
         checkpoint.save(path, {"fit": tree, "prior": self.prior.state_dict()})
         return path
@@ -134,16 +142,36 @@ class Fitted:
         return "\n".join(lines)
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
+        """Where the prior is."""
         return next(self.prior.parameters(), torch.zeros(())).device
 
-    def _context(self, context: Any, n: int) -> Tensor:
+    def contexts(self, context: Any, n: int) -> Tensor:
+        """The contexts of ``n`` codes, ``(n, context_dim)``, as :meth:`sample` takes them.
+
+        Raises:
+            UserError: If there are too few, or they have another length.
+        """
         if context is None and self.context_dim:
             raise UserError(f"context: expected one of {self.context_dim} numbers for each code")
         if context is None:
-            return torch.zeros(n, 0, device=self._device)
-        c = torch.as_tensor(context, dtype=torch.float32, device=self._device)
-        return c.expand(n, self.context_dim)
+            return torch.zeros(n, 0, device=self.device)
+        c = torch.as_tensor(context, device=self.device)
+        if self.classes and c.dim() < 2 and not c.is_floating_point():
+            c = self._one_hot(c)
+        try:
+            return c.float().expand(n, self.context_dim)
+        except RuntimeError as error:
+            raise UserError(
+                f"context: expected {self.context_dim} numbers for each of {n} codes, got {tuple(c.shape)}"
+            ) from error
+
+    def _one_hot(self, labels: Tensor) -> Tensor:
+        """Class labels as contexts."""
+        known = (labels >= 0) & (labels < self.classes)
+        if not known.all():
+            raise UserError(f"context: expected class labels from 0 to {self.classes - 1}")
+        return functional.one_hot(labels.long(), self.classes)
 
 
 def load(folder: str | Path, allow_targets: Sequence[str] = ()) -> Fitted:
@@ -151,7 +179,8 @@ def load(folder: str | Path, allow_targets: Sequence[str] = ()) -> Fitted:
 
     Args:
         folder: The folder, or the file in it.
-        allow_targets: Modules of your own that its configuration may name.
+        allow_targets: Modules of your own that its configuration may name. What you allowed when you fitted it
+            by the command is remembered.
 
     Raises:
         UserError: If there is none, it is damaged, or its configuration names a target that is not allowed.
@@ -166,14 +195,24 @@ def load(folder: str | Path, allow_targets: Sequence[str] = ()) -> Fitted:
         rows = [Row(*map(_finite_or_not, row)) for row in tree["table"]]
         shape = torch.Size(tree["shape"])
         context_dim = int(tree["context_dim"])
+        classes = int(tree["classes"])
+        fingerprint = str(tree["fingerprint"])
         overrides = tuple(tree["overrides"])
         seed = int(tree["seed"])
         criterion = str(tree["criterion"])
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise UserError(f"{path} is no prior that was fitted to codes") from error
-    prior = build_prior(identity, context_dim, allow_targets)
+    allowed = [*allow_targets, *recall(remembered_as(identity, fingerprint)).allow_targets]
+    prior = build_prior(identity, context_dim, allowed)
     checkpoint.load_into(prior, content["prior"], path)
-    return Fitted(prior.eval(), overrides, identity, shape, context_dim, seed, rows, criterion)
+    return Fitted(
+        prior.eval(), overrides, identity, shape, context_dim, classes, fingerprint, seed, rows, criterion
+    )
+
+
+def remembered_as(identity: dict[str, Any], fingerprint: str) -> dict[str, Any]:
+    """What tells a prior and its codes from others, where the user's places are remembered."""
+    return {**identity, "codes": fingerprint}
 
 
 def _finite_or_not(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.files import read_json, write_json
 from pyro_lrp.features import sha256
-from pyro_lrp.metrics import METRICS
+from pyro_lrp.metrics import METRICS, Metric
 from pyro_lrp.metrics.subject import Subject
 
 __all__ = ["Evaluation", "choose", "known_metrics", "refuse_uncomputable", "request", "sentence", "table"]
@@ -18,12 +18,13 @@ __all__ = ["Evaluation", "choose", "known_metrics", "refuse_uncomputable", "requ
 Results = dict[str, dict[str, Any]]
 
 
-def known_metrics(names: str | list[str], key: str) -> str | list[str]:
+def known_metrics(names: str | list[str], key: str, metrics: Mapping[str, Metric] = METRICS) -> str | list[str]:
     """The names of metrics as a list, or ``"auto"``.
 
     Args:
         names: The names, one of them, or ``"auto"``.
         key: The key that names them, for messages.
+        metrics: Those that there are.
 
     Raises:
         UserError: If one is unknown.
@@ -31,9 +32,9 @@ def known_metrics(names: str | list[str], key: str) -> str | list[str]:
     if names == "auto":
         return names
     names = [names] if isinstance(names, str) else names
-    known = ", ".join(METRICS)
+    known = ", ".join(metrics)
     for name in names:
-        if name not in METRICS:
+        if name not in metrics:
             raise UserError(f"{key}: {name} is unknown; the known ones are: auto, or of [{known}]")
     return names
 
@@ -92,6 +93,7 @@ class Evaluation:
         path: The file of results; those that it holds of the same request are kept.
         stamp: Further entries of a request, such as the training step.
         overwrite: Whether to compute again what is there.
+        metrics: The metrics by name.
 
     Attributes:
         shown: The results that were asked for, computed or kept.
@@ -99,8 +101,17 @@ class Evaluation:
         unwritten: The error of the last attempt to write the file, or None.
     """
 
-    def __init__(self, subject: Subject, path: Path, stamp: dict[str, Any], *, overwrite: bool) -> None:
+    def __init__(
+        self,
+        subject: Any,
+        path: Path,
+        stamp: dict[str, Any],
+        *,
+        overwrite: bool,
+        metrics: Mapping[str, Metric] = METRICS,
+    ) -> None:
         self.subject = subject
+        self.metrics = metrics
         self.path = path
         self.stamp = stamp
         self.overwrite = overwrite
@@ -119,11 +130,11 @@ class Evaluation:
             progress: Makes the block in which a metric of some name is computed.
         """
         try:
-            asked = request(name, self.subject) | self.stamp
+            asked = request(name, self.subject, self.metrics[name].network) | self.stamp
             results = self._kept(asked)
             if self.overwrite or not results:
                 with progress(name):
-                    computed = METRICS[name].compute(self.subject)
+                    computed = self.metrics[name].compute(self.subject)
                 results = {key: {**result, "request": asked} for key, result in computed.items()}
                 self._store(results)
         except Exception as error:  # whatever it is, the others are worth computing
@@ -163,8 +174,14 @@ def sentence(reasons: dict[str, str]) -> str:
     return "; ".join(f"{name} {reason}" for name, reason in reasons.items())
 
 
-def request(name: str, subject: Subject) -> dict[str, Any]:
-    """The request that a stored result must match to be reused."""
+def request(name: str, subject: Any, network: str | None) -> dict[str, Any]:
+    """The request that a stored result must match to be reused.
+
+    Args:
+        name: The name of the metric.
+        subject: The subject.
+        network: The pretrained network that the metric needs.
+    """
     asked = {
         "metric": name,
         "n": subject.n,
@@ -172,7 +189,6 @@ def request(name: str, subject: Subject) -> dict[str, Any]:
         "quick": subject.quick,
         "seed": subject.seed,
     }
-    network = METRICS[name].network
     if network is None:
         return asked
     file = subject.weights.get(network)

@@ -53,7 +53,9 @@ class Compared(Protocol):
     seed: int
     quick: bool
     non_finite: int
-    device: torch.device | str
+
+    @property
+    def device(self) -> torch.device | str: ...
 
     @property
     def prior(self) -> Prior: ...

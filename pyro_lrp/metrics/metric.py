@@ -27,13 +27,14 @@ class Metric:
     """A metric.
 
     Attributes:
-        compute: Maps a subject to results by name; the names carry the protocol.
+        compute: Maps a subject (a :class:`Subject`, or what takes its place where there are no images) to
+            results by name; the names carry the protocol.
         needs: Requirements; each returns what a subject lacks, as the end of a sentence, or None.
         network: The pretrained network whose weights it needs.
         hours: Whether it takes hours on a CPU: there ``metrics=auto`` leaves it out.
     """
 
-    compute: Callable[[Subject], Results]
+    compute: Callable[[Any], Results]
     needs: tuple[Requirement, ...] = ()
     network: str | None = None
     hours: bool = False

@@ -21,6 +21,7 @@ from pyro_lrp.priors.sampler import NeuralSampler, SamplerDistribution
 from pyro_lrp.priors.spatial import (
     autoregressive_maps,
     conditional_spatial_flow,
+    spatial_flow,
     unet_autoregressive,
     unet_flow,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "conditional_paper_flow",
     "conditional_spatial_flow",
     "paper_flow",
+    "spatial_flow",
     "unet_autoregressive",
     "unet_flow",
 ]

@@ -1,4 +1,4 @@
-"""Conditional priors of codes that are maps, for contexts of the same shape: priors of the U-Net's latents."""
+"""Priors of codes that are maps, alone or given features of the same shape as those of the U-Net's latents."""
 
 from __future__ import annotations
 
@@ -7,17 +7,44 @@ from collections.abc import Sequence
 
 from pyro_lrp import transforms
 from pyro_lrp.networks.spatial import SpatialPerceptron
-from pyro_lrp.priors.flow import ConditionalFlow
+from pyro_lrp.priors.flow import ConditionalFlow, Flow
 from pyro_lrp.priors.hierarchy import Hierarchy
 
 __all__ = [
     "autoregressive_maps",
     "conditional_spatial_flow",
+    "spatial_flow",
     "unet_autoregressive",
     "unet_flow",
 ]
 
 _SIDES = (4, 8)  # heights and widths of the U-Net's latents
+
+
+def spatial_flow(
+    shape: Sequence[int],
+    layers: int = 16,
+    width: int = 256,
+    *,
+    whiten: str | None = None,
+) -> Flow:
+    """The paper's flow for codes that are maps: its conditioners are convolutions.
+
+    Args:
+        shape: ``(C, h, w)`` of a code, C even; a code is a vector of length C h w.
+        layers: Number of couplings.
+        width: Channels between the convolutions of a conditioner.
+        whiten: As for :class:`~pyro_lrp.priors.Flow`.
+
+    Raises:
+        ValueError: If C is odd, or ``layers`` or ``width`` below 1.
+
+    >>> prior = spatial_flow((4, 2, 2), layers=2, width=8)
+    >>> prior().sample((3,)).shape
+    torch.Size([3, 16])
+    """
+    stack = transforms.spatial_flow(shape, layers, width)
+    return Flow(math.prod(shape), stack, whiten=whiten)
 
 
 def conditional_spatial_flow(

@@ -174,9 +174,9 @@ class Zuko(Prior):
             return transform.inv(full_precision(z))
 
     def _distribution(self, context: Tensor | None) -> Any:
+        if not self.context_dim:
+            return self.flow(None)  # which computes nothing yet
         with torch.autocast(self.zero.device.type, enabled=False):
-            if not self.context_dim:
-                return self.flow(None)
             context = checked(context, self.context_dim)
             return self.flow(context.to(self.zero.dtype))
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.trainer.obstacles import watched
+from pyro_lrp.trainer.processes import Processes, SharedStep
 from pyro_lrp.trainer.step import Step
 
 __all__ = ["CapturedStep", "CudaGraph", "Graph", "StepFactory", "choose_compile"]
@@ -25,8 +26,13 @@ _KINDS = ("auto", "off", "graph")
 _WARM_UP = 3  # eager steps before recording, in which optimizers and libraries allocate what they keep
 
 
-def choose_compile(compile: str, device: torch.device) -> str:
+def choose_compile(compile: str, device: torch.device, processes: int = 1) -> str:
     """``"off"`` or ``"graph"``, whichever ``auto``, ``off`` or ``graph`` stands for on a device.
+
+    Args:
+        compile: What was asked for.
+        device: The device.
+        processes: How many train together; steps of several are not captured.
 
     Raises:
         UserError: If it is unknown, or needs another device.
@@ -37,6 +43,10 @@ def choose_compile(compile: str, device: torch.device) -> str:
     if compile not in _KINDS:
         raise UserError(f"compile must be auto, off or graph, got {compile!r}")
     on_cuda = device.type == "cuda"
+    if processes > 1:
+        if compile == "graph":
+            raise UserError("compile=graph is for one process: use compile=auto or off with devices= or nodes=")
+        return "off"
     if compile == "auto":
         return "graph" if on_cuda else "off"
     if compile == "graph" and not on_cuda:
@@ -170,12 +180,18 @@ class StepFactory:
         compile: ``"off"`` or ``"graph"``.
         log: Receives a sentence for each phase that is to be captured and cannot.
         graph: Makes the graph of a phase.
+        processes: Those that share each step, or None.
     """
 
     def __init__(
-        self, compile: str, log: Callable[[str], None], graph: Callable[[], Graph] = CudaGraph
+        self,
+        compile: str,
+        log: Callable[[str], None],
+        graph: Callable[[], Graph] = CudaGraph,
+        processes: Processes | None = None,
     ) -> None:
         self.compile = compile
+        self.processes = processes
         self.log = log
         self.graph = graph
         self._not_captured: dict[str, str] = {}
@@ -188,6 +204,8 @@ class StepFactory:
             *args: Those of :class:`Step`.
             **options: Those of :class:`Step`.
         """
+        if self.processes is not None and self.processes.size > 1:
+            return SharedStep(*args, processes=self.processes, **options)
         if self.compile == "off":
             return Step(*args, **options)
         give_up = partial(self._give_up, phase)

@@ -71,5 +71,5 @@ def decoder_batches(
         seed=derive_seed(seed, span.name),
         fetch=CodedImages.rows,
         length=len(train),
-        device=fabric.device,
+        device=train.rows_on(fabric.device),
     )

@@ -1,7 +1,11 @@
-"""Devices and precision, by Lightning Fabric: more processes can come later without another loop."""
+"""Devices, precision and processes, by Lightning Fabric."""
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,20 +15,25 @@ from pyro_lrp.core.errors import UserError
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["choose_device", "make_fabric"]
+__all__ = ["check_shares", "choose_device", "make_fabric"]
 
 _DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
-def make_fabric(device: str, precision: str) -> Fabric:
-    """A Fabric on one device.
+def make_fabric(device: str, precision: str, devices: int = 1, nodes: int = 1) -> Fabric:
+    """A Fabric on one device, or launched on several.
+
+    Where neither ``torchrun`` nor Slurm started this process, the others of this machine are started here: they
+    run the same command, or the same script.
 
     Args:
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         precision: ``"32"``, or ``"bf16-mixed"``.
+        devices: Processes on this machine, each with a device of its own; on the CPU each is one process.
+        nodes: Machines. Under ``torchrun`` both are as it says.
 
     Raises:
-        UserError: If either is unknown, or the device is not here.
+        UserError: If one is unknown, or the device is not here.
     """
     from lightning_fabric import Fabric  # here, because it imports torch's compiler: three seconds
 
@@ -34,7 +43,52 @@ def make_fabric(device: str, precision: str) -> Fabric:
         raise UserError(f"precision must be 32 or bf16-mixed, got {precision!r}")
     if precision == "32":
         kind = "32-true"
-    return Fabric(accelerator=chosen.type, devices=1, precision=kind)
+    devices, nodes = _processes(devices, nodes)
+    if devices * nodes == 1:
+        return Fabric(accelerator=chosen.type, devices=1, precision=kind)
+    if devices < 1 or nodes < 1:
+        raise UserError(f"devices and nodes must be at least 1, got {devices} and {nodes}")
+    here = {"cuda": torch.cuda.device_count(), "mps": 1}.get(chosen.type, devices)
+    if devices > here:
+        raise UserError(f"devices={devices}: there are {here} of {chosen.type} here")
+    with _without_notes():
+        fabric = Fabric(
+            accelerator=chosen.type, devices=devices, num_nodes=nodes, strategy="ddp", precision=kind
+        )
+        fabric.launch()
+    return fabric
+
+
+def check_shares(devices: int, nodes: int, batch_size: int, prior_batch_size: int) -> None:
+    """Refuse minibatches that the processes cannot divide into equal parts, before one is started.
+
+    Raises:
+        UserError: Then.
+    """
+    devices, nodes = _processes(devices, nodes)
+    for key, size in {"batch_size": batch_size, "prior_batch_size": prior_batch_size}.items():
+        if size % (devices * nodes):
+            raise UserError(f"{key}={size} cannot be divided among {devices * nodes} processes")
+
+
+def _processes(devices: int, nodes: int) -> tuple[int, int]:
+    """Processes on this machine, and machines: as typed, or as ``torchrun`` says if it started this one."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return devices, nodes
+    devices = int(os.environ["LOCAL_WORLD_SIZE"])
+    return devices, int(os.environ["WORLD_SIZE"]) // devices
+
+
+@contextmanager
+def _without_notes() -> Iterator[None]:
+    """Within the block Fabric does not print its banner."""
+    logger = logging.getLogger("lightning_fabric")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def choose_device(device: str) -> torch.device:

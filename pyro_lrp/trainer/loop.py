@@ -7,6 +7,7 @@ parameters, optimizer moments and s, and a resumed run is bit for bit the run th
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,8 @@ from pyro_lrp.core.errors import TrainingDiverged
 from pyro_lrp.core.modules import eval_mode
 from pyro_lrp.core.randomness import seeded, untouched_generators
 from pyro_lrp.core.stopping import Stop, Stopped
-from pyro_lrp.data import Batches, ImageData, Split
+from pyro_lrp.data import Batches, ImageData
+from pyro_lrp.data.batches import image_batches
 from pyro_lrp.objectives import Game
 from pyro_lrp.schedules import Constant, Phase, Schedule
 from pyro_lrp.trainer import snapshots
@@ -27,11 +29,12 @@ from pyro_lrp.trainer.bar import progress_bar, show
 from pyro_lrp.trainer.capture import StepFactory, choose_compile
 from pyro_lrp.trainer.checks import check_batches, check_data
 from pyro_lrp.trainer.decoder_phase import check_code_noise, decoder_batches
-from pyro_lrp.trainer.devices import make_fabric
+from pyro_lrp.trainer.devices import check_shares, make_fabric
 from pyro_lrp.trainer.history import History
 from pyro_lrp.trainer.optimizers import check_options, check_players, make_optimizers
 from pyro_lrp.trainer.phases import Span, lay_out
 from pyro_lrp.trainer.prior_phase import PriorOnly, PriorPhase
+from pyro_lrp.trainer.processes import Processes
 from pyro_lrp.trainer.saving import Saver
 from pyro_lrp.trainer.scoring import Callback, Scoring, Window
 from pyro_lrp.trainer.step import Step
@@ -64,6 +67,9 @@ class Trainer:
         directory: For checkpoints and ``metrics.jsonl``, which a run resumes from; None writes nothing.
             ``pyro_lrp.load(directory, into=autoencoder)`` fills a new model with the newest checkpoint.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        devices: Processes on this machine, of which each takes its rows of every minibatch.
+        nodes: Machines; see :func:`~pyro_lrp.trainer.devices.make_fabric`. Only the first process writes,
+            prints and calls back.
         threads: CPU threads: a number; ``"auto"``, one for small networks and the idle cores for large ones; or
             None, torch's own number. A resumed run keeps the number that ``"auto"`` chose.
         precision: ``"32"``, or ``"bf16-mixed"``, under which densities stay in float32.
@@ -109,6 +115,8 @@ class Trainer:
         seed: int = 0,
         directory: str | Path | None = None,
         device: str = "auto",
+        devices: int = 1,
+        nodes: int = 1,
         threads: Threads = "auto",
         precision: str = "32",
         compile: str = "auto",
@@ -121,9 +129,15 @@ class Trainer:
         progress: bool = True,
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.fabric = make_fabric(device, precision)
+        check_shares(devices, nodes, batch_size, prior_batch_size or batch_size)
+        self.fabric = make_fabric(device, precision, devices, nodes)
+        self.processes = Processes(self.fabric)
+        if self.processes.rank:
+            directory, callbacks = None, ()
+        log = self.processes.only_first(log)
         self.threads = threads
-        self.step_factory = StepFactory(choose_compile(compile, self.fabric.device), log)
+        compile = choose_compile(compile, self.fabric.device, self.processes.size)
+        self.step_factory = StepFactory(compile, log, processes=self.processes)
         self.game = game
         self.seed = seed
         self.lr = lr
@@ -136,23 +150,23 @@ class Trainer:
         self.prior_phase = prior_phase or PriorPhase()
         self.decoder_code_noise = check_code_noise(decoder_code_noise)
 
-        # data: batches to train on, and splits to score
+        # minibatches to train on, and splits to score
         train, held_out = data.hold_out(validation)
         sizes = {"prior_only": prior_batch_size or batch_size}
         check_data(train, held_out, data.test, self.prior_phase)
         splits = {"train": train, "validation": held_out, "test": data.test}
         target = self.fabric.device
         self.splits = {name: s.to(target) for name, s in splits.items() if len(s)}
-        self.images = Batches(self.splits["train"], batch_size, seed=seed, fetch=Split.batch, device=target)
+        self.images = image_batches(self.splits["train"], batch_size, seed=seed, device=target)
         check_batches(game, batch_size, sizes["prior_only"], len(train))
         self.spans, self._notes = lay_out(game, phases, lambda name: sizes.get(name, batch_size), len(train))
 
         # reports and checkpoints
         self.report_every = report_every
         self.evaluations = evaluations
-        self.on_row = on_row
+        self.on_row = self.processes.only_first(on_row)
         self.log = log
-        self.show_progress = progress
+        self.show_progress = progress and self.processes.rank == 0
         self.directory = None if directory is None else Path(directory)
         self.saver = Saver(self.directory, save_minutes)
         self.window = Window(game.fault)
@@ -184,7 +198,7 @@ class Trainer:
             UserError: If another process trains in the directory, or the checkpoint is damaged.
         """
         with self.saver.one_writer(), untouched_generators(), pyro.validation_enabled(False):
-            state = snapshots.last(self.saver)
+            state = self.processes.shared(snapshots.last(self.saver))
             self.threads = settled(self.threads, state.get("threads"), self._forward, self.log)
             stop = Stop(self.log, "stops after this step")
             with limited(self.threads), stop.listening():
@@ -254,6 +268,7 @@ class Trainer:
         self._restart_clock()
         self.bar.set_description(span.name)
         batches = self._begin(span)
+        batches.share = self.processes.own
         step = self.step_of(span)
 
         while self.step < span.stop and not self.stopped:
@@ -269,12 +284,13 @@ class Trainer:
             self.step += 1
             self.bar.update()
 
+            stopping = self.processes.agree(self.step, wish=stop.signal is not None)
             if self.step % self.report_every == 0 or self.step == span.stop:
                 self._report(span)
-            elif stop.signal or self.saver.overdue():
-                self._save()  # the next report may be far away
-            if stop.signal:
-                self._stop(stop.signal)
+            elif stopping or self.saver.overdue():  # the next report may be far away
+                self._save()
+            if stopping:
+                self._stop(stop.signal or signal.SIGTERM)
         self.prior_only = None
 
     def _stop(self, number: int) -> None:
@@ -305,7 +321,7 @@ class Trainer:
             span,
             self.splits["train"],
             self.optimizers["prior"],
-            held_out=lambda: self.scoring.of("validation"),
+            held_out=lambda: self.processes.shared(self.scoring.of("validation")),
             state=self.prior_state if resumed else None,
             resumed=resumed,
         )
@@ -327,9 +343,10 @@ class Trainer:
 
     def _report(self, span: Span) -> None:
         """Write a row of the metrics, and with some of them scores and a checkpoint."""
+        self.processes.average_statistics(self.game)
         row = self._row(span)
         at_end = self.step == span.stop
-        save_due = self.saver.due() or at_end
+        save_due = (self.saver.due() or at_end) and not self.processes.rank
         score_due = span.due(self.step, self.evaluations, self.report_every)
         if self.prior_only and at_end:
             self.prior_only.keep_average()
@@ -346,7 +363,7 @@ class Trainer:
 
     def _row(self, span: Span) -> dict[str, Any]:
         """Where training stands, and the means of its terms since the last row."""
-        terms = self.window.read(self.step)
+        terms = self.processes.averaged(self.window.read(self.step))
         seconds = time.perf_counter() - self._clock
         steps = self.step - span.start
         epoch = span.first_epoch + steps / span.steps_per_epoch
@@ -372,7 +389,7 @@ class Trainer:
         with self.prior_only.scored():
             self.scoring(row, picture_due=save_due)
             if score_due:
-                self.stopped = self.prior_only.observe(row)
+                self.stopped = self.prior_only.observe(self.processes.shared(row))
 
         if self.stopped or at_end:
             row |= self.prior_only.keep_best(lambda: self.scoring(row, picture_due=True))

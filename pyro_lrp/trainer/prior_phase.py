@@ -143,7 +143,7 @@ class PriorOnly:
             # the prior itself, and not what stood in for it in a phase before
             self.game.advance(span.progress(span.start))
             self.early_stop.observe(held_out_score(held_out()))
-        return self._batches(span, source, len(train))
+        return self._batches(span, source, train)
 
     def averages(self) -> dict[str, EMA]:
         """The moving averages by player, for :class:`~pyro_lrp.trainer.Step`."""
@@ -234,17 +234,20 @@ class PriorOnly:
         text = ", ".join(f"{key} {_brief(value)}" for key, value in estimated.items())
         self.log(f"the prior's own fit to {n} codes: {text} ({seconds:.1f} s)")
 
-    def _batches(self, span: Span, source: Any, length: int) -> Batches:
+    def _batches(self, span: Span, source: Codes | ImageCodes | Split, train: Split) -> Batches:
         fetch: Any = Split.batch
+        device = train.rows_on(self.fabric.device)
         if not isinstance(source, Split):
             fetch = type(source).rows
+        if isinstance(source, Codes):
+            device = self.fabric.device
         return Batches(
             source,
             span.batch_size,
             seed=derive_seed(self.seed, span.name),
             fetch=fetch,
-            length=length,
-            device=self.fabric.device,
+            length=len(train),
+            device=device,
         )
 
 

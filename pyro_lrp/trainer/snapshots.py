@@ -49,9 +49,14 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     """Set a training to a state, of which the phases may have been shorter.
 
     Raises:
-        UserError: If it is of another architecture, or past the last step.
+        UserError: If it is of another architecture, past the last step, or without the optimizers' state.
     """
     path = trainer.saver.latest()
+    if "optimizers" not in state:
+        raise UserError(
+            f"checkpoint {path} was exported, without the state of the optimizers: it can be sampled and "
+            "evaluated, not trained on; overwrite=true starts anew"
+        )
     checkpoint.load_into(trainer.game, state.get("game", {}), str(path))
     for name, optimizer in trainer.optimizers.items():
         whole = optimizer.state_dict()

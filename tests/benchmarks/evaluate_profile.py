@@ -2,9 +2,9 @@
 
     python tests/benchmarks/evaluate_profile.py RUN [--data-root DIR] [--metrics NAME ...] [--results FILE]
 
-RUN is a trained run. Metrics are computed in the order of the command, with an empty cache: the first that needs
-the classifier of the data set trains it. Nothing is added to the run but ``scores.csv``. FILE receives the
-results, so that those of two versions can be compared.
+RUN is a trained run. Metrics are computed in the order of the command, with an empty cache: the first that
+needs the classifier of the data set trains it. Nothing is added to the run but ``scores.csv``. FILE receives
+the results, so that those of two versions can be compared.
 """
 
 import argparse

@@ -1,0 +1,69 @@
+"""One of two processes: every game takes steps shared with the other, and alone with the whole minibatch.
+
+The test starts it twice. It prints the largest relative difference of the parameters, by game.
+"""
+
+import copy
+import json
+import sys
+
+import torch
+from builders import GAMES, jiggle, small_autoencoder
+
+from pyro_lrp import data, networks, objectives, priors, transforms
+from pyro_lrp.data import Split
+from pyro_lrp.data.batches import Batches
+from pyro_lrp.schedules import Progress
+from pyro_lrp.trainer import Step
+from pyro_lrp.trainer.devices import make_fabric
+from pyro_lrp.trainer.optimizers import make_optimizers
+from pyro_lrp.trainer.processes import Processes, SharedStep
+
+STEPS = 3
+
+
+def adversarial():
+    """An adversarial game without batch norm, whose statistics are those of each process's rows."""
+    prior = priors.Flow(4, transforms.paper_flow(4, layers=2, width=8))
+    return objectives.Adversarial(small_autoencoder(prior=prior), networks.discriminator(4, 1, 8), 1.0)
+
+
+EVERY = {**GAMES, "adversarial, of a flow": adversarial}
+
+
+def taken(game, kind, share, **options):
+    """The parameters after some steps."""
+    torch.set_default_dtype(torch.float64)
+    optimizers = make_optimizers(game, game.players(), lr=1e-3)
+    step = kind(game, game.turns("joint"), optimizers, FABRIC, **options)
+    batches = Batches(data.fake(60, (1, 8, 8)).train, 12, fetch=Split.batch)
+    batches.share = share
+    for number in range(STEPS):
+        step.prepare(number, Progress(epoch=0, fraction=number / STEPS))
+        step([batches.at(number, stream) for stream in range(step.streams)])
+    torch.set_default_dtype(torch.float32)
+    return game.state_dict()
+
+
+def difference(build):
+    """The largest relative difference between steps that are shared and steps taken alone."""
+    torch.manual_seed(0)
+    alone = jiggle(build()).double().train()
+    together = copy.deepcopy(alone)
+    expected = taken(alone, Step, slice(None))
+    found = taken(together, SharedStep, PROCESSES.own, processes=PROCESSES)
+    largest = 0.0
+    for name, value in expected.items():
+        if value.is_floating_point() and value.numel():
+            scale = value.abs().max().clamp_min(1e-3)
+            largest = max(largest, ((value - found[name]).abs().max() / scale).item())
+    return largest
+
+
+if __name__ == "__main__":
+    FABRIC = make_fabric("cpu", "32")
+    PROCESSES = Processes(FABRIC)
+    differences = {name: difference(build) for name, build in EVERY.items()}
+    if PROCESSES.rank == 0:
+        print(json.dumps(differences))
+    sys.stdout.flush()
