@@ -9,6 +9,13 @@ ROOT = Path(__file__).parents[1]
 QUICK = ("data=fake", "epochs=1", "prior_epochs=1", "device=cpu", "progress=false", "trainer.evaluations=1")
 
 
+class Unread:
+    """In the place of ``capsys`` where nobody looks at what is printed."""
+
+    def readouterr(self):
+        return "", ""
+
+
 def in_process(command, *arguments, capsys, monkeypatch):
     """``(exit code, stdout, stderr)`` of a command's ``main``, run here."""
     import importlib

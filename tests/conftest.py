@@ -1,6 +1,8 @@
 """What all tests share: few threads, a clean parameter store, the folder of real data if there is one."""
 
+import copy
 import os
+import shutil
 from pathlib import Path
 
 import pyro
@@ -8,7 +10,9 @@ import pytest
 import torch
 import yaml
 from builders import jiggle, small_autoencoder
-from commands import QUICK, in_process, only_run
+from commands import QUICK, Unread, in_process
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.plugins import Plugins
 
 from pyro_lrp.data import conditions
 from pyro_lrp.trainer.history import History
@@ -17,6 +21,34 @@ from pyro_lrp.trainer.history import History
 _most = 1 if "PYTEST_XDIST_WORKER" in os.environ else int(os.environ.get("OMP_NUM_THREADS", "2"))
 torch.set_num_threads(min(_most, os.cpu_count() or 1))
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _files_are_parsed_once():
+    """Hydra parses each configuration file once, not in each of a thousand commands, unless it has changed."""
+    Plugins.instance()  # finds the kinds of sources
+    with pytest.MonkeyPatch.context() as patch:
+        for scheme in ("file", "pkg"):
+            kind = SourcesRegistry.instance().resolve(scheme)
+            patch.setattr(kind, "load_config", _once(kind.load_config))
+        yield
+
+
+def _once(load):
+    """``load_config`` of a kind of sources, which copies what it knows."""
+    loaded = {}
+
+    def load_once(source, config_path):
+        path = Path(source.path, source._normalize_file_name(config_path))
+        key = [source.path, source.provider, config_path]
+        if path.is_file():
+            status = path.stat()
+            key += [status.st_ino, status.st_mtime_ns, status.st_size]
+        if tuple(key) not in loaded:
+            loaded[tuple(key)] = load(source, config_path)
+        return copy.deepcopy(loaded[tuple(key)])
+
+    return load_once
 
 
 @pytest.fixture(autouse=True)
@@ -50,11 +82,32 @@ def real_data() -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def lend_cache(tmp_path_factory):
+    """Fills an empty folder of a cache with the decoded images and the trained classifiers of other tests.
+
+    Their names are fingerprints of what they were made from, so that none is taken for another.
+    """
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # that of all workers
+
+    def lend(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for room in ("images", "classifiers", "locks"):
+            shared = base / "lent" / room
+            shared.mkdir(parents=True, exist_ok=True)
+            (folder / room).symlink_to(shared)
+        return folder
+
+    return lend
+
+
 @pytest.fixture
-def train(tmp_path, monkeypatch, capsys):
+def train(tmp_path, monkeypatch, capsys, lend_cache):
     """Runs a command, ``train`` unless another is named, in an empty folder: ``(code, stdout, stderr)``."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYRO_LRP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYRO_LRP_CACHE", str(lend_cache(tmp_path / "cache")))
 
     def run(*arguments, command="train"):
         return in_process(command, *arguments, capsys=capsys, monkeypatch=monkeypatch)
@@ -62,11 +115,46 @@ def train(tmp_path, monkeypatch, capsys):
     return run
 
 
+@pytest.fixture(scope="session")
+def _trained_once(tmp_path_factory, lend_cache):
+    """The folder where a training has run, which runs once for its arguments."""
+    folders = {}
+
+    def folder(arguments):
+        if arguments not in folders:
+            place = tmp_path_factory.mktemp("trained")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(place)
+                patch.setenv("PYRO_LRP_CACHE", str(lend_cache(place / "cache")))
+                code, _, _ = in_process("train", *arguments, capsys=Unread(), monkeypatch=patch)
+            assert code == 0
+            folders[arguments] = place
+        return folders[arguments]
+
+    return folder
+
+
 @pytest.fixture
-def strangers_run(train):
+def trained_by(train, _trained_once):
+    """Puts into the current folder what a training writes, for tests of what comes after it.
+
+    ``run = trained_by(*QUICK)`` is ``train(*QUICK)``, but for the time it takes.
+    """
+
+    def copied(*arguments):
+        place = _trained_once(arguments)
+        shutil.copytree(place / "runs", "runs", dirs_exist_ok=True)
+        shutil.copytree(place / "cache" / "runs", "cache/runs", dirs_exist_ok=True)  # what the user ran
+        (run,) = (path.relative_to(place) for path in place.glob("runs/*/seed_*"))
+        return run
+
+    return copied
+
+
+@pytest.fixture
+def strangers_run(trained_by):
     """A trained run, and a function that rewrites its configuration by a change of a dict."""
-    train(*QUICK)
-    run = only_run()
+    run = trained_by(*QUICK)
     original = yaml.safe_load((run / "config.yaml").read_text())
 
     def rewrite(**changes):

@@ -18,6 +18,7 @@ from pyro_lrp.metrics.classifiers import (
     domain_extractor,
     train_attribute_classifier,
 )
+from pyro_lrp.metrics.classifiers.classifier import HalfSize
 from pyro_lrp.metrics.classifiers.dataset_classifier import Plan, accuracy, fit, weights_sha256
 
 
@@ -28,9 +29,9 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def digits_cache(tmp_path_factory):
+def digits_cache(tmp_path_factory, lend_cache):
     """Where the classifier of the digits is trained once for all tests that take it from here."""
-    return tmp_path_factory.mktemp("digits")
+    return lend_cache(tmp_path_factory.mktemp("digits"))
 
 
 @pytest.fixture
@@ -327,3 +328,14 @@ def test_class_accuracy_needs_classes_as_contexts(given_digits):
     digits = given_digits
     other = replace(digits, train=replace(digits.train, context=digits.train.context.flip(0)))
     assert lacks(subject(other, real(digits))) == "needs context=label, and this run's contexts are others"
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (28, 14), (9, 8)])
+def test_pooling_is_that_of_pytorch_bit_for_bit(shape):
+    x = torch.randn(3, 4, *shape, requires_grad=True)
+    ours, theirs = HalfSize()(x), nn.AvgPool2d(2)(x)
+    assert torch.equal(ours, theirs)
+    weights = torch.randn_like(ours)
+    (ours_grad,) = torch.autograd.grad(ours, x, weights)
+    (theirs_grad,) = torch.autograd.grad(theirs, x, weights)
+    assert torch.equal(ours_grad, theirs_grad)

@@ -100,10 +100,13 @@ def test_every_preset_has_the_papers_weights(model):
         assert identity["trainer"]["optimizers"]["discriminator"] == {"lr": 1e-5, "betas": [0.5, 0.9]}
 
 
+FEW = ("data.n=24", "batch_size=10")  # two steps of each phase
+VGG = ("weights.vgg19=random vgg19.npz", *FEW)
 NEEDS = {  # what a choice needs beside it
-    "model=vae_perceptual": ("weights.vgg19=random vgg19.npz",),
-    "likelihood=perceptual": ("weights.vgg19=random vgg19.npz",),
-    "likelihood=vunet": ("weights.vgg19=random vgg19.npz",),
+    "model=vae_perceptual": VGG,
+    "likelihood=perceptual": VGG,
+    "likelihood=vunet": VGG,
+    "network=infogan": FEW,
     "model=vunet": POSED,
     "model=vunet_flow": POSED,
     "network=vunet": ("model=vunet_flow", *POSED),
@@ -138,7 +141,7 @@ EXPERIMENTS = {
 
 def test_posed_small_trains_a_step_of_both_presets(train):
     for model in ("vunet", "vunet_flow"):
-        few = ("data.n=16", "data.test=4", "epochs=1", "device=cpu", "progress=false", f"name={model}")
+        few = ("data.n=16", "data.test=4", "epochs=1", *QUICK[3:], f"name={model}")
         code, _, err = train("experiment=posed_small", f"model={model}", "prior_epochs=1", *few)
         assert code == 0, err
         identity = yaml.safe_load(Path("runs", model, "seed_0", "config.yaml").read_text())
@@ -151,7 +154,7 @@ def test_posed_small_trains_a_step_of_both_presets(train):
 def test_every_experiment_trains_two_steps_on_its_real_data(train, real_data, experiment):
     short = ("epochs=1", "prior_epochs=1", "data.limit=250", "device=cpu", "progress=false")
     if EXPERIMENTS[experiment][0] == "celeba":
-        split = "data.split=[250,50]"
+        split = "data.split=[30,10]"
         short = (
             "epochs=1",
             "prior_epochs=1",

@@ -16,10 +16,9 @@ NOW = ("device=cpu", "progress=false", "n=60", "k=3")
 
 
 @pytest.fixture
-def run(train):
+def run(trained_by):
     """A trained run of digits."""
-    train(*QUICK)
-    return only_run()
+    return trained_by(*QUICK)
 
 
 def known(monkeypatch, metrics):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from commands import QUICK, only_run
+from commands import QUICK
 
 MISTAKES = {
     "unknown model": (("model=vae_flaw",), "model=vae_flaw is unknown; the known ones are: aae, aae_learned"),
@@ -165,11 +165,11 @@ SAMPLE_MISTAKES = {
 
 
 @pytest.mark.parametrize("name", SAMPLE_MISTAKES)
-def test_mistakes_of_the_other_commands(train, name):
+def test_mistakes_of_the_other_commands(train, trained_by, name):
     (command, *arguments), message = SAMPLE_MISTAKES[name]
     if any("RUN" in argument for argument in arguments):
-        train(*QUICK)
-        arguments = [a.replace("RUN", str(only_run())) for a in arguments]
+        run = trained_by(*QUICK)
+        arguments = [a.replace("RUN", str(run)) for a in arguments]
     code, _, err = train(*arguments, command=command)
     assert code == 1
     assert message in err

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import in_process
+from commands import Unread, in_process
 from PIL import Image
 
 import pyro_lrp
@@ -24,21 +24,16 @@ SMALL = (
 MODELS = ("vunet", "vunet_flow")
 
 
-class Nothing:
-    def readouterr(self):
-        return "", ""
-
-
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, lend_cache):
     """A run of each preset, trained once for a few steps."""
     folder = tmp_path_factory.mktemp("posed")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("PYRO_LRP_CACHE", str(folder / "cache"))
+        patch.setenv("PYRO_LRP_CACHE", str(lend_cache(folder / "cache")))
         for model in MODELS:
             arguments = (f"model={model}", *SMALL, "epochs=1", "prior_epochs=1", f"name={model}")
-            code, _, _ = in_process("train", *arguments, capsys=Nothing(), monkeypatch=patch)
+            code, _, _ = in_process("train", *arguments, capsys=Unread(), monkeypatch=patch)
             assert code == 0
     return folder / "runs"
 
@@ -56,7 +51,8 @@ def command(trained, train, tmp_path):
 @pytest.mark.parametrize("model", MODELS)
 def test_a_preset_resumes_bit_for_bit(train, interrupt_at, model):
     """Stopped in the joint phase and in the prior's: dropout and ramps are functions of the step."""
-    arguments = (f"model={model}", *SMALL, "network.dropout=0.1", "epochs=1", "prior_epochs=1")
+    more = ("network.dropout=0.1", "epochs=1", "prior_epochs=1", "trainer.report_every=2")
+    arguments = (f"model={model}", *SMALL, *more)
     assert train(*arguments, "name=whole")[0] == 0
     interrupt_at(2, 6)
     for _ in range(2):

@@ -21,9 +21,9 @@ DIM = 24
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:  # the classifier is trained once for this file
-        patch.setenv("PYRO_LRP_CACHE", str(tmp_path_factory.mktemp("cache")))
+def digits(tmp_path_factory, lend_cache):
+    with pytest.MonkeyPatch.context() as patch:  # the classifier is trained once
+        patch.setenv("PYRO_LRP_CACHE", str(lend_cache(tmp_path_factory.mktemp("cache"))))
         yield data.digits()
 
 

@@ -12,10 +12,10 @@ from sklearn.linear_model import LogisticRegression
 
 import pyro_lrp
 
-# about 700 tiny steps: long enough to be hit, at 5 steps a report, in either phase
+# about 350 tiny steps: long enough to be hit, at 5 steps a report, in either phase
 RUN = (
     *("data=fake", "data.image_shape=[1,8,8]", "data.n=120", "latent_dim=4", "network.hidden_dims=[32]"),
-    *("batch_size=20", "epochs=90", "prior_epochs=50", "device=cpu", "progress=false", "name=killed"),
+    *("batch_size=20", "epochs=40", "prior_epochs=30", "device=cpu", "progress=false", "name=killed"),
     *("trainer.report_every=5", "trainer.evaluations=2", "trainer.save_minutes=0"),
 )
 LAST = "checkpoints/last.safetensors"

@@ -22,8 +22,8 @@ PEOPLE = (
 )  # fmt: skip
 
 
-def test_a_run_gives_its_model_its_data_and_its_codes(train):
-    train(*QUICK)
+def test_a_run_gives_its_model_its_data_and_its_codes(trained_by):
+    trained_by(*QUICK)
     run = pyro_lrp.Run(only_run())
     assert run.step == 4
     assert run.finished
@@ -44,8 +44,8 @@ def test_a_run_gives_its_model_its_data_and_its_codes(train):
         assert torch.equal(tensor, run.autoencoder.state_dict()[name])
 
 
-def test_a_run_is_read_once_and_only_where_it_is_asked(train, monkeypatch):
-    train(*QUICK)
+def test_a_run_is_read_once_and_only_where_it_is_asked(trained_by, monkeypatch):
+    trained_by(*QUICK)
     run = pyro_lrp.Run(only_run())
     read = []
     monkeypatch.setattr(checkpoint, "load", lambda path, load=checkpoint.load: read.append(path) or load(path))

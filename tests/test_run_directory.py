@@ -41,8 +41,8 @@ def test_the_run_directory_holds_what_is_promised(train):
     assert not {"device", "logger", "progress", "overwrite", "name"} & identity.keys()
 
 
-def test_a_finished_run_says_so_and_a_moved_one_loads(train):
-    train(*QUICK)
+def test_a_finished_run_says_so_and_a_moved_one_loads(train, trained_by):
+    trained_by(*QUICK)
     code, out, err = train(*QUICK)
     assert code == 0
     assert "already trained" in err
@@ -68,16 +68,15 @@ def test_a_finished_run_says_so_and_a_moved_one_loads(train):
     assert Path(out.strip()).is_file()
 
 
-def test_circumstances_may_change_between_resumes(train):
-    train(*QUICK)
+def test_circumstances_may_change_between_resumes(train, trained_by):
+    trained_by(*QUICK)
     code, _, err = train(*QUICK, "logger=tensorboard", "progress=true")
     assert code == 0
     assert "already trained" in err
 
 
-def test_another_identity_is_refused_and_nothing_is_touched(train):
-    train(*QUICK)
-    run = only_run()
+def test_another_identity_is_refused_and_nothing_is_touched(train, trained_by):
+    run = trained_by(*QUICK)
     before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in run.rglob("*")}
     code, _, err = train(*QUICK, "lr=0.5", "batch_size=7")
     assert code == 1
@@ -138,8 +137,8 @@ def test_a_run_directory_that_cannot_be_written_is_named(train):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "another architecture"])
-def test_a_bad_checkpoint_is_one_line(train, damage):
-    train(*QUICK)
+def test_a_bad_checkpoint_is_one_line(train, trained_by, damage):
+    trained_by(*QUICK)
     path = only_run() / "checkpoints" / "last.safetensors"
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-100])

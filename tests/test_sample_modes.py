@@ -5,22 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import in_process
+from commands import Unread, in_process
 from PIL import Image
 
 QUICK = ("epochs=1", "prior_epochs=1", "device=cpu", "progress=false")
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, lend_cache):
     """Runs of digits by name, trained once: with a flow, a mixture, given the class, in two dimensions."""
     folder = tmp_path_factory.mktemp("runs")
     patch = pytest.MonkeyPatch()
     patch.chdir(folder)
-
-    class Nothing:
-        def readouterr(self):
-            return "", ""
+    patch.setenv("PYRO_LRP_CACHE", str(lend_cache(folder / "cache")))
 
     for name, more in {
         "flow": (),
@@ -29,7 +26,7 @@ def trained(tmp_path_factory):
         "two": ("latent_dim=2", "prior.layers=2", "prior.width=8"),
         "two_fixed": ("latent_dim=2", "model=vae"),
     }.items():
-        in_process("train", *QUICK, f"name={name}", *more, capsys=Nothing(), monkeypatch=patch)
+        in_process("train", *QUICK, f"name={name}", *more, capsys=Unread(), monkeypatch=patch)
     patch.undo()
     return folder / "runs"
 

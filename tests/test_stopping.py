@@ -132,9 +132,8 @@ def test_a_lock_is_refused_or_waited_for_and_never_stale(tmp_path, capsys):
     assert f"process {process.pid}" in capsys.readouterr().err
 
 
-def test_a_run_has_one_writer(train):
-    train(*QUICK)
-    run = only_run()
+def test_a_run_has_one_writer(train, trained_by):
+    run = trained_by(*QUICK)
     process = start(
         "train", "data=fake", "network=mlp", "epochs=20000", "progress=false", "name=long", cwd=run.parents[2]
     )
@@ -190,9 +189,8 @@ def test_a_longer_training_goes_on_in_the_same_directory(tmp_path):
     assert [row["phase"] for row in rows if row["step"] in (20, 30, 45)] == ["joint", "joint", "prior_only"]
 
 
-def test_extend_goes_on_with_a_run_and_nothing_else_does(train):
-    train(*QUICK)
-    run = only_run()
+def test_extend_goes_on_with_a_run_and_nothing_else_does(train, trained_by):
+    run = trained_by(*QUICK)
     assert train(*QUICK, "epochs=3")[0] == 1
     assert "extend=true goes on" in train(*QUICK, "epochs=3")[2]
     code, _, err = train(*QUICK, "epochs=3", "lr=0.1", "extend=true")
@@ -242,10 +240,9 @@ def test_the_number_of_threads_is_kept_stated_and_restored(train):
     assert "threads must be auto, or a whole number of at least 1" in err
 
 
-def test_evaluations_take_their_turn_and_the_number_of_threads(train):
+def test_evaluations_take_their_turn_and_the_number_of_threads(train, trained_by):
     """While another process evaluates, a second one waits, and then finds the results there."""
-    train(*QUICK)
-    run = only_run()
+    run = trained_by(*QUICK)
     before = torch.get_num_threads()
     options = (f"run={run}", "metrics=[reconstruction_mse]", "threads=2")
     code = (
@@ -265,10 +262,10 @@ def test_evaluations_take_their_turn_and_the_number_of_threads(train):
     assert "reconstruction_mse" in out
 
 
-def test_a_directory_that_cannot_be_locked_is_evaluated_all_the_same(train, monkeypatch):
+def test_a_directory_that_cannot_be_locked_is_evaluated_all_the_same(train, trained_by, monkeypatch):
     def refused(*arguments, **options):
         raise PermissionError
 
-    train(*QUICK)
+    trained_by(*QUICK)
     monkeypatch.setattr(rundir, "one_writer", refused)
     assert train(f"run={only_run()}", "metrics=[reconstruction_mse]", command="evaluate")[0] == 0

@@ -195,9 +195,8 @@ LINKS = (".evaluation.json.tmp", "evaluation.json", "train.log", "metrics.jsonl"
 
 
 @pytest.mark.parametrize("name", LINKS)
-def test_links_out_of_a_run_are_refused_before_anything_is_written(train, name):
-    train(*QUICK)
-    run = only_run()
+def test_links_out_of_a_run_are_refused_before_anything_is_written(train, trained_by, name):
+    run = trained_by(*QUICK)
     Path("precious").mkdir()
     Path("precious/file").write_text("my own")
     target = Path("precious") if "." not in name.lstrip(".") else Path("precious/file")
@@ -218,9 +217,8 @@ def test_links_out_of_a_run_are_refused_before_anything_is_written(train, name):
     assert Path("precious/file").read_text() == "my own"
 
 
-def test_links_within_a_run_and_to_a_run_are_followed(train):
-    train(*QUICK)
-    run = only_run()
+def test_links_within_a_run_and_to_a_run_are_followed(train, trained_by):
+    run = trained_by(*QUICK)
     (run / "latest.safetensors").symlink_to("checkpoints/last.safetensors")
     Path("alias").symlink_to(run)
     assert len(pyro_lrp.load("alias").sample(2)) == 2
@@ -259,18 +257,16 @@ def test_a_write_follows_no_link_and_leaves_no_temporary(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [".a.json.tmp", "a.json", "mine"]
 
 
-def test_temporaries_of_a_killed_run_are_swept(train):
-    train(*QUICK)
-    run = only_run()
+def test_temporaries_of_a_killed_run_are_swept(train, trained_by):
+    run = trained_by(*QUICK)
     left = run / "checkpoints" / ".fresh.safetensors.0123456789abcdef.tmp"
     left.write_bytes(b"half a checkpoint")
     assert train(*QUICK)[0] == 0
     assert not left.exists()
 
 
-def test_deep_json_is_one_line(train):
-    train(*QUICK)
-    run = only_run()
+def test_deep_json_is_one_line(train, trained_by):
+    run = trained_by(*QUICK)
     (run / "evaluation.json").write_text("[" * 100_000)
     code, _, err = train(f"run={run}", "metrics=[reconstruction_mse]", command="evaluate")
     assert code == 1

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import ROOT, in_process
+from commands import ROOT
 
 import pyro_lrp
 
@@ -33,11 +33,9 @@ EVEN_ONLY = {  # the paper's flow splits a code into halves
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-
+def run(train):
     def command(name, *arguments):
-        return in_process(name, *arguments, capsys=capsys, monkeypatch=monkeypatch)
+        return train(*arguments, command=name)
 
     return command
 
@@ -88,14 +86,14 @@ def test_priors_of_latents_are_composed_in_yaml(run):
 @pytest.mark.parametrize("name", ZOO)
 def test_it_trains_resumes_bit_for_bit_reloads_and_samples(run, interrupt_at, name, beta):
     arguments = (
-        f"prior={name}", f"beta={beta}", "latent_dim=4", "epochs=1", "prior_epochs=1", "trainer.report_every=5",
-        "trainer.evaluations=2", "trainer.evaluation_images=50", "trainer.save_minutes=0", "data.limit=600",
-        "batch_size=50", *SMALL, *NEEDS.get(name, ()),
+        f"prior={name}", f"beta={beta}", "latent_dim=4", "epochs=1", "prior_epochs=1", "trainer.report_every=4",
+        "trainer.evaluations=2", "trainer.evaluation_images=20", "trainer.save_minutes=0", "data.limit=180",
+        "batch_size=20", *SMALL, *NEEDS.get(name, ()),
     )  # fmt: skip
     code, _, err = run("train", *arguments, "name=whole")
     assert code == 0, err
     # in the joint phase, then in the prior-only one, if there is one
-    stops = interrupt_at(7) if name == "standard_normal" else interrupt_at(7, 15)
+    stops = interrupt_at(4) if name == "standard_normal" else interrupt_at(4, 12)
     while stops:
         code, _, err = run("train", *arguments, "name=parts")
         assert (code, "interrupted" in err) == (130, True)
@@ -144,7 +142,7 @@ def test_a_context_network_makes_features_of_a_context_first(run):
 
 
 def test_attributes_as_contexts_on_faces(run, real_data):
-    short = ("data.split=[250,50]", "data.limit=20", "batch_size=10", "prior_batch_size=10", *SMALL)
+    short = ("data.split=[30,10]", "data.limit=20", "batch_size=10", "prior_batch_size=10", *SMALL)
     faces = ("experiment=faces_small", "prior=conditional_flow", "epochs=1", "prior_epochs=1", *short)
     code, _, err = run("train", *faces, "context=[Smiling,Male]", f"data.root={real_data}", "name=f")
     assert code == 0, err

@@ -77,6 +77,11 @@ class Typed:
         parsed = self.parsed()
         return bool(parsed.help or parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion)
 
+    @property
+    def plain(self) -> bool:
+        """Whether the command is called once, for a configuration that is composed of the arguments."""
+        return not self.sweep and not self.prints and self.parsed().experimental_rerun is None
+
     def parsed(self) -> argparse.Namespace:
         """What Hydra makes of all arguments."""
         return _parser().parse_args(self.for_hydra())

@@ -17,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from pyro_lrp.config.arguments import Typed
+from pyro_lrp.config.engine import VERSION, engine
 from pyro_lrp.config.folders import EXPERIMENTS, conf_dir, note_replaced
 from pyro_lrp.config.messages import described
 from pyro_lrp.core.errors import TRACEBACK, printable
@@ -61,24 +62,27 @@ class Command:
                 self._sweep(typed)
                 return
             with _folded_help(shown=typed.help):
-                self._run(typed)
+                self._compose(typed)
 
     def _sweep(self, typed: Typed) -> None:
         from pyro_lrp.config.sweeps import sweep  # which few commands need
 
         sweep(self, typed)
 
-    def _run(self, typed: Typed) -> None:
-        """Compose the configuration and call the function."""
+    def _compose(self, typed: Typed) -> None:
+        """Compose the configuration, and call the function or print what is asked for."""
 
         def job(cfg: DictConfig) -> None:
             note_replaced(typed.own_folder, HydraConfig.get().runtime.choices)
             with one_line_errors(self.name, typed.arguments):  # inside Hydra, which would print further lines
                 self.function(cfg)
 
-        decorate = hydra.main(version_base="1.3", config_path=conf_dir(), config_name=self.name)
-        run = decorate(job)
-        run()
+        if typed.plain:
+            with engine(self.name, typed) as composer:
+                composer.run(job)
+            return
+        decorate = hydra.main(version_base=VERSION, config_path=conf_dir(), config_name=self.name)
+        decorate(job)()
 
     # ----------------------------------------------------------------- sweeps
 

@@ -6,6 +6,7 @@ the place of the data and logging, may change whenever a run is resumed.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,10 +160,16 @@ def _presets(choices: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def _refuse_unknown_keys(tree: dict[str, Any], groups: Iterable[str]) -> None:
-    known = set(OmegaConf.load(Path(conf_dir()) / "train.yaml")) | set(groups)
+    known = _root_keys() | set(groups)
     unknown = sorted(str(key) for key in tree.keys() - known)
     if unknown:
         raise UserError(f"unknown key {unknown[0]}; see --help")
+
+
+@functools.cache
+def _root_keys() -> frozenset[str]:
+    """The keys of the library's own ``train.yaml``, which is long to read."""
+    return frozenset(OmegaConf.load(Path(conf_dir()) / "train.yaml"))
 
 
 def _refuse_empty_groups(tree: dict[str, Any]) -> None:

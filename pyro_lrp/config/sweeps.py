@@ -16,22 +16,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_automatic_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.types import HydraContext, RunMode
+from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from pyro_lrp.config.arguments import Typed
-from pyro_lrp.config.folders import conf_dir, groups, note_replaced
+from pyro_lrp.config.engine import Engine, engine
+from pyro_lrp.config.folders import groups, note_replaced
 from pyro_lrp.config.members import Job, Outcome, attempt
 from pyro_lrp.core.arguments import quote
 from pyro_lrp.core.errors import UserError, printable
@@ -82,53 +79,12 @@ def sweep(command: Command, typed: Typed) -> None:
         SystemExit: With code 1, if a member failed.
     """
     try:
-        with _engine(command.name, typed) as engine:
-            _Sweep(command, typed, engine).run()
+        with engine(command.name, typed) as hydra:
+            _Sweep(command, typed, hydra).run()
     except Stopped:
         raise
     except KeyboardInterrupt as stop:
         raise Stopped(str(stop) or "interrupted", signal.SIGINT) from stop
-
-
-@dataclass(frozen=True)
-class _Engine:
-    """Hydra, ready to compose.
-
-    Attributes:
-        hydra: Hydra's entrance.
-        config_name: The name of the configuration.
-        overrides: The arguments ``key=value``.
-    """
-
-    hydra: Hydra
-    config_name: str
-    overrides: list[str]
-
-    @property
-    def loader(self) -> Any:
-        """What composes configurations."""
-        return self.hydra.config_loader
-
-    def compose(self, *more: str) -> DictConfig:
-        """The configuration of the whole sweep."""
-        overrides = [*self.overrides, "hydra.mode=MULTIRUN", *more]
-        return self.hydra.compose_config(self.config_name, overrides, run_mode=RunMode.MULTIRUN)
-
-
-@contextmanager
-def _engine(name: str, typed: Typed) -> Iterator[_Engine]:
-    """Hydra for a sweep, which reads the files that it would read for a plain command."""
-    parsed = typed.parsed()
-    places = create_automatic_config_search_path(None, None, parsed.config_path or conf_dir())
-    if parsed.config_dir is not None:
-        folder = Path(parsed.config_dir).expanduser().absolute()
-        before = SearchPathQuery(provider="schema")
-        places.prepend(provider="command-line", path=f"file://{folder}", anchor=before)
-    hydra = Hydra.create_main_hydra2(name, places)
-    try:
-        yield _Engine(hydra, parsed.config_name or name, parsed.overrides)
-    finally:
-        GlobalHydra.instance().clear()
 
 
 class _Sweep:
@@ -140,7 +96,7 @@ class _Sweep:
         engine: Hydra.
     """
 
-    def __init__(self, command: Command, typed: Typed, engine: _Engine) -> None:
+    def __init__(self, command: Command, typed: Typed, engine: Engine) -> None:
         self.command = command
         self.engine = engine
         self.cfg = engine.compose()

@@ -60,7 +60,11 @@ def seeded(seed: int, *labels: str | int) -> Iterator[None]:
     True
     """
     with untouched_generators():
-        torch.manual_seed(derive_seed(seed, *labels))
+        number = derive_seed(seed, *labels)
+        if torch.accelerator.is_available():
+            torch.manual_seed(number)
+        else:  # which would format a stack trace for each kind of device that is not there
+            torch.default_generator.manual_seed(number)
         yield
 
 

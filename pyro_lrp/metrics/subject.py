@@ -28,6 +28,7 @@ from pyro_lrp.priors import Prior
 __all__ = ["AS_FILES", "CHUNK", "DECODED", "Extractor", "Results", "Subject", "as_files", "no_progress"]
 
 CHUNK = 500  # rows of features or codes at once: memory does not grow with their number
+_KEPT = 2_000_000  # numbers of features that are kept for the next metric: 8 MB
 SETS = ("test", "training", "reconstructions", "resampled", "samples")
 AS_FILES = "clipped to [0, 1], rounded to uint8"  # for protocols
 DECODED = f"decoder means, {AS_FILES}"
@@ -343,11 +344,16 @@ class Subject:
 
     @torch.no_grad()
     def _statistics(self, extractor: Extractor, of: str, n: int, prepare: Preparation) -> FeatureStatistics:
-        """The statistics from features that are kept, or else computed."""
-        rows = self._memo.get(("rows", extractor.key, of, n, prepare))
-        if rows is not None:
-            return FeatureStatistics.of(rows.split(CHUNK))
-        return FeatureStatistics.of(self.features(extractor, of, n, prepare))
+        """The statistics from features that are kept, or else computed; few numbers are kept for later."""
+        key = ("rows", extractor.key, of, n, prepare)
+        if key in self._memo:
+            return FeatureStatistics.of(self._memo[key].split(CHUNK))
+        features = self.features(extractor, of, n, prepare)
+        if self.size(of, n) * extractor.dim > _KEPT:
+            return FeatureStatistics.of(features)
+        parts = [*features]
+        self._memo[key] = torch.cat(parts)
+        return FeatureStatistics.of(parts)
 
     def _reference(self, extractor: Extractor, of: str, n: int, prepare: Preparation) -> str:
         """The name of the file of the statistics of real images, which depends on images and protocol."""

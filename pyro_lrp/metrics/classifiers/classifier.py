@@ -33,6 +33,44 @@ _FEATURES = 64
 _VERSION = 1  # raise it when the architecture or its training changes: cached networks are then not used
 
 
+class _MeansOfFour(torch.autograd.Function):
+    """The mean of each 2 x 2 pixels, in the order of PyTorch's pooling: values and gradients are its own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """``(..., H, W) -> (..., H / 2, W / 2)``."""
+        first, second = x[..., 0::2, :], x[..., 1::2, :]
+        total = first[..., 0::2] + first[..., 1::2]
+        total += second[..., 0::2]
+        total += second[..., 1::2]
+        return total.div_(4)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """A quarter of the gradient for each of the four."""
+        share = gradients[0] / 4
+        *batch, height, width = share.shape
+        out = share.new_empty(*batch, height, 2, width, 2)
+        for row in (0, 1):
+            for column in (0, 1):
+                out[..., row, :, column] = share
+        return out.reshape(*batch, 2 * height, 2 * width)
+
+
+class HalfSize(nn.AvgPool2d):
+    """``AvgPool2d(2)``, whose values it has, bit for bit, in half the time on a CPU."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W) -> (B, C, H // 2, W // 2)``."""
+        odd = x.shape[-1] % 2 or x.shape[-2] % 2
+        if odd or x.device.type != "cpu":
+            return super().forward(x)
+        return _MeansOfFour.apply(x)
+
+
 class Classifier(DatasetClassifier):
     """Two convolutions with average pooling, then 64 features, then classes.
 
@@ -55,10 +93,10 @@ class Classifier(DatasetClassifier):
         self.trunk = nn.Sequential(
             nn.Conv2d(channels, 32, 3, padding=1),
             nn.ReLU(),
-            nn.AvgPool2d(2),
+            HalfSize(),
             nn.Conv2d(32, 64, 3, padding=1),
             nn.ReLU(),
-            nn.AvgPool2d(2),
+            HalfSize(),
             nn.Flatten(),
             nn.Linear(64 * (height // 4) * (width // 4), _FEATURES),
             nn.ReLU(),

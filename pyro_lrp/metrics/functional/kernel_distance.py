@@ -68,4 +68,5 @@ def _within(x: Tensor) -> Tensor:
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
-    return (a @ b.T / a.shape[1] + 1) ** 3
+    kernel = a @ b.T
+    return kernel.div_(a.shape[1]).add_(1).pow_(3)  # in place: a matrix of n x m is large
