@@ -14,7 +14,7 @@ from pyro_lrp.objectives import BilevelELBO, Game, LatentGame, Losses, Turn
 from pyro_lrp.priors import StandardNormal
 from pyro_lrp.schedules import Constant, Halving, Linear, StepDecay
 from pyro_lrp.trainer import Phase, Trainer, loop, reporting, saving
-from pyro_lrp.trainer.history import History, read_rows
+from pyro_lrp.trainer.history import DAMAGED, History, read_rows
 
 FAKE = data.fake(64, (1, 8, 8))
 PHASES = (Phase("joint", 4), Phase("prior_only", 3))
@@ -62,7 +62,7 @@ def test_resume_is_bit_for_bit(tmp_path, stop_after):
     assert [{k: v for k, v in row.items() if k not in timing} for row in actual] == [
         {k: v for k, v in row.items() if k not in timing} for row in json.loads(json.dumps(expected))
     ] or _close(actual, expected, timing)
-    steps = [row["step"] for row in read_rows(parts / "metrics.jsonl")]
+    steps = [row["step"] for row in read_rows(parts / "metrics.jsonl").rows]
     assert steps == sorted(set(steps))
     assert steps[-1] == 5 * 4 + 5 * 3
 
@@ -448,8 +448,34 @@ def test_history_drops_rows_past_the_checkpoint_and_half_a_line(tmp_path):
     again = History(path, step=6)
     assert [row["step"] for row in again.rows] == [3, 6]
     assert again.seconds == 3.0
-    assert read_rows(path) == again.rows
+    assert read_rows(path) == (again.rows, [])
     assert again.rows[0]["loss"] is None
+    assert not path.with_name(DAMAGED).exists()
+
+
+BAD_LINES = {
+    "half a row": b'{"step": 6, "se',
+    "no object": b"[6]",
+    "no step": b'{"seconds": 3.0}',
+    "a step in words": b'{"step": "six"}',
+    "no text": b"\xff\xfe\x00",
+    "nested without end": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("line", BAD_LINES.values(), ids=BAD_LINES)
+def test_a_damaged_line_costs_no_other(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    good = [json.dumps({"step": step, "seconds": 0.5 * step}).encode() for step in (3, 9, 12)]
+    before = b"\n".join([good[0], line, *good[1:], b""])
+    path.write_bytes(before)
+    said = []
+    history = History(path, step=12, log=said.append)
+    assert [row["step"] for row in history.rows] == [3, 9, 12]
+    assert path.with_name(DAMAGED).read_bytes() == before
+    assert said == [f"{path}: lines 2 cannot be read and are left out; {DAMAGED} keeps them"]
+    assert History(path, step=12, log=said.append).rows == history.rows
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize("stochastic", [True, False])

@@ -97,6 +97,7 @@ _CONTENTS = (
     "summary.json",  # deleted first: a run without a checkpoint must not look finished
     "checkpoints",
     "metrics.jsonl",
+    "metrics.damaged.jsonl",
     _TRAINED_ON,
     "samples",
     "figures",

@@ -15,6 +15,7 @@ from pyro_lrp.config.build import PLACES
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.files import read_json
 from pyro_lrp.reports.scores import Score, number, read_final, read_results, requests, whole
+from pyro_lrp.trainer.history import read_rows
 
 __all__ = ["CURVES", "Collection", "ReportedRun", "collect", "folders"]
 
@@ -29,7 +30,6 @@ CURVES = (
 Curve = tuple[tuple[int, float], ...]
 """Steps and values, in order."""
 
-_LARGEST_HISTORY = 2**26  # bytes
 _LARGEST_DRAWN = 1e12  # nats; what is beyond is no likelihood, and axes overflow
 _REMAINS = ("metrics.jsonl", "summary.json", "checkpoints")  # a folder with one of them was a run
 _INSIDE = ("checkpoints", "samples", "figures", "tensorboard", "report")  # folders of a run that hold no runs
@@ -215,7 +215,7 @@ def _read(directory: Path, name: str) -> ReportedRun:
     evaluation: dict[str, Any] = {}
     if results.is_file():
         evaluation = read_json(results)
-    rows = _rows(history)
+    rows = read_rows(history).rows
     asked = requests(evaluation)
     finished = summary is not None
     if summary is None and not history.is_file():  # a published run, without the files of its training
@@ -265,35 +265,6 @@ def _leaves(node: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of ``metrics.jsonl`` that have a step; lines that are no JSON objects are left out.
-
-    Raises:
-        UserError: If the file is too large, or no text.
-    """
-    if not path.is_file():
-        return []
-    size = path.stat().st_size
-    if size > _LARGEST_HISTORY:
-        raise UserError(f"{path} has {size:,} bytes, more than the limit of {_LARGEST_HISTORY:,}")
-    rows = []
-    try:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            row = _row(line)
-            if isinstance(row, dict) and whole(row.get("step")) is not None:
-                rows.append(row)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not readable text: delete it") from error
-    return rows
-
-
-def _row(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:  # the last line of a run that was killed
-        return None
 
 
 def _curve(rows: list[dict[str, Any]], term: str) -> Curve:

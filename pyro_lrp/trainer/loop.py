@@ -245,7 +245,7 @@ class Trainer:
             metrics = self.directory / "metrics.jsonl"
         if state:
             snapshots.restore(self, state)
-        self.history = History(metrics, self.step)
+        self.history = History(metrics, self.step, self.log)
 
     def _announce(self) -> None:
         cautions = [self.game.caution(span.name, self.splits["train"]) for span in self.spans]
