@@ -424,8 +424,8 @@ def test_the_summary_says_that_steps_were_eager(train, typed):
 
 
 def test_the_summary_says_what_was_captured(train, monkeypatch):
-    monkeypatch.setattr(loop, "choose_compile", lambda kind, device: "graph")
-    monkeypatch.setattr(loop, "StepFactory", lambda kind, log: StepFactory(kind, log, RecordedGraph))
+    monkeypatch.setattr(loop, "choose_compile", lambda kind, device, processes: "graph")
+    monkeypatch.setattr(loop, "StepFactory", lambda kind, log, processes: StepFactory(kind, log, RecordedGraph))
     code, _, err = train(
         *QUICK,
         "prior=flow_matching",

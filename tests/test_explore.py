@@ -270,7 +270,9 @@ def classes_in(labels):
 
 def test_images_that_nobody_chose_are_of_many_classes_and_always_the_same():
     images = in_order()
-    request = Request(SimpleNamespace(data=images, device="cpu"), {"indices": None, "images": None})
+    request = Request(
+        SimpleNamespace(data=images, device=torch.device("cpu")), {"indices": None, "images": None}
+    )
     names, x, context, _ = request.images(12)
     shown = context.argmax(1)
     assert classes_in(shown) >= 5

@@ -46,7 +46,7 @@ def kill_at(step, cwd, model):
 
 def finish(cwd, model):
     process = start("train", *RUN, *model, cwd=cwd)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     return cwd / "runs/killed/seed_0", output
 
@@ -110,7 +110,7 @@ def test_the_default_command_draws_digits(tmp_path):
 
 def test_console_module_runs_from_another_directory(tmp_path):
     process = start("train", "--cfg", "job", cwd=tmp_path)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert "beta: 0" in output
     assert list(tmp_path.iterdir()) == []

@@ -261,7 +261,7 @@ def nested(run):
 
 def huge_json(run):
     with open(run / "evaluation.json", "wb") as file:
-        file.truncate(2**28 + 1)
+        file.truncate(2**26 + 1)
 
 
 def huge_history(run):

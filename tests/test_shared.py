@@ -17,7 +17,7 @@ from pyro_lrp.core.errors import UserError
 from pyro_lrp.trainer.capture import choose_compile
 from pyro_lrp.trainer.processes import OwnRows
 
-SECONDS = 180  # after which a process that hangs is ended
+SECONDS = 300  # after which a process that hangs is ended
 TINY = (
     "data=digits", "network=mlp", "network.hidden_dims=[16]", "data.flow.layers=2", "data.flow.width=16",
     "batch_size=50", "prior_batch_size=50", "device=cpu", "threads=1", "progress=false",

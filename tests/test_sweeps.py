@@ -21,7 +21,7 @@ SMALL = (  # about 20 tiny steps
 )
 LONG = (*SMALL, "epochs=90000", "trainer.report_every=5")  # until it is stopped
 PLUGINS = {"joblib": "joblib", "submitit_local": "submitit", "ray": "ray"}
-SECONDS = 150  # after which a process that hangs is ended
+SECONDS = 300  # after which a process that hangs is ended
 
 
 @contextmanager

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["check_shares", "choose_device", "make_fabric", "matrix_products"]
 
 _DEVICES = ("auto", "cpu", "cuda", "mps")
+_PATIENCE = 10.0  # seconds that a process has to end by itself
 _PRECISIONS = ("32", "tf32", "bf16-mixed")
 
 
@@ -60,7 +63,17 @@ def make_fabric(device: str, precision: str, devices: int = 1, nodes: int = 1) -
             accelerator=chosen.type, devices=devices, num_nodes=nodes, strategy="ddp", precision=kind
         )
         fabric.launch()
+    atexit.register(_end, getattr(fabric.strategy.launcher, "procs", []))
     return fabric
+
+
+def _end(processes: Sequence[subprocess.Popen]) -> None:
+    """End the processes that were started here, if the first one ends before them, as after Ctrl-C."""
+    for process in processes:
+        try:
+            process.wait(timeout=_PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 @contextmanager
