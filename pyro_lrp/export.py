@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pyro_lrp.config.command import run_plain
+from pyro_lrp.core.arguments import listed
 from pyro_lrp.core.errors import UserError, printable
 
 if TYPE_CHECKING:  # torch is imported when there is work: --help does not wait for it
@@ -74,18 +75,13 @@ def _export(options: dict[str, str]) -> None:
 
     programs = list(FORMATS)
     if "programs" in options:
-        programs = _names(options["programs"])
-    run = config.Run(options["run"], allow_targets=_names(options.get("allow_targets", "")))
+        programs = listed(options["programs"])
+    run = config.Run(options["run"], allow_targets=listed(options.get("allow_targets", "")))
     folder = export(run, options["out"], programs, log=lambda line: print(printable(line), flush=True))
     files = [path for path in folder.rglob("*") if path.is_file()]
     megabytes = sum(path.stat().st_size for path in files) / 1e6
     print(f"{folder}: {len(files)} files, {megabytes:.1f} MB")
     print(f"choose a license and complete {folder / 'README.md'}; then: hf upload OWNER/NAME {folder}")
-
-
-def _names(text: str) -> list[str]:
-    """The names of a list as typed, with brackets or without."""
-    return [name.strip(" '\"") for name in text.strip("[]").split(",") if name.strip()]
 
 
 def export(run: Run, folder: str | Path, *arguments: Any, **options: Any) -> Path:

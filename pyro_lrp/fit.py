@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from pyro_lrp.config.command import run_plain
+from pyro_lrp.core.arguments import listed
 from pyro_lrp.core.errors import UserError, printable
 
 HELP = """\
@@ -18,7 +19,7 @@ Fit a prior to codes that an autoencoder elsewhere made: no images and no networ
 
   codes=FILE        .npy, .npz, .pt (tensors alone) or .safetensors: floats (N, d), or maps (N, C, H, W). Of
                     several arrays the one called codes; labels or context beside it are taken as well
-  context=FILE      what the prior is conditional on: numbers (N, k), or class labels (N,)
+  context=FILE      what the prior is conditional on: numbers (N, k), or class labels (N,); or labels=FILE
   held_out=FILE     further codes, to judge by. Default: a tenth of the codes, at most 5,000
   prior=auto        mixtures, flow matching and flows compete; the one whose samples are nearest to held-out
                     codes wins. Or a file of conf/prior, or prior/NAME.yaml of yours with --config-dir DIR
@@ -36,7 +37,7 @@ The folder is one for sample (of codes), evaluate and check, as in evaluate run=
 """
 
 _KEYS = (
-    "codes", "context", "held_out", "prior", "seconds", "out", "n", "seed", "device", "threads",
+    "codes", "context", "labels", "held_out", "prior", "seconds", "out", "n", "seed", "device", "threads",
     "allow_targets",
 )  # fmt: skip
 
@@ -84,6 +85,10 @@ def parse(arguments: Sequence[str]) -> Typed:
             options[key] = value
         else:
             raise UserError(f"unknown key {key}; the known ones are {', '.join(_KEYS)}; see --help")
+    if "labels" in options:
+        if "context" in options:
+            raise UserError("labels and context: give one of them")
+        options["context"] = options.pop("labels")
     if "codes" not in options:
         raise UserError("which codes? say codes=FILE; see --help")
     return Typed(options, prior, config_dir)
@@ -105,7 +110,7 @@ def _fit(typed: Typed) -> None:
         prior = "auto"
     n = _whole(options, "n", 1000)
     folder = _made(Path(options.get("out") or Path("runs", "fit", Path(options["codes"]).stem)))
-    allow_targets = [name for name in options.get("allow_targets", "").strip("[]").split(",") if name]
+    allow_targets = listed(options.get("allow_targets", ""))
     threads = options.get("threads", "auto")
     fitted = fitting.fit(
         files.codes,

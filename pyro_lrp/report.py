@@ -6,6 +6,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from pyro_lrp.config.command import WIDTH, run_plain
+from pyro_lrp.core.arguments import listed
 from pyro_lrp.core.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def parsed(arguments: list[str]) -> tuple[list[str], str | None, list[str] | Non
         if key == "out" and equals:
             out = value
         elif key == "metrics" and equals:
-            metrics = [name.strip(" '\"") for name in value.strip("[]").split(",")]
+            metrics = listed(value)
         else:
             paths.append(argument)
     if not paths:

@@ -24,6 +24,16 @@ def jiggle(module: nn.Module, size=0.1):
     return module
 
 
+def difference(some, others, least):
+    """The largest difference of two states, relative to the largest value of each tensor, or to ``least``."""
+    largest = 0.0
+    for name, value in some.items():
+        if value.is_floating_point() and value.numel():
+            scale = value.abs().max().clamp_min(least)
+            largest = max(largest, ((value - others[name]).abs().max() / scale).item())
+    return largest
+
+
 def small_game(beta=0.0, **kwargs):
     return objectives.LatentGame(small_autoencoder(**kwargs), objectives.BilevelELBO(beta))
 

@@ -8,7 +8,7 @@ import json
 import sys
 
 import torch
-from builders import GAMES, jiggle, small_autoencoder
+from builders import GAMES, difference, jiggle, small_autoencoder
 
 from pyro_lrp import data, networks, objectives, priors, transforms
 from pyro_lrp.data import Split
@@ -45,25 +45,20 @@ def taken(game, kind, share, **options):
     return game.state_dict()
 
 
-def difference(build):
+def apart(build):
     """The largest relative difference between steps that are shared and steps taken alone."""
     torch.manual_seed(0)
     alone = jiggle(build()).double().train()
     together = copy.deepcopy(alone)
     expected = taken(alone, Step, slice(None))
     found = taken(together, SharedStep, PROCESSES.own, processes=PROCESSES)
-    largest = 0.0
-    for name, value in expected.items():
-        if value.is_floating_point() and value.numel():
-            scale = value.abs().max().clamp_min(1e-3)
-            largest = max(largest, ((value - found[name]).abs().max() / scale).item())
-    return largest
+    return difference(expected, found, least=1e-3)
 
 
 if __name__ == "__main__":
     FABRIC = make_fabric("cpu", "32")
     PROCESSES = Processes(FABRIC)
-    differences = {name: difference(build) for name, build in EVERY.items()}
+    differences = {name: apart(build) for name, build in EVERY.items()}
     if PROCESSES.rank == 0:
         print(json.dumps(differences))
     sys.stdout.flush()

@@ -158,11 +158,11 @@ def test_the_prior_of_a_run_is_held_to_the_laws(train):
 
 
 def test_codes_that_moved_are_named(folder, run, tmp_path):
-    (tmp_path / "z.npy").rename(tmp_path / "moved.npy")
+    (tmp_path / "z.npy").rename(tmp_path / "moved (1), here.npy")
     code, _, err = run("evaluate", f"run={folder}", "metrics=likelihood")
     assert code == 1
     assert "z.npy: there is no such file" in err
-    code, _, _ = run("evaluate", f"run={folder}", "metrics=likelihood", "codes=moved.npy")
+    code, _, _ = run("evaluate", f"run={folder}", "metrics=likelihood", "codes=moved (1), here.npy")
     assert code == 0
 
 

@@ -274,6 +274,15 @@ def test_the_command_takes_labels_beside_the_codes(fit):
     assert fitting.load("here").context_dim == 3
 
 
+@pytest.mark.parametrize("key", ["labels", "context"])
+def test_the_command_takes_labels_from_a_file(fit, key):
+    np.save("z.npy", Z.numpy())
+    np.save("l.npy", np.arange(200) % 3)
+    code, _, _ = fit("codes=z.npy", f"{key}=l.npy", "prior=conditional_flow", "seconds=1", "out=here")
+    assert code == 0
+    assert fitting.load("here").classes == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -285,6 +294,7 @@ def test_the_command_takes_labels_beside_the_codes(fit):
         (("codes=two.npz",), "two.npz holds a, b: expected one of them to be called codes or z or latents"),
         (("codes=z.npy", "second=3"), "unknown key second; the known ones are codes, context"),
         (("codes=z.npy", "seconds=soon"), "seconds: expected a number, got soon"),
+        (("codes=z.npy", "labels=l.npy", "context=l.npy"), "labels and context: give one of them"),
         (("codes=z.npy", "n=-1"), "n: expected a whole number of at least 0, got -1"),
         (
             ("codes=z.npy", "prior=auto", "prior.components=3"),

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["LIST_KEYS", "command_line", "is_path_key", "needs_quotes", "quote", "typed"]
+__all__ = ["LIST_KEYS", "command_line", "is_path_key", "listed", "needs_quotes", "quote", "typed"]
 
 PATH_KEYS = (
     "run",
@@ -19,6 +19,8 @@ PATH_KEYS = (
     "data.images",
     "data.attributes",
     "data.index",
+    "codes",
+    "held_out",
 )
 LIST_KEYS = ("images", "runs")  # path keys that also take a list
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
@@ -46,6 +48,16 @@ def quote(text: str, *, interpolates: bool = False) -> str:
     if not interpolates:
         escaped = escaped.replace("${", "\\${")
     return f"'{escaped}'"
+
+
+def listed(text: str) -> list[str]:
+    """The names of a list as it is typed, with brackets or without.
+
+    >>> listed("[fid, 'kid']"), listed("fid"), listed("[]")
+    (['fid', 'kid'], ['fid'], [])
+    """
+    names = [name.strip(" '\"") for name in text.strip("[]").split(",")]
+    return [name for name in names if name]
 
 
 def needs_quotes(key: str, value: str) -> bool:

@@ -218,7 +218,10 @@ def _dropout(rows: OwnRows, function: Callable, x: Tensor, *args: Any, **options
 def _multinomial(
     rows: OwnRows, function: Callable, weights: Tensor, n: int, *args: Any, **options: Any
 ) -> Tensor:
-    """Draws of components, of which the last dimension is that of the minibatch."""
+    """Draws of components with replacement, of which the last dimension is that of the minibatch."""
+    replaced = args[0] if args else options.get("replacement", False)
+    if not replaced:
+        return function(weights, n, *args, **options)
     drawn = function(weights, n * rows.size, *args, **options)
     return drawn[..., rows.rank :: rows.size]
 
