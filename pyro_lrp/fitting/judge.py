@@ -21,6 +21,7 @@ __all__ = ["CRITERION", "Judge"]
 CRITERION = "energy distance of samples from held-out codes, each dimension standardised"
 
 _BLOCK = 1000  # samples; the distances of several blocks say how certain their mean is
+_LONG = 1024  # dimensions above which blocks are smaller, by the factor by which a code is longer
 _BLOCKS = (2, 10)  # at least and at most
 _SECONDS = 2.0  # after which no further block is drawn: some priors solve an equation for each sample
 _SCORED = 200  # held-out codes whose density is computed, for the same reason
@@ -42,6 +43,7 @@ class Judge:
 
     def __init__(self, codes: CodeSet, device: torch.device, seed: int) -> None:
         self.seed = seed
+        self.block = min(_BLOCK, max(_BLOCK // 5, _BLOCK * _LONG // codes.dim))
         # the statistics are joined, and not the numbers: a copy of all codes would be large
         parts = [part for part in (codes.train, codes.context) if part.shape[1]]
         scale = torch.cat([part.std(0) for part in parts])
@@ -84,6 +86,6 @@ class Judge:
 
     def _contexts(self, block: int) -> Tensor:
         """Contexts of a block of samples: those of the held-out codes, in turn."""
-        first = block * _BLOCK
-        rows = torch.arange(first, first + _BLOCK, device=self.contexts.device) % len(self.contexts)
+        first = block * self.block
+        rows = torch.arange(first, first + self.block, device=self.contexts.device) % len(self.contexts)
         return self.contexts[rows]
