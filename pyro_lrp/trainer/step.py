@@ -92,12 +92,19 @@ class Step:
             step: The number of the step, through all phases.
             progress: Where it stands, for schedules.
         """
+        self.advance(progress)
+        reseed(self.noise_seed(step), self.fabric.device)
+
+    def advance(self, progress: Progress) -> None:
+        """Write learning rates and scheduled weights."""
         for player in self.moves:
             schedule = self.schedules.get(player, self.schedule)
             set_rate(self.optimizers[player], schedule(progress))
         self.game.advance(progress)
-        seed = derive_seed(self.seed, "noise", step)
-        reseed(seed, self.fabric.device)
+
+    def noise_seed(self, step: int) -> int:
+        """The seed of all noise of a step."""
+        return derive_seed(self.seed, "noise", step)
 
     def __call__(self, batches: Sequence[Any]) -> dict[str, Tensor]:
         """The device's half.
@@ -131,18 +138,20 @@ class Step:
         with self.fabric.autocast():
             losses = self.game(turn.name, batches, memo)
 
-        movers = [self.optimizers[player] for player in turn.moves]
-        for optimizer in movers:
-            optimizer.zero_grad(set_to_none=True)
+        for player in turn.moves:
+            self.optimizers[player].zero_grad(set_to_none=True)
         self.fabric.backward(losses.loss)
         self.reduce(turn.moves)
-        for optimizer in movers:
-            optimizer.step()
+        self.move(turn.moves)
+        return losses
 
-        for player in turn.moves:
+    def move(self, players: Sequence[str]) -> None:
+        """Move players along their gradients, and take them into their averages."""
+        for player in players:
+            self.optimizers[player].step()
+        for player in players:
             if player in self.averages:
                 self.averages[player].update()
-        return losses
 
 
 def reseed(seed: int, device: torch.device) -> None:

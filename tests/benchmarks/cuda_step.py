@@ -42,9 +42,9 @@ class TrainerSteps:
         self.trainer = Trainer(
             game, dataset, phases=phases, device="cuda", precision=precision, compile=compile, progress=False
         )
-        self.trainer._prepare({})
+        self.trainer.prepare({})
         self.span = self.trainer.spans[-1]
-        self.batches = self.trainer._begin(self.span)
+        self.batches = self.trainer.begin(self.span)
         self.one_step = self.trainer.step_of(self.span)
         self.window = Window()
         self.number = 0
