@@ -10,7 +10,8 @@ import shlex
 import shutil
 import sys
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -19,11 +20,14 @@ from omegaconf import DictConfig
 
 from pyro_lrp import config
 from pyro_lrp.config.command import WIDTH, Command
+from pyro_lrp.core.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported when a run begins: --help does not wait for it
     from pyro_lrp.trainer import Trainer
+    from pyro_lrp.trainer.loggers import Logger
 
 SUMMARY = "summary.json"
+_JUDGED = 100  # test images at least, for a word on whether the prior fits
 
 
 class Training(Command):
@@ -113,6 +117,7 @@ def run_plan(plan: config.Plan, *, least: int = logging.DEBUG, words: bool = Tru
     """
     from pyro_lrp.figures.training import SamplePictures
     from pyro_lrp.trainer import reporting
+    from pyro_lrp.trainer.loggers import make_logger
     from pyro_lrp.trainer.reporting import LOG
 
     progress = plan.circumstances["progress"] and least == logging.DEBUG
@@ -120,20 +125,25 @@ def run_plan(plan: config.Plan, *, least: int = logging.DEBUG, words: bool = Tru
     run = config.Run.planned(plan)
     _refuse_uncomputable_metrics(run, circumstances)
     likelihood = run.prepare_likelihood(circumstances["weights"])
-    pictures = SamplePictures(run.directory, run.settings.seed, run.data.train.context, run.condition)
+    logger = make_logger(circumstances["logger"], run.directory)
+    pictures = SamplePictures(
+        run.directory,
+        run.settings.seed,
+        run.data.train.context,
+        run.condition,
+        on_picture=partial(logger.picture, "samples"),
+    )
     trainer = run.trainer(
         circumstances,
         log=LOG.info,
         callbacks=[pictures, reporting.log_report],
+        on_row=logger.row,
     )
     if trainer.processes.rank:
         _follow(trainer)
         return run
-    board = None
-    if circumstances["logger"] == "tensorboard":
-        board = reporting.TensorBoard(run.directory)
-        trainer.on_row = board
     with (
+        closing(logger),
         run.claimed(overwrite=circumstances["overwrite"], extend=circumstances["extend"]),
         reporting.log_to(run.directory, bar=progress, least=least),
     ):
@@ -141,9 +151,7 @@ def run_plan(plan: config.Plan, *, least: int = logging.DEBUG, words: bool = Tru
             LOG.info("likelihood: %s", ", ".join(f"{key} {value}" for key, value in likelihood.items()))
         for note in run.data.notes:
             LOG.info("data: %s", note)
-        summary = _train(run, trainer, plan.circumstances)
-    if board:
-        board.close()
+        summary = _train(run, trainer, logger, plan.circumstances)
     if words:
         asking = run.condition.example()
         print(reporting.closing_words(run.directory, summary, _options(run), asking))
@@ -205,10 +213,11 @@ def _options(run: config.Run) -> dict[str, Any]:
     return {**places, "allow_targets": list(run.typed_targets) or None}
 
 
-def _train(run: config.Run, trainer: Trainer, circumstances: dict[str, Any]) -> dict[str, Any]:
+def _train(run: config.Run, trainer: Trainer, logger: Logger, circumstances: dict[str, Any]) -> dict[str, Any]:
     """Train the run unless it is complete; returns its summary."""
     from pyro_lrp.config import rundir
     from pyro_lrp.core.files import write_json
+    from pyro_lrp.figures.training import draw_training
     from pyro_lrp.trainer import reporting
     from pyro_lrp.trainer.reporting import LOG
 
@@ -217,10 +226,34 @@ def _train(run: config.Run, trainer: Trainer, circumstances: dict[str, Any]) -> 
     if summary is not None:
         LOG.info("%s is already trained: nothing is left to do (overwrite=true starts anew)", run.directory)
         return summary
+    logger.begin(run.identity)
     rows = trainer.fit()
     summary = reporting.summarize(trainer, run.autoencoder, rows, circumstances)
+    summary["prior_verdict"] = _verdict(run, trainer)
+    picture = draw_training(run.directory, rows, trainer.game, trainer.splits["test"], run.settings.seed)
+    logger.picture("overview", trainer.step, picture)
     write_json(run.directory / SUMMARY, summary)
     return summary
+
+
+def _verdict(run: config.Run, trainer: Trainer) -> dict[str, str] | None:
+    """Whether the prior over- or under-fits; None where too few codes, or too many parts of one, can say so."""
+    from pyro_lrp.core.modules import eval_mode
+    from pyro_lrp.core.randomness import untouched_generators
+    from pyro_lrp.metrics import Subject
+    from pyro_lrp.metrics.prior_gap import verdict_in_codes
+
+    fewest = min(len(trainer.splits["train"]), len(trainer.splits["test"]))
+    if fewest < _JUDGED or len(run.autoencoder.sites) > 1:
+        return None
+    device = trainer.fabric.device
+    subject = Subject(run.autoencoder, run.data, trainer.splits["train"], quick=True, device=device)
+    try:
+        with eval_mode(run.autoencoder), untouched_generators():
+            found = verdict_in_codes(subject)
+    except UserError:  # few samples are finite, which the metrics say
+        return None
+    return {"culprit": found.culprit, "sentence": found.sentence}
 
 
 class _Callable(ModuleType):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.files import write_atomically
 
 if TYPE_CHECKING:  # matplotlib is slow to import, so it is imported only when something is plotted
     from matplotlib.figure import Figure
 
-__all__ = ["COLUMN", "PAGE", "PAIR", "PALETTE", "new_figure", "save_figure"]
+__all__ = ["COLUMN", "PAGE", "PAIR", "PALETTE", "new_figure", "palette", "save_figure", "style", "with_styles"]
 
 COLUMN = 3.3  # inches: one column of a paper
 PAGE = 6.8  # inches: both columns
@@ -53,13 +55,53 @@ _METADATA: dict[str, dict[str, Any]] = {
 PAIR = tuple(_METADATA)  # a picture for the screen, and one for a paper
 
 
+_chosen: ContextVar[tuple[str, ...]] = ContextVar("styles of matplotlib that are chosen", default=())
+
+
 @contextmanager
 def style() -> Iterator[None]:
     """Within the block, matplotlib uses this style; afterwards its global settings are restored."""
     import matplotlib as mpl
+    from cycler import cycler  # of matplotlib
+    from matplotlib import style as styles
 
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context({**_STYLE, "axes.prop_cycle": cycler(color=PALETTE)}):
+        styles.use(list(_chosen.get()))
         yield
+
+
+@contextmanager
+def with_styles(names: str | Sequence[str] | None) -> Iterator[None]:
+    """Within the block, :func:`style` is this style with some of matplotlib's over it.
+
+    Args:
+        names: Names of matplotlib's styles, such as ``"grayscale"``, or files ``*.mplstyle``; None for none.
+
+    Raises:
+        UserError: If there is no such style, or its file cannot be read.
+    """
+    from matplotlib import style as styles
+
+    listed = [names] if isinstance(names, str) else names or []
+    token = _chosen.set(tuple(str(Path(name).expanduser()) for name in listed))
+    try:
+        with style():  # refuses what is no style before anything is drawn
+            pass
+    except OSError as error:
+        _chosen.reset(token)
+        known = ", ".join(name for name in styles.available if not name.startswith("_"))
+        raise UserError(f"style: {error}; a file .mplstyle, or one of {known}") from error
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def palette() -> list[str]:
+    """The colours of lines, within :func:`style`."""
+    import matplotlib as mpl
+
+    return mpl.rcParams["axes.prop_cycle"].by_key().get("color", list(PALETTE))
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -24,7 +24,7 @@ from pyro_lrp.data.batches import image_batches
 from pyro_lrp.objectives import Game
 from pyro_lrp.schedules import Constant, Phase, Schedule
 from pyro_lrp.trainer import snapshots
-from pyro_lrp.trainer.bar import progress_bar, show
+from pyro_lrp.trainer.bar import ProgressLine
 from pyro_lrp.trainer.capture import StepFactory, choose_compile
 from pyro_lrp.trainer.checks import check_batches, check_data
 from pyro_lrp.trainer.decoder_phase import check_code_noise, decoder_batches
@@ -214,7 +214,7 @@ class Trainer:
 
     def _train(self, stop: Stop) -> None:
         """All phases, or what is left of them."""
-        with progress_bar(self.total_steps, self.step, visible=self.show_progress) as self.bar:
+        with ProgressLine(self.spans, self.step, visible=self.show_progress) as self.bar:
             try:
                 for span in self.spans:
                     self._run(span, stop)
@@ -265,7 +265,6 @@ class Trainer:
         """
         if not self.is_within(span):
             return
-        self.bar.set_description(span.name)
         batches = self.begin(span)
         batches.share = self.processes.own
         step = self.step_of(span)
@@ -357,7 +356,7 @@ class Trainer:
 
         self.history.append(row)
         self.on_row(row)
-        show(self.bar, row)
+        self.bar.show(row)
 
         if save_due:
             self.saver.save(snapshots.take(self))
