@@ -110,12 +110,12 @@ SHORT = (
 )  # fmt: skip
 
 
-def planned(name, beta):
+def planned(name, beta, *more):
     """A maker of trainers of a preset of ``conf/prior``."""
     chosen = (f"prior={name}", *SMALL, *NEEDS.get(name, ()))
     if name in UNETS:
         chosen = (f"model={UNETS[name]}", f"prior={name}", *POSED)
-    plan = config.compose_train(*chosen, *SHORT, f"beta={beta}")
+    plan = config.compose_train(*chosen, *SHORT, f"beta={beta}", *more)
 
     def make(log=lambda line: None):
         run = config.Run.planned(plan)
