@@ -70,7 +70,7 @@ def _is_threads(value: Any) -> bool:
 
 
 def _is_compile(value: Any) -> bool:
-    return value is False or value in ("auto", "off", "graph")  # YAML reads off as false
+    return value is False or value in ("auto", "off", "graph", "full")  # YAML reads off as false
 
 
 def _is_text(value: Any) -> bool:
@@ -174,7 +174,7 @@ RULES: dict[str, Rule] = {
     "other_data": _FLAG,
     "devices": _COUNT,
     "nodes": _COUNT,
-    "compile": Rule(_is_compile, "auto, off or graph"),
+    "compile": Rule(_is_compile, "auto, off, graph or full"),
     "threads": Rule(_is_threads, "auto, or a whole number of at least 1"),
     "logger": _one_of("none", "tensorboard", "wandb", "trackio"),
     "name": Rule(_is_name, "the name of a folder, of at most 200 letters and without ..").or_null(),

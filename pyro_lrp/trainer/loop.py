@@ -25,7 +25,7 @@ from pyro_lrp.objectives import Game
 from pyro_lrp.schedules import Constant, Phase, Schedule
 from pyro_lrp.trainer import snapshots
 from pyro_lrp.trainer.bar import ProgressLine
-from pyro_lrp.trainer.capture import StepFactory, choose_compile
+from pyro_lrp.trainer.capture import make_factory
 from pyro_lrp.trainer.checks import check_batches, check_data
 from pyro_lrp.trainer.decoder_phase import check_code_noise, decoder_batches
 from pyro_lrp.trainer.devices import check_shares, make_fabric, matrix_products
@@ -72,8 +72,9 @@ class Trainer:
         threads: CPU threads: a number; ``"auto"``, one for small networks and the idle cores for large ones; or
             None, torch's own number. A resumed run keeps the number that ``"auto"`` chose.
         precision: ``"32"``, ``"tf32"`` (CUDA), or ``"bf16-mixed"``, under which densities stay in float32.
-        compile: ``"graph"`` replays each step from a CUDA graph, except of phases that no graph can hold;
-            ``"off"`` does not; ``"auto"`` is graph on CUDA, else off. Both compute the same.
+        compile: ``"graph"`` replays each step from a CUDA graph; ``"full"`` compiles its losses and gradients
+            too, also on a CPU; ``"off"`` does neither; ``"auto"`` is graph on CUDA, else off. What no graph can
+            hold runs without one. All compute the same, compiled steps up to rounding.
         report_every: Steps between rows of the metrics.
         evaluations: Evenly spaced scorings of all splits in a phase.
         evaluation_images: Images of a split that are scored, always the same ones, chosen at random.
@@ -136,8 +137,7 @@ class Trainer:
         log = self.processes.only_first(log)
         self.threads = threads
         self.precision = precision
-        compile = choose_compile(compile, self.fabric.device, self.processes.size)
-        self.step_factory = StepFactory(compile, log, processes=self.processes)
+        self.step_factory = make_factory(compile, log, self.fabric.device, self.processes)
         self.game = game
         self.seed = seed
         self.lr = lr

@@ -129,7 +129,7 @@ class StackedStep(Step):
         self.fabric.backward(losses.loss.sum())
         self.stack.share_gradients()
         for step in self.steps:
-            step.move(turn.moves)
+            step.move(turn)
         return losses
 
     def losses(self, turn: Turn, batches: Sequence[Any], memo: dict[str, Any]) -> Losses:

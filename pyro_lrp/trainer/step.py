@@ -120,12 +120,15 @@ class Step:
         for turn in self.turns:
             inputs = batches[: turn.batches]
             losses = self._descend(turn, inputs, memo)
-            name = f"{turn.name}_loss"
-            if len(self.turns) == 1:
-                name = "loss"
-            terms[name] = losses.loss.detach()
-            terms |= losses.terms
+            terms |= self.named(turn, losses.loss.detach(), losses.terms)
         return terms
+
+    def named(self, turn: Turn, loss: Tensor, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The loss and the terms of a turn by their names in the metrics."""
+        name = f"{turn.name}_loss"
+        if len(self.turns) == 1:
+            name = "loss"
+        return {name: loss, **terms}
 
     def reduce(self, moves: Sequence[str]) -> None:
         """Combine the gradients of several processes, between backward and the optimizers.
@@ -141,15 +144,15 @@ class Step:
         for player in turn.moves:
             self.optimizers[player].zero_grad(set_to_none=True)
         self.fabric.backward(losses.loss)
-        self.reduce(turn.moves)
-        self.move(turn.moves)
+        self.move(turn)
         return losses
 
-    def move(self, players: Sequence[str]) -> None:
-        """Move players along their gradients, and take them into their averages."""
-        for player in players:
+    def move(self, turn: Turn) -> None:
+        """Move the players of a turn along their gradients."""
+        self.reduce(turn.moves)
+        for player in turn.moves:
             self.optimizers[player].step()
-        for player in players:
+        for player in turn.moves:
             if player in self.averages:
                 self.averages[player].update()
 
