@@ -176,6 +176,7 @@ RULES: dict[str, Rule] = {
     "nodes": _COUNT,
     "compile": Rule(_is_compile, "auto, off, graph or full"),
     "threads": Rule(_is_threads, "auto, or a whole number of at least 1"),
+    "parallel": _one_of("batched").or_null(),
     "logger": _one_of("none", "tensorboard", "wandb", "trackio"),
     "name": Rule(_is_name, "the name of a folder, of at most 200 letters and without ..").or_null(),
     "n": _COUNT.or_null(),

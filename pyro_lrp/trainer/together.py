@@ -19,8 +19,9 @@ from pyro_lrp.core.errors import TrainingDiverged, UserError
 from pyro_lrp.core.randomness import untouched_generators
 from pyro_lrp.core.stopping import Stop, Stopped
 from pyro_lrp.data import Batches, Split
+from pyro_lrp.objectives import AutoencoderGame, Game
 from pyro_lrp.trainer import snapshots
-from pyro_lrp.trainer.bar import progress_bar
+from pyro_lrp.trainer.bar import ProgressLine
 from pyro_lrp.trainer.devices import matrix_products
 from pyro_lrp.trainer.loop import Trainer
 from pyro_lrp.trainer.phases import Span
@@ -29,7 +30,7 @@ from pyro_lrp.trainer.stack import StackedBatches, StackedStep
 from pyro_lrp.trainer.step import Step
 from pyro_lrp.trainer.threads import limited, settled
 
-__all__ = ["Together"]
+__all__ = ["Together", "keep_weights_in_tensors"]
 
 
 class Together:
@@ -110,9 +111,12 @@ class Together:
 
     def _train(self, stop: Stop) -> None:
         """Train group after group until none is left."""
-        total = sum(trainer.total_steps for trainer in self.trainers.values())
-        done = sum(trainer.step for trainer in self.trainers.values())
-        with progress_bar(total, done, visible=self.show_progress) as self.bar:
+        trainers = self.trainers.values()
+        longest = max(trainers, key=lambda trainer: trainer.total_steps)
+        done = min(trainer.step for trainer in trainers)
+        with ProgressLine(longest.spans, done, visible=self.show_progress) as self.line:
+            for trainer in trainers:
+                trainer.bar = ProgressLine(trainer.spans, trainer.step, visible=False)
             try:
                 while group := self._group():
                     self._run(group, stop)
@@ -164,21 +168,32 @@ class Together:
         group = [name for name in group if name not in self.errors]
         if not group:
             return
-        self.bar.set_description(f"{span.name}, {len(group)} at once")
         steps = self._steps_of(group, span)
-        whole = True
-        while whole and self.trainers[group[0]].step < limit:
-            for name, terms in zip(group, steps.take(), strict=True):
-                whole &= self._count(name, span, terms, stop)
-            if stop.signal is not None:
-                self._stop(stop)
+        first = self.trainers[group[0]]
+        with self._shown(first):
+            whole = True
+            while whole and first.step < limit:
+                for name, terms in zip(group, steps.take(), strict=True):
+                    whole &= self._count(name, span, terms, stop)
+                if stop.signal is not None:
+                    self._stop(stop)
         for name in group:
             self._end(name, span)
+
+    @contextmanager
+    def _shown(self, trainer: Trainer) -> Iterator[None]:
+        """Within the block the progress line is that of one training of a group."""
+        own = trainer.bar
+        trainer.bar = self.line
+        self.line.n = trainer.step
+        try:
+            yield
+        finally:
+            trainer.bar = own
 
     def _begin(self, name: str, span: Span) -> None:
         """Begin a phase of one training."""
         trainer = self.trainers[name]
-        trainer.bar = progress_bar(0, 0, visible=False)
         with self._failing_alone(name):
             self._batches[name] = trainer.begin(span)
             self._steps[name] = trainer.step_of(span)
@@ -205,7 +220,6 @@ class Together:
         with self._failing_alone(name):
             trainer.window.add(terms)
             trainer.count(span, stop)
-        self.bar.update()
         return name not in self.errors and not trainer.stopped
 
     def _end(self, name: str, span: Span) -> None:
@@ -230,6 +244,14 @@ class Together:
         where = " and ".join(map(str, sorted(steps)))
         words = f"stopped at step {where}, {len(going_on)} trainings are saved"
         raise Stopped(words, stop.signal or signal.SIGTERM)
+
+
+def keep_weights_in_tensors(games: Sequence[Game]) -> None:
+    """Where the β of games differ, keep each in a tensor, so that the games can be computed as one."""
+    weights = [game.beta for game in games if isinstance(game, AutoencoderGame)]
+    if len({float(weight.value) for weight in weights}) > 1:
+        for weight in weights:
+            weight.keep_in_tensor()
 
 
 def _span_of(trainer: Trainer) -> Span | None:
