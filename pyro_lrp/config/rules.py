@@ -127,7 +127,9 @@ def _not_negative(expected: str) -> Rule:
 
 def _one_of(*values: str) -> Rule:
     *others, last = values
-    expected = f"{', '.join(others)} or {last}"
+    expected = last
+    if others:
+        expected = f"{', '.join(others)} or {last}"
     return Rule(lambda value: value in values, expected)
 
 

@@ -130,7 +130,7 @@ def _agree(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
 def _largest(tensor: Tensor) -> float:
     if not tensor.numel():
         return 0.0
-    return tensor.abs().max().item()
+    return tensor.double().abs().max().item()
 
 
 def _brief(error: Exception) -> str:

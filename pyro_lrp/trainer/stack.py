@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from pyro_lrp.data import Batches
@@ -172,10 +173,27 @@ class MemberNoise(TorchFunctionMode):
         self, function: Callable, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         options = dict(kwargs or {})
+        if function in (torch.dropout, functional.dropout):
+            return self._dropout(*args, **options)
         draw = _draw_of(function, args, options)
         if draw is None:
             return function(*args, **options)
         return _Draw.apply(self.number, self.generators, draw)
+
+    def _dropout(self, x: Tensor, *args: Any, **options: Any) -> Tensor:
+        """Dropout, as a function and as an operation, of which only the factors are drawn."""
+        given = dict(zip(("p", "training"), args, strict=False))
+        given = {"p": 0.5, "training": True, **given, **options}
+        if not given["training"] or given["p"] == 0:
+            return x
+        kept = 1 - given["p"]
+        shape = x.shape
+        kind: dict[str, Any] = {"dtype": x.dtype, "device": x.device}
+
+        def factors(generator: torch.Generator) -> Tensor:
+            return torch.empty(shape, **kind).bernoulli_(kept, generator=generator).div_(kept)
+
+        return x * _Draw.apply(self.number, self.generators, factors)
 
 
 Drawing = Callable[[torch.Generator], Tensor]
