@@ -30,7 +30,7 @@ from pyro_lrp.trainer.stack import StackedBatches, StackedStep
 from pyro_lrp.trainer.step import Step
 from pyro_lrp.trainer.threads import limited, settled
 
-__all__ = ["Together", "keep_weights_in_tensors"]
+__all__ = ["Apart", "AsOne", "Together", "keep_weights_in_tensors"]
 
 
 class Together:
@@ -200,7 +200,7 @@ class Together:
 
     def _steps_of(self, group: Sequence[str], span: Span) -> _Steps:
         """How the steps of a group are taken: as one, or one after another where that would not be the same."""
-        alone = _Apart(
+        alone = Apart(
             [self.trainers[name] for name in group],
             [self._steps[name] for name in group],
             [self._batches[name] for name in group],
@@ -212,7 +212,7 @@ class Together:
         if reason:
             self.log(f"{span.name} is trained one step after another: {reason}")
             return alone
-        return _AsOne(alone)
+        return AsOne(alone)
 
     def _count(self, name: str, span: Span, terms: Mapping[str, Tensor], stop: Stop) -> bool:
         """Count a step of one training; whether it goes on with the phase or has ended it as planned."""
@@ -281,7 +281,7 @@ def _same(split: Split, other: Split) -> bool:
     return all(one is None or torch.equal(one, two) for one, two in pairs)
 
 
-class _Apart:
+class Apart:
     """The steps of several trainings, taken one after another.
 
     Args:
@@ -318,14 +318,14 @@ class _Apart:
         return terms
 
 
-class _AsOne:
+class AsOne:
     """The steps of several trainings, taken as one.
 
     Args:
         apart: The same steps, one after another.
     """
 
-    def __init__(self, apart: _Apart) -> None:
+    def __init__(self, apart: Apart) -> None:
         self.apart = apart
         self.step = StackedStep(apart.steps)
         self.batches = StackedBatches(apart.batches)
@@ -339,4 +339,4 @@ class _AsOne:
         return [{name: column[k] for name, column in columns.items()} for k in range(len(numbers))]
 
 
-_Steps = _Apart | _AsOne
+_Steps = Apart | AsOne
