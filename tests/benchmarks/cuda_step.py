@@ -6,10 +6,11 @@
 float32 and bf16: the largest relative difference of a metric, and how many tensors of the game end with equal
 bits. Two games are compiled, and a small convolutional model is trained for 16 joint steps in each precision,
 in channels-last layout and compiled, and compared with float32. ``speed`` times a step of the paper's MNIST
-model (InfoGAN network, latent 64, batch 100, flow 24 x 1024, then 8 x 256) in each mode, interleaved, in medians
-of 7 rounds; it counts kernels, and gives their share of the time, the peak of memory, and the seconds until six
-steps were taken, compiling included. What the minutes do not suffice for is skipped, and its row says so.
-``--device cpu`` tries all of it at toy sizes, with a recorder in place of a CUDA graph.
+model (InfoGAN network, latent 64, batch 100, flow 24 x 1024, then 8 x 256) in each mode, interleaved, in
+medians of 7 rounds; it counts kernels, and gives their share of the time, the peak of memory, and the seconds
+until six steps were taken, compiling included. ``all`` gives ``equality`` two fifths of the minutes. What the
+time does not suffice for is skipped, and its row says so. ``--device cpu`` tries all of it at toy sizes, with
+a recorder in place of a CUDA graph.
 """
 
 import argparse
@@ -45,10 +46,16 @@ class Device:
         self.name = name
         self.cuda = name == "cuda"
         self.target = torch.device(name)
-        self.stop = time.perf_counter() + 60 * minutes
+        self.begun = time.perf_counter()
+        self.minutes = minutes
+        self.stop = self.begun + 60 * minutes
 
-    def left(self):
-        return self.stop - time.perf_counter()
+    def until(self, share):
+        """Let that share of the minutes be the end."""
+        self.stop = self.begun + 60 * self.minutes * share
+
+    def lacks(self, seconds):
+        return self.stop - time.perf_counter() < seconds
 
     def wait(self):
         if self.cuda:
@@ -142,6 +149,9 @@ def difference(rows, others):
 def equality(write, device):
     for precision in ("32", "bf16-mixed"):
         for name, make in GAMES.items():
+            if device.lacks(10):
+                write(game=name, precision=precision, skipped="no time left")
+                continue
             first, rows, _ = trained(device, make, precision=precision)
             _, again, _ = trained(device, make, precision=precision)
             captured, others, used = trained(device, make, "graph", precision=precision)
@@ -153,6 +163,9 @@ def equality(write, device):
             )  # fmt: skip
     modes_of_a_network(write, device)
     for name in COMPILED:
+        if device.lacks(40):
+            write(game=name, precision="32", mode="compiled", skipped="no time left")
+            continue
         _, rows, _ = trained(device, GAMES[name], prior_epochs=0)
         _, others, used = trained(device, GAMES[name], "full", prior_epochs=0)
         write(game=name, precision="32", compiled=difference(rows, others), used=used)
@@ -179,6 +192,9 @@ def modes_of_a_network(write, device):
     for name, mode in modes.items():
         if name == "tf32" and not device.cuda:
             write(network="convolutional", mode=name, skipped="TF32 is CUDA's")
+            continue
+        if device.lacks(40 if mode.get("compile") == "full" else 5):
+            write(network="convolutional", mode=name, skipped="no time left")
             continue
         _, others, used = trained(device, make, prior_epochs=0, shape=size.shape, **mode)
         last = {key: others[-1][key] for key in ("loss", "log_likelihood", "log_prior")}
@@ -253,7 +269,7 @@ def with_tf32(on):
 def measure(write, device, makers, **what):
     made, peaks, built = {}, {}, {}
     for name, (kind, make) in makers.items():
-        if device.left() < SECONDS[kind]:
+        if device.lacks(SECONDS[kind]):
             write(**what, mode=name, skipped="no time left")
             continue
         before = memory(device, "memory_allocated")
@@ -300,7 +316,7 @@ def main():
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     options = parser.parse_args()
     device = Device(options.device, options.minutes)
-    sections = {"speed": speed, "equality": equality}
+    sections = {"equality": equality, "speed": speed}
     if options.section != "all":
         sections = {options.section: sections[options.section]}
 
@@ -313,6 +329,7 @@ def main():
     card = torch.cuda.get_device_name() if device.cuda else "cpu"
     write(device=card, torch=torch.__version__, pyro=pyro.__version__, cpus=os.cpu_count())
     for name, section in sections.items():
+        device.until(0.4 if len(sections) == 2 and name == "equality" else 1.0)
         try:
             section(lambda name=name, **row: write(section=name, **row), device)
         except (

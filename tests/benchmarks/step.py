@@ -2,12 +2,12 @@
 
     OMP_NUM_THREADS=1 python tests/benchmarks/step.py [--sizes digits ...] [--rounds 11] [--out FILE.csv]
 
-Joint steps, and steps of the prior alone from cached codes. The contestants of a size are interleaved, round by
-round, in one process. For each: the median of the rounds; its ratio to the bare loop of the same kind, median
-over the rounds and 95 % interval (bootstrap); the operations of a step, views apart; and the ratio to its floor,
-the time that the floating-point operations of the bare loop take in products of 512 x 512 matrices, timed in the
-same rounds. ``--compile`` adds our steps under ``compile=full``, which takes minutes to compile. pythae's VAE
-has the same networks and N(0, I) in place of the flow; it is there if pythae is installed.
+Joint steps, and steps of the prior alone from cached codes. The contestants of a size are interleaved, round
+by round, in one process. For each: the median of the rounds; its ratio to the bare loop of the same kind,
+median over the rounds and 95 % interval (bootstrap); the operations of a step, views apart; and the ratio to
+its floor, the time that the floating-point operations of the bare loop take in products of 512 x 512 matrices,
+timed in the same rounds. ``--compile`` adds our steps under ``compile=full``, which takes minutes to compile.
+The VAE of pythae has the same networks and N(0, I) in place of the flow; it is there if pythae is installed.
 """
 
 from __future__ import annotations
