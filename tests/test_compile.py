@@ -22,7 +22,7 @@ from test_capture import (
     used_by,
 )
 from test_step import batches, make_step
-from test_zoo import UNETS, ZOO
+from test_zoo import ZOO
 
 from pyro_lrp import objectives, priors
 from pyro_lrp.core.randomness import seeded
@@ -87,7 +87,7 @@ def test_a_decoder_only_phase_is_traced():
     assert are_equal(expected, found)
 
 
-@pytest.mark.parametrize("name", [*ZOO, *UNETS])
+@pytest.mark.parametrize("name", [*ZOO, "unet_flow"])
 def test_every_preset_is_traced_or_says_why_not(name):
     make = planned(name, 1, "prior_epochs=0")
     run = full(make())
@@ -118,7 +118,7 @@ def test_tracing_changes_nothing(name):
     found = dry(step, lambda: [*program.computed(inputs)])
     assert torch.equal(generator, torch.get_rng_state())
     assert all(torch.equal(value, before[key]) for key, value in step.game.state_dict().items())
-    assert apart(expected, found) == 0.0
+    assert apart(expected, found, 1e-3) == 0.0
 
 
 # what cannot be traced or compiled
@@ -174,9 +174,9 @@ def test_gradients_that_are_only_rounding_do_not_count():
     one = tracing.Results(torch.tensor(1.0), {}, [torch.ones(4), torch.tensor([1e-7]), None])
     other = tracing.Results(torch.tensor(1.0), {}, [torch.ones(4), torch.tensor([-1e-7]), None])
     far = tracing.Results(torch.tensor(1.0), {}, [torch.ones(4), torch.tensor([0.1]), None])
-    assert apart([one], [other]) < 1e-3
-    assert apart([one], [far]) > 1e-3
-    assert apart([torch.ones(2)], [torch.tensor([1.0, 1.1])]) > 1e-2
+    assert apart([one], [other], 1e-3) < 1e-3
+    assert apart([one], [far], 1e-3) > 1e-3
+    assert apart([torch.ones(2)], [torch.tensor([1.0, 1.1])], 1e-3) > 1e-2
 
 
 # the compiler

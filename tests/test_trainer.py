@@ -413,7 +413,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
         trainer(small_game(hidden=8), tmp_path).fit()
 
 
-def test_bf16_mixed_trains_with_densities_in_float32():
+def test_bf16_mixed_trains():
     rows = trainer(jiggle(small_game()), precision="bf16-mixed").fit()
     assert math.isfinite(rows[-1]["log_prior"])
 

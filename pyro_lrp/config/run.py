@@ -15,7 +15,7 @@ from pyro_lrp.config import build, rundir
 from pyro_lrp.config.hub import located
 from pyro_lrp.config.identity import Identity
 from pyro_lrp.config.memory import Memory, recall, remember
-from pyro_lrp.config.plan import Plan
+from pyro_lrp.config.plan import OF_THE_TRAINER, Plan
 from pyro_lrp.core import checkpoint
 from pyro_lrp.core.errors import UserError, printable
 from pyro_lrp.data import Condition, ImageData, Split, condition_of
@@ -384,13 +384,8 @@ class Run:
             prior_batch_size=settings.prior_batch_size,
             validation=settings.validation,
             precision=str(settings.precision),
-            device=circumstances["device"],
-            devices=circumstances["devices"],
-            nodes=circumstances["nodes"],
-            progress=circumstances["progress"],
             save_minutes=circumstances["trainer.save_minutes"],
-            threads=circumstances["threads"],
-            compile=circumstances["compile"],
+            **{name: circumstances[name] for name in OF_THE_TRAINER},
             **arguments,
             **options,
         )

@@ -242,6 +242,11 @@ class StepFactory:
             return CompiledStep(*args, **options)
         return CapturedStep(*args, graph=self.graph(), **options)
 
+    @property
+    def announcement(self) -> str:
+        """What a log line about the steps ends with."""
+        return "" if self.compile == "off" else f", compile={self.compile}"
+
     def used(self) -> dict[str, Any]:
         """For the summary: how steps were taken, seconds of compiling, and reasons against it, by phase."""
         used: dict[str, Any] = {"compile": self.compile}

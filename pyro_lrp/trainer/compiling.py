@@ -17,7 +17,6 @@ from pyro_lrp.trainer.tracing import Compiler, Program, Results, dry, eager, tra
 __all__ = ["CompiledStep", "Outcome", "apart"]
 
 _WITHOUT = {"compiled": "uncompiled", "captured": "without a CUDA graph"}
-_SMALL = 1e-3  # share of the norm of all gradients below which that of a single one is rounding
 _REASON = 300  # letters of a compiler's message that are kept
 
 
@@ -96,8 +95,9 @@ class CompiledStep(Step):
             message = " ".join(str(error).split())[:_REASON]
             self._fail(f"{type(error).__name__}: {message}")
             return
-        difference = apart(expected, found)
-        if not difference < self._tolerance():
+        tolerance = self._tolerance()
+        difference = apart(expected, found, tolerance)
+        if not difference < tolerance:
             self._fail(f"compiled gradients differ from eager ones by {difference:.1e}")
             return
         self.program = program
@@ -127,42 +127,42 @@ class CompiledStep(Step):
         """The largest relative difference that rounding explains."""
         device = self.fabric.device.type
         with self.fabric.autocast():
-            if torch.is_autocast_enabled(device):
-                return 0.1
-        if device == "cuda":  # convolutions use TF32
-            return 1e-2
+            half = torch.is_autocast_enabled(device)
+        if half or device == "cuda":  # where convolutions use TF32
+            return 0.1
         return 1e-3
 
 
-def apart(expected: Sequence[Results | Tensor], found: Sequence[Results | Tensor]) -> float:
+def apart(expected: Sequence[Results | Tensor], found: Sequence[Results | Tensor], share: float) -> float:
     """The largest relative difference of losses, gradients and buffers.
-
-    A gradient is compared in relation to its norm, or to a thousandth of that of all gradients of its turn: the
-    gradient of a bias before a batch norm is pure rounding.
 
     Args:
         expected: Results of turns, and tensors.
         found: The same.
+        share: A gradient is compared in relation to its norm, or to this share of the norm of all gradients of
+            its turn if that is larger: the gradient of a bias before a batch norm is pure rounding.
 
     >>> results = Results(torch.tensor(1.0), {}, [torch.ones(3), torch.zeros(2)])
     >>> other = Results(torch.tensor(1.0), {}, [torch.ones(3), torch.full((2,), 1e-4)])
-    >>> round(apart([results], [other]), 3)
+    >>> round(apart([results], [other], 1e-3), 3)
     0.082
     """
     largest = 0.0
     for one, other in zip(expected, found, strict=True):
         if isinstance(one, Results) and isinstance(other, Results):
-            largest = max(largest, _relative(one.loss, other.loss, 1.0), _of_gradients(one, other))
+            largest = max(largest, _relative(one.loss, other.loss, 1.0), _of_gradients(one, other, share))
         elif isinstance(one, Tensor) and isinstance(other, Tensor):
             largest = max(largest, _relative(one, other, 1.0))
     return largest
 
 
-def _of_gradients(expected: Results, found: Results) -> float:
+def _of_gradients(expected: Results, found: Results, share: float) -> float:
     arrived = [gradient for gradient in expected.gradients if gradient is not None]
     others = [gradient for gradient in found.gradients if gradient is not None]
     norms = [gradient.double().norm() for gradient in arrived]
-    floor = _SMALL * torch.stack(norms).norm().item() if norms else 0.0
+    floor = 0.0
+    if norms:
+        floor = share * torch.stack(norms).norm().item()
     differences = [_relative(one, other, floor) for one, other in zip(arrived, others, strict=True)]
     return max(differences, default=0.0)
 

@@ -23,7 +23,7 @@ from pyro_lrp.data import Batches, ImageData
 from pyro_lrp.data.batches import image_batches
 from pyro_lrp.objectives import Game
 from pyro_lrp.schedules import Constant, Phase, Schedule
-from pyro_lrp.trainer import snapshots
+from pyro_lrp.trainer import layouts, snapshots
 from pyro_lrp.trainer.bar import ProgressLine
 from pyro_lrp.trainer.capture import make_factory
 from pyro_lrp.trainer.checks import check_batches, check_data
@@ -69,9 +69,12 @@ class Trainer:
         devices: Processes on this machine, of which each takes its rows of every minibatch.
         nodes: Machines; see :func:`~pyro_lrp.trainer.devices.make_fabric`. Only the first process writes,
             prints and calls back.
+        sync_batch_norm: Batch norms of several processes take the statistics of the whole minibatch, not of the
+            rows of each.
         threads: CPU threads: a number; ``"auto"``, one for small networks and the idle cores for large ones; or
             None, torch's own number. A resumed run keeps the number that ``"auto"`` chose.
         precision: ``"32"``, ``"tf32"`` (CUDA), or ``"bf16-mixed"``, under which densities stay in float32.
+        memory_format: ``"contiguous"``, or ``"channels_last"`` for convolutions.
         compile: ``"graph"`` replays each step from a CUDA graph; ``"full"`` compiles its losses and gradients
             too, also on a CPU; ``"off"`` does neither; ``"auto"`` is graph on CUDA, else off. What no graph can
             hold runs without one. All compute the same, compiled steps up to rounding.
@@ -117,8 +120,10 @@ class Trainer:
         device: str = "auto",
         devices: int = 1,
         nodes: int = 1,
+        sync_batch_norm: bool = False,
         threads: Threads = "auto",
         precision: str = "32",
+        memory_format: str = "contiguous",
         compile: str = "auto",
         report_every: int = 50,
         evaluations: int = 10,
@@ -131,12 +136,13 @@ class Trainer:
     ) -> None:
         check_shares(devices, nodes, batch_size, prior_batch_size or batch_size)
         self.fabric = make_fabric(device, precision, devices, nodes)
-        self.processes = Processes(self.fabric)
+        self.processes = Processes(self.fabric, sync_batch_norm=sync_batch_norm)
         if self.processes.rank:
             directory, callbacks = None, ()
         log = self.processes.only_first(log)
         self.threads = threads
         self.precision = precision
+        self.layout = layouts.memory_format(memory_format)
         self.step_factory = make_factory(compile, log, self.fabric.device, self.processes)
         self.game = game
         self.seed = seed
@@ -227,6 +233,7 @@ class Trainer:
     def prepare(self, state: Mapping[str, Any]) -> None:
         """Set up what lives on the device, and go on from a checkpoint's state, unless it is empty."""
         self.game.to(self.fabric.device)
+        layouts.set_layout(self.game, self.layout)
         if not self.optimizers:
             with seeded(self.seed, "initialize"):
                 self.game.initialize(self.images.joined(_INITIAL))
@@ -252,10 +259,8 @@ class Trainer:
             self.log(note)
         where = f"{self.directory}: " if self.directory else ""
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        captured = ""
-        if self.step_factory.compile != "off":
-            captured = f", compile={self.step_factory.compile}"
-        self.log(f"{where}{self.total_steps} steps on {self.fabric.device}, {threads}{captured}")
+        compiled = self.step_factory.announcement
+        self.log(f"{where}{self.total_steps} steps on {self.fabric.device}, {threads}{compiled}")
 
     def _run(self, span: Span, stop: Stop) -> None:
         """Train a phase, or the rest of it.
@@ -367,7 +372,7 @@ class Trainer:
         terms = self.processes.averaged(self.window.read(self.step))
         rate = self.lr * self.schedule(span.progress(self.step - 1))
         speed = self.clock.entries(self.history.seconds)
-        return {"step": self.step, **span.place(self.step), **terms, "lr": rate, **speed}
+        return {**span.position(self.step), **terms, "lr": rate, **speed}
 
     def _score(self, row: dict[str, Any], *, at_end: bool, score_due: bool, save_due: bool) -> None:
         """Add scores to a row; end a prior-only phase early if they stopped rising."""

@@ -50,12 +50,13 @@ class Span:
         fraction = done / (self.stop - self.start)
         return Progress(epoch, fraction, self.name, self.prior_was_joint)
 
-    def place(self, step: int) -> dict[str, Any]:
-        """The entries of a row that say where a step stands."""
-        steps = step - self.start
-        epoch = self.first_epoch + steps / self.steps_per_epoch
+    def position(self, step: int) -> dict[str, Any]:
+        """Where training stands after a step of the phase, for a row of the metrics."""
+        done = step - self.start
+        epoch = self.first_epoch + done / self.steps_per_epoch
         return {
-            "images_seen": self.first_image + steps * self.batch_size,
+            "step": step,
+            "images_seen": self.first_image + done * self.batch_size,
             "epoch": round(epoch, 4),
             "phase": self.name,
         }

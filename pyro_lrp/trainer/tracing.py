@@ -16,6 +16,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from pyro_lrp.core.randomness import untouched_generators
 from pyro_lrp.objectives import Turn
+from pyro_lrp.trainer.layouts import like
 from pyro_lrp.trainer.step import Step
 
 __all__ = ["Compiler", "Program", "Results", "dry", "eager", "inductor", "tensors", "trace", "uncompiled"]
@@ -145,7 +146,9 @@ class Program:
         for turn, results in zip(self.step.turns, self.computed(batches), strict=True):
             parameters = _parameters(self.step, turn)
             for parameter, gradient in zip(parameters, results.gradients, strict=True):
-                parameter.grad = gradient
+                parameter.grad = None
+                if gradient is not None:
+                    parameter.grad = like(parameter, gradient)
             self.step.move(turn)
             terms |= self.step.named(turn, results.loss, results.terms)
         return terms

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/many_runs.py [--members 4,16] [--rounds 7] [--device cpu] [--out FILE]
 
-Members differ in their seeds. The two ways take the same steps of the same models, interleaved round by round in
-one process with one thread; printed are medians of the milliseconds per step and member, and the ratio with a
-95 % interval from resampled rounds. On a CPU it is the process's own time, which other work does not change much.
+Members differ in their seeds. The two ways take the same steps of the same models, interleaved round by round
+in one process with one thread; printed are medians of the milliseconds per step and member, and the ratio with
+a 95 % interval from resampled rounds. On a CPU it is the process's own time, which other work changes little.
 With ``--device cuda`` both ways replay captured steps, and ``--members 64`` is the goal's number.
 """
 
@@ -22,11 +22,12 @@ import torch
 from pyro_lrp import config
 from pyro_lrp.trainer.together import Apart, AsOne
 
+SMALL = ("network=mlp", "latent_dim=16", "prior.layers=8", "prior.width=64")
 SIZES = {
-    "flow 8x64 alone, latent 16": ("prior_only", "network=mlp", "latent_dim=16", "prior.layers=8", "prior.width=64"),
+    "flow 8x64 alone, latent 16": ("prior_only", *SMALL),
     "digits, the prior alone": ("prior_only", "data=digits"),
     "digits, joint": ("joint", "data=digits"),
-    "mlp and flow 8x64, joint": ("joint", "network=mlp", "latent_dim=16", "prior.layers=8", "prior.width=64"),
+    "mlp and flow 8x64, joint": ("joint", *SMALL),
     "mnist_small on made-up images, joint": (
         "joint", "experiment=mnist_small", "data=fake", "data.image_shape=[1,28,28]", "data.n=2000",
     ),
