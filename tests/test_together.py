@@ -9,17 +9,19 @@ import pytest
 import torch
 from builders import GAMES, small_game
 from commands import QUICK
+from recorded_graph import RecordedGraph
 from test_capture import planned
 from test_step import RAMP
 from test_zoo import UNETS, ZOO
 from torch import nn
 
-from pyro_lrp import config, data
+from pyro_lrp import config, data, schedules
 from pyro_lrp.config.alike import groups_alike, joint
 from pyro_lrp.core.gradients import Gate, scale_grad
 from pyro_lrp.core.randomness import seeded
 from pyro_lrp.core.stopping import Stopped
 from pyro_lrp.trainer import Phase, PriorPhase, Trainer
+from pyro_lrp.trainer.capture import StepFactory
 from pyro_lrp.trainer.history import read_rows
 from pyro_lrp.trainer.stack import MemberNoise, Stack
 from pyro_lrp.trainer.together import Together, keep_weights_in_tensors
@@ -36,13 +38,13 @@ def trainer(game, seed=0, **options):
     return Trainer(game, IMAGES, batch_size=8, device="cpu", progress=False, seed=seed, **options)
 
 
-def members(make, count=3, **options):
-    """Trainers of equal games with other parameters, seeds and learning rates."""
+def members(make, count=3, *, rates=(1e-3, 1e-3, 1e-3), **options):
+    """Trainers of equal games with other parameters and seeds."""
     trainers = []
     for seed in range(count):
         with seeded(seed, "game"):
             game = make()
-        trainers.append(trainer(game, seed, lr=1e-3 * (1 + seed), **options))
+        trainers.append(trainer(game, seed, lr=rates[seed], **options))
     return trainers
 
 
@@ -69,10 +71,11 @@ def largest_difference(rows, others):
 # equality
 
 
+@pytest.mark.parametrize("rates", [(1e-3, 1e-3, 1e-3), (1e-3, 2e-3, 3e-3)], ids=["one rate", "three rates"])
 @pytest.mark.parametrize("name", ALL)
-def test_every_game_is_trained_as_one(name):
+def test_every_game_is_trained_as_one(name, rates):
     """16 joint and 16 prior-only steps of three games: every row of the metrics is that of a training alone."""
-    together = members(ALL[name])
+    together = members(ALL[name], rates=rates)
     alone = copy.deepcopy(together)
     said = []
     done = fit_together(together, said.append)
@@ -100,6 +103,23 @@ def test_every_preset_is_trained_as_one_or_says_why_not(name):
     )
     for one, other in zip(alone, together, strict=True):
         assert largest_difference(one.fit(), other.history.rows) < 1e-3
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_captured_steps_of_several_are_those_steps_bit_for_bit(name):
+    """On the recorder that repeats kernels as a CUDA graph does; with all that changes from step to step."""
+    schedule = schedules.ConstantThenLinear(start=0.0, final=0.1)
+    plain = members(ALL[name], schedule=schedule, count=2)
+    captured = copy.deepcopy(plain)
+    said = []
+    for one in captured:
+        one.step_factory = StepFactory("graph", said.append, RecordedGraph)
+    fit_together(plain)
+    fit_together(captured)
+    assert said == []
+    for one, other in zip(plain, captured, strict=True):
+        assert largest_difference(one.history.rows, other.history.rows) == 0
+        assert all(map(torch.equal, one.game.state_dict().values(), other.game.state_dict().values()))
 
 
 def test_each_has_its_own_weight():

@@ -76,6 +76,7 @@ def _together(
     steps: Sequence[Step], batches: Sequence[Batches], positions: Sequence[Position], numbers: Sequence[int]
 ) -> list[Found]:
     step = StackedStep(steps)
+    step.release()  # none is taken
     stacked = StackedBatches(batches)
     step.prepare_each(positions)
     inputs = [stacked.at(numbers, stream) for stream in range(step.streams)]

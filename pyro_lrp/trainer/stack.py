@@ -21,6 +21,7 @@ from pyro_lrp.data.batches import Prefetched
 from pyro_lrp.models import Codes
 from pyro_lrp.objectives import Losses, Turn
 from pyro_lrp.schedules import Progress
+from pyro_lrp.trainer.stacked_adam import StackedAdam
 from pyro_lrp.trainer.step import Step
 
 __all__ = ["MemberNoise", "Stack", "StackedBatches", "StackedStep", "tensors_of"]
@@ -59,6 +60,10 @@ class Stack:
         for name, _ in first.named_buffers():
             self.buffers[name] = _stacked([module.get_buffer(name) for module in modules])
 
+    def by_parameter(self) -> dict[int, Tensor]:
+        """The stacked parameters by the ``id`` of the first module's."""
+        return {id(self._slices[name][0]): whole for name, whole in self.parameters.items()}
+
     def clear(self) -> None:
         """Forget all gradients."""
         for whole in self.parameters.values():
@@ -94,12 +99,36 @@ class StackedStep(Step):
 
     def __init__(self, steps: Sequence[Step]) -> None:
         first = steps[0]
-        super().__init__(first.game, first.turns, first.optimizers, first.fabric)
         self.steps = list(steps)
         self.stack = Stack([step.game for step in steps])
+        self.joined = self._joined()
+        optimizers = {player: joined.adam for player, joined in self.joined.items()}
+        for number, step in enumerate(steps):
+            for player in first.optimizers.keys() - self.joined.keys():
+                optimizers[f"{number}/{player}"] = step.optimizers[player]
+        super().__init__(first.game, first.turns, optimizers, first.fabric)
         device = self.fabric.device
         self.generators = [torch.Generator(device) for _ in steps]
         self.numbers = torch.arange(len(steps), dtype=torch.float32, device=device)
+
+    def _joined(self) -> dict[str, StackedAdam]:
+        """One optimizer for each player whose optimizers do the same in all models."""
+        first = self.steps[0]
+        wholes = self.stack.by_parameter()
+        schedules = (first.schedule, first.schedules)
+        if any((step.schedule, step.schedules) != schedules for step in self.steps):
+            return {}
+        joined = {}
+        for player in first.moves:
+            own = [step.optimizers[player] for step in self.steps]
+            if StackedAdam.suits(own, wholes):
+                joined[player] = StackedAdam(own, wholes)
+        return joined
+
+    def release(self) -> None:
+        """Let the optimizer of each model go on by itself; no further step is taken here."""
+        for joined in self.joined.values():
+            joined.release()
 
     def prepare_each(self, positions: Sequence[tuple[int, Progress]]) -> None:
         """The host's half.
@@ -128,10 +157,22 @@ class StackedStep(Step):
             losses = self.losses(turn, batches, memo)
         self.stack.clear()
         self.fabric.backward(losses.loss.sum())
-        self.stack.share_gradients()
-        for step in self.steps:
-            step.move(turn)
+        self.move(turn)
         return losses
+
+    def move(self, turn: Turn) -> None:
+        """Move the players of a turn, of all models, along their gradients."""
+        apart = [player for player in turn.moves if player not in self.joined]
+        if apart:
+            self.stack.share_gradients()
+        for player in turn.moves:
+            if player in self.joined:
+                self.joined[player].step()
+            else:
+                for step in self.steps:
+                    step.optimizers[player].step()
+        for step in self.steps:
+            step.average(turn.moves)
 
     def losses(self, turn: Turn, batches: Sequence[Any], memo: dict[str, Any]) -> Losses:
         """The losses of one turn and their terms, each of shape ``(K,)``."""

@@ -74,6 +74,7 @@ class Step:
         self.schedule = schedule or Constant()
         self.schedules = schedules or {}
         self.averages = averages or {}
+        self.generators: list[torch.Generator] = []  # of noise that is not drawn from the device's default one
 
     @property
     def streams(self) -> int:
@@ -152,7 +153,11 @@ class Step:
         self.reduce(turn.moves)
         for player in turn.moves:
             self.optimizers[player].step()
-        for player in turn.moves:
+        self.average(turn.moves)
+
+    def average(self, players: Sequence[str]) -> None:
+        """Take players that moved into their averages."""
+        for player in players:
             if player in self.averages:
                 self.averages[player].update()
 

@@ -26,7 +26,7 @@ from pyro_lrp.trainer.devices import matrix_products
 from pyro_lrp.trainer.loop import Trainer
 from pyro_lrp.trainer.phases import Span
 from pyro_lrp.trainer.probe import difference
-from pyro_lrp.trainer.stack import StackedBatches, StackedStep
+from pyro_lrp.trainer.stack import StackedBatches
 from pyro_lrp.trainer.step import Step
 from pyro_lrp.trainer.threads import limited, settled
 
@@ -177,6 +177,7 @@ class Together:
                     whole &= self._count(name, span, terms, stop)
                 if stop.signal is not None:
                     self._stop(stop)
+        steps.release()
         for name in group:
             self._end(name, span)
 
@@ -307,6 +308,9 @@ class Apart:
         """The number of the next minibatch of each training."""
         return [trainer.step - self.span.start for trainer in self.trainers]
 
+    def release(self) -> None:
+        """Nothing is shared."""
+
     def take(self) -> list[dict[str, Tensor]]:
         """Take a step of each training, and return its terms."""
         terms = []
@@ -327,8 +331,12 @@ class AsOne:
 
     def __init__(self, apart: Apart) -> None:
         self.apart = apart
-        self.step = StackedStep(apart.steps)
+        self.step = apart.trainers[0].step_factory.stacked(apart.span.name, apart.steps)
         self.batches = StackedBatches(apart.batches)
+
+    def release(self) -> None:
+        """Let the trainings go on by themselves; no further step is taken here."""
+        self.step.release()
 
     def take(self) -> list[dict[str, Tensor]]:
         """Take a step of each training, and return its terms."""
