@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # torch is imported when a run begins: --help does not wait f
     from pyro_lrp.trainer.loggers import Logger
 
 SUMMARY = "summary.json"
-_JUDGED = 100  # test images at least, for a word on whether the prior fits
+_JUDGED = 100  # steps, and images of a split, at least, for a word on whether the prior fits
 
 
 class Training(Command):
@@ -243,7 +243,7 @@ def _verdict(run: config.Run, trainer: Trainer) -> dict[str, str] | None:
     from pyro_lrp.metrics import Subject
     from pyro_lrp.metrics.prior_gap import verdict_in_codes
 
-    fewest = min(len(trainer.splits["train"]), len(trainer.splits["test"]))
+    fewest = min(trainer.step, len(trainer.splits["train"]), len(trainer.splits["test"]))
     if fewest < _JUDGED or len(run.autoencoder.sites) > 1:
         return None
     device = trainer.fabric.device

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
+from pyro_lrp.metrics.meanings import title
 from pyro_lrp.reports.claims import Observation, Verdict
 from pyro_lrp.reports.collect import ReportedRun
 from pyro_lrp.reports.experiments import Experiment
@@ -59,7 +60,7 @@ def lines(experiment: Experiment, runs: Sequence[ReportedRun]) -> Figure:
         line = panel.setdefault(_named(run, show["line"]), {})
         line.setdefault(run.settings.get(show["along"], 0), []).append(value)
     along = _SYMBOLS.get(show["along"], show["along"].replace("_", " "))
-    return lines_against(panels, along, show["result"].replace("_", " "), log=show.get("log", True))
+    return lines_against(panels, along, title(show["result"]), log=show.get("log", True))
 
 
 def table(experiment: Experiment, runs: Sequence[ReportedRun]) -> tuple[list[str], list[list[str]]]:

@@ -16,8 +16,9 @@ from pyro_lrp.config.identity import Identity
 from pyro_lrp.core.errors import printable
 from pyro_lrp.data import Condition
 from pyro_lrp.metrics import METRICS
+from pyro_lrp.metrics.meanings import better
 from pyro_lrp.reports.differences import letter
-from pyro_lrp.reports.scores import Score, better, read_final, read_results, requests
+from pyro_lrp.reports.scores import Score, read_final, read_results, requests
 from pyro_lrp.sharing.loading import loading
 from pyro_lrp.sharing.programs import TOLERANCE, Program
 
