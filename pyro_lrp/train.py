@@ -230,7 +230,7 @@ def _train(run: config.Run, trainer: Trainer, logger: Logger, circumstances: dic
     rows = trainer.fit()
     summary = reporting.summarize(trainer, run.autoencoder, rows, circumstances)
     summary["prior_verdict"] = _verdict(run, trainer)
-    picture = draw_training(run.directory, rows, trainer.game, trainer.splits["test"], run.settings.seed)
+    picture = draw_training(run.directory, trainer.game, trainer.splits["test"], run.settings.seed)
     logger.picture("overview", trainer.step, picture)
     write_json(run.directory / SUMMARY, summary)
     return summary
