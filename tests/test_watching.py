@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import sqlite3
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from commands import QUICK, only_run
+from commands import QUICK, only_run, start
 from PIL import Image
 
 from pyro_lrp.config import rundir
@@ -277,11 +278,17 @@ def test_wandb_itself_offline(train, monkeypatch):
     assert train(*WATCHED, "logger=wandb")[0] == 0  # its links are no part of the run directory
 
 
-def test_trackio_itself(train, monkeypatch, tmp_path):
-    trackio = pytest.importorskip("trackio", reason="trackio is an extra: pip install 'pyro_lrp[trackio]'")
-    monkeypatch.setattr(trackio.utils, "TRACKIO_DIR", tmp_path / "trackio", raising=False)
-    monkeypatch.setenv("TRACKIO_PROJECT", "tests_of_pyro_lrp")
-    assert train(*WATCHED, "logger=trackio")[0] == 0
+def test_trackio_itself(tmp_path):
+    pytest.importorskip("trackio", reason="trackio is an extra: pip install 'pyro_lrp[trackio]'")
+    kept = tmp_path / "kept"  # the client reads the variable when it is imported
+    process = start("train", *WATCHED, "logger=trackio", cwd=tmp_path, TRACKIO_DIR=str(kept))
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    rows = rows_of(tmp_path / "runs/watched/seed_0")
+    with sqlite3.connect(kept / "pyro_lrp.db") as database:
+        logged = database.execute("select step, metrics from metrics order by step").fetchall()
+    assert {row["step"] for row in rows} == {step for step, _ in logged}
+    assert len(list((kept / "media").rglob("*.png"))) >= 6
 
 
 def test_a_logger_that_logs_nothing(tmp_path):
