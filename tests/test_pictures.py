@@ -75,7 +75,7 @@ def test_styles_of_matplotlib_lie_over_the_own_one(tmp_path):
     own.write_text("axes.prop_cycle: cycler('color', ['123456', '654321'])\nfont.size: 20\n")
     before = dict(mpl.rcParams)
     with with_styles([str(own)]), style():
-        assert [mpl.colors.to_hex(f"#{colour}") for colour in palette()] == ["#123456", "#654321"]
+        assert [mpl.colors.to_hex(colour) for colour in palette()] == ["#123456", "#654321"]
         assert mpl.rcParams["font.size"] == 20
     with with_styles("dark_background"), style():
         assert mpl.rcParams["axes.facecolor"] == "black"
