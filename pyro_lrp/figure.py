@@ -21,6 +21,7 @@ def main(cfg: DictConfig) -> None:
     from pyro_lrp.figures.output import output_file, unused
     from pyro_lrp.figures.paper import FIGURES
     from pyro_lrp.figures.requests import Request
+    from pyro_lrp.figures.style import with_styles
     from pyro_lrp.trainer.threads import use
 
     options = config.options(cfg)
@@ -39,8 +40,10 @@ def main(cfg: DictConfig) -> None:
         requests.append(Request(run, options))
     default = unused(Path(f"figure_{number}.png"))
     out = output_file(options["out"], default, ENDINGS, pair=True)
-    figure = FIGURES[number](requests)
-    for path in figures.save_figure(figure, out):
+    with with_styles(options["style"]):
+        figure = FIGURES[number](requests)
+        paths = figures.save_figure(figure, out)
+    for path in paths:
         print(path)
 
 

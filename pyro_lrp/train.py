@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # torch is imported when a run begins: --help does not wait f
     from pyro_lrp.trainer import Trainer
 
 SUMMARY = "summary.json"
-_JUDGED = 100  # test images at least, for a word on whether the prior fits
+_JUDGED = 100  # steps, and images of a split, at least, for a word on whether the prior fits
 
 
 class Training(Command):
@@ -245,7 +245,7 @@ class _Prepared:
         rows = trainer.history.rows
         summary = reporting.summarize(trainer, run.autoencoder, rows, self.plan.circumstances)
         summary["prior_verdict"] = _verdict(run, trainer)
-        picture = draw_training(run.directory, rows, trainer.game, trainer.splits["test"], run.settings.seed)
+        picture = draw_training(run.directory, trainer.game, trainer.splits["test"], run.settings.seed)
         self.logger.picture("overview", trainer.step, picture)
         write_json(run.directory / SUMMARY, summary)
         return summary
@@ -358,7 +358,7 @@ def _verdict(run: config.Run, trainer: Trainer) -> dict[str, str] | None:
     from pyro_lrp.metrics import Subject
     from pyro_lrp.metrics.prior_gap import verdict_in_codes
 
-    fewest = min(len(trainer.splits["train"]), len(trainer.splits["test"]))
+    fewest = min(trainer.step, len(trainer.splits["train"]), len(trainer.splits["test"]))
     if fewest < _JUDGED or len(run.autoencoder.sites) > 1:
         return None
     device = trainer.fabric.device

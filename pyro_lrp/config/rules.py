@@ -95,7 +95,7 @@ def _is_prefixes(value: Any) -> bool:
     return _is_list(value, _is_text) and all(value)
 
 
-def _is_metrics(value: Any) -> bool:
+def _is_names(value: Any) -> bool:
     return _is_text(value) or _is_list(value, _is_text)
 
 
@@ -168,8 +168,8 @@ RULES: dict[str, Rule] = {
     "trainer.evaluation_images": _COUNT,
     "trainer.save_minutes": _not_negative("a number of at least 0"),
     "allow_targets": Rule(_is_prefixes, "a list of prefixes of dotted names, such as [my_package.]"),
-    "metrics": Rule(_is_metrics, "auto, or a list of names"),
-    "evaluate_with": Rule(_is_metrics, "auto, or a list of metrics").or_null(),
+    "metrics": Rule(_is_names, "auto, or a list of names"),
+    "evaluate_with": Rule(_is_names, "auto, or a list of metrics").or_null(),
     "progress": _FLAG,
     "overwrite": _FLAG,
     "extend": _FLAG,
@@ -196,6 +196,7 @@ RULES: dict[str, Rule] = {
     "indices": Rule(_is_indices, "a list of numbers of test images, such as [0,1]").or_null(),
     "pose": Rule(_is_pose, "a number of a test image, a list of such").or_null(),
     "components": Rule(_is_indices, "a list of numbers of components, such as [0,1]").or_null(),
+    "style": Rule(_is_names, "a style of matplotlib or a file .mplstyle, or a list of such").or_null(),
     "distance": _one_of("vgg16", "alexnet", "squeezenet", "classifier"),
 }
 

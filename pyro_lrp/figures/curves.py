@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyro_lrp.figures.style import PAGE, new_figure, palette, style
+from pyro_lrp.figures.style import DASHES, PAGE, new_figure, palette, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +27,7 @@ TITLES = {
 }
 """The terms that have a panel, in the field's words."""
 
-_SPLITS = {"train": "-", "validation": "--", "test": "-."}  # and their dashes
+_SPLITS = ("train", "validation", "test")
 _SHARES = ("codes_recognised",)
 _FEWEST = 3  # points that make a curve
 _HEIGHT = 2.0  # inches of a row of panels
@@ -79,7 +79,7 @@ def _draw(panel: Axes, term: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """The lines of a term, and where phases end."""
     values: list[float] = []
     panel.set_title(TITLES[term], pad=_PAD)
-    for colour, (split, dashes) in zip(palette(), _SPLITS.items(), strict=False):
+    for colour, dashes, split in zip(palette(), DASHES, _SPLITS, strict=False):
         points = [(row["step"], row[f"{split}/{term}"]) for row in rows if f"{split}/{term}" in row]
         points = [(step, value) for step, value in points if value is not None and math.isfinite(value)]
         if not points:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from pyro_lrp.figures.style import save_figure
 from pyro_lrp.models import Autoencoder
 from pyro_lrp.objectives import Game
 from pyro_lrp.trainer import Report
+from pyro_lrp.trainer.history import read_rows
 
 __all__ = ["SamplePictures", "draw_training"]
 
@@ -61,7 +61,7 @@ class SamplePictures:
             draw = autoencoder.draw(len(context), context=context)
         if len(draw.images):
             picture = self._picture(autoencoder, draw.images)
-            save_picture(frame(self.directory, report.row), picture)
+            save_picture(frame(self.directory, report.row), picture, fast=True)
             if report.picture_due:
                 save_picture(self.directory / "figures" / "samples.png", picture)
             self.on_picture(report.step, picture)
@@ -95,14 +95,11 @@ class SamplePictures:
         return self.contexts[:count].to(device)
 
 
-def draw_training(
-    directory: Path, rows: Sequence[Mapping[str, Any]], game: Game, test: Split, seed: int
-) -> Tensor:
+def draw_training(directory: Path, game: Game, test: Split, seed: int) -> Tensor:
     """Write the pictures of a finished training to ``figures``: overview, curves and animation.
 
     Args:
-        directory: The run directory.
-        rows: Of the metrics, in order.
+        directory: The run directory, with its ``metrics.jsonl``.
         game: The trained game.
         test: Test images.
         seed: Seed of the noise.
@@ -111,6 +108,7 @@ def draw_training(
         The overview, uint8 of shape ``(3, H, W)``.
     """
     autoencoder = game.in_force()
+    rows = read_rows(directory / "metrics.jsonl").rows
     folder = directory / "figures"
     picture = overview(autoencoder, test, seed)
     save_picture(folder / "overview.png", picture)
