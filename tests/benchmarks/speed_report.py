@@ -24,8 +24,8 @@ SIZES = {
 }
 STEPS = {  # drawn, with the words of the legend
     "Pyro SVI": "Pyro's SVI, Trace_ELBO",
-    "ours, beta = 0": "this library, β = 0",
-    "ours": "this library",
+    "ours, beta = 0": "this library (joint steps: β = 0)",
+    "ours": "this library (joint steps: β = 0)",
     "ours, beta = 0, compile=full": "this library, compiled (compile=full)",
     "ours, compile=full": "this library, compiled (compile=full)",
     "pythae VAE, without a flow": "pythae's VAE: N(0, I), no flow to train",
