@@ -99,14 +99,12 @@ class Desk:
             return [values[0]]
         return values[0]
 
-    def test_image(self, label: str, value: int | None) -> gr.Number:
+    def test_image(self, label: str, value: int) -> gr.Number:
         """An input of the number of a test image."""
         if self.explorer.without_data:
-            return gr.Number(value, label=label, precision=0, minimum=0, interactive=False)
+            return gr.Number(value, label=label, precision=0, interactive=False)
         last = self.explorer.test_images - 1
-        if value is not None:
-            value = min(value, last)
-        return gr.Number(value, label=f"{label} (0 to {last})", precision=0, minimum=0, maximum=last)
+        return gr.Number(min(value, last), label=f"{label} (0 to {last})", precision=0)
 
     # ----------------------------------------------------------------- answers
 

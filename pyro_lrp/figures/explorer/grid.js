@@ -5,5 +5,5 @@ element.addEventListener("click", (event) => {
   for (const other of element.querySelectorAll("[data-index]")) {
     other.setAttribute("aria-pressed", String(other === cell));
   }
-  trigger("select", { index: Number(cell.dataset.index) });
+  trigger("select");
 });

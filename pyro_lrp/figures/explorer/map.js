@@ -5,7 +5,7 @@ const move = (map, right, down) => {
   right = Math.min(1, Math.max(0, right));
   down = Math.min(1, Math.max(0, down));
   svg.querySelector(".lrp-mark").setAttribute("transform", `translate(${right * side} ${down * side})`);
-  trigger("select", { right, down });
+  trigger("select");
 };
 element.addEventListener("click", (event) => {
   const map = event.target.closest(".lrp-map");

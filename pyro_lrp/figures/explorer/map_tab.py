@@ -13,6 +13,11 @@ __all__ = ["MapTab"]
 _BY_CLASS = "class"
 _BY_DENSITY = "log p(z)"
 _CENTRE = (0.5, 0.5)
+_MARKED = """() => {
+    const svg = document.querySelector("#map svg");
+    const place = svg.querySelector(".lrp-mark").transform.baseVal.consolidate().matrix;
+    return [place.e / svg.dataset.side, place.f / svg.dataset.side];
+}"""  # read when a question is sent: of several events in a row, gradio would send the data of the first
 
 
 class MapTab:
@@ -46,8 +51,9 @@ class MapTab:
         self.chosen = gr.State(None)
         self.begin = (desk.answering(self._begin, 3), [colour, self.place], [picture, detail, self.chosen])
         colour.change(desk.answering(self._draw), [colour, self.place], picture, **LIVE)
+        marked = [gr.Number(0.5, visible=False), gr.Number(0.5, visible=False)]
         select = desk.answering(self._select, 3)
-        picture.select(select, None, [detail, self.chosen, self.place], **LIVE)
+        picture.select(select, marked, [detail, self.chosen, self.place], js=_MARKED, **LIVE)
 
     def _begin(self, colour: str | None, place: tuple[float, float]) -> tuple[str, str, Point]:
         content, point = self._decode(place)
@@ -63,8 +69,8 @@ class MapTab:
             labels = explorer.map.points.new_full((len(explorer.map.points),), -1)
         return map_markup.by_class(explorer.map, labels, classes, place)
 
-    def _select(self, event: gr.EventData) -> tuple[str, Point, tuple[float, float]]:
-        place = (event.right, event.down)
+    def _select(self, right: float, down: float) -> tuple[str, Point, tuple[float, float]]:
+        place = (right, down)
         return (*self._decode(place), place)
 
     def _decode(self, place: tuple[float, float]) -> tuple[str, Point]:

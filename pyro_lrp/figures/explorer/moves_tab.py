@@ -88,7 +88,7 @@ class MovesTab:
         self.names: list[Any] = []
         gr.HTML("<h3>Principal components of the codes, in standard deviations</h3>")
         self.space = gr.Radio(spaces, value=spaces[0], label="Space of the components", visible=len(spaces) > 1)
-        with gr.Row():
+        with gr.Row(elem_id="moves"):
             for number in range(self.components):
                 label = f"Component {number + 1}"
                 self.rest.append(gr.Slider(-3, 3, value=0, step=0.05, label=label, min_width=200))

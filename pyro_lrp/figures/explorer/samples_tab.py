@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from pyro_lrp.data.conditions import as_typed
 from pyro_lrp.figures.explorer import markup
 from pyro_lrp.figures.explorer.answers import Point, Samples
 from pyro_lrp.figures.explorer.desk import LIVE, Desk, script
@@ -15,6 +16,10 @@ __all__ = ["SamplesTab"]
 _PIXELS = 60 * 32 * 32  # of all samples of a drawing
 _MOST = 60
 _COLUMNS = 12  # classes that have a column each; more stand in turn
+_PRESSED = """(drawn) => {
+    const cell = document.querySelector("#samples [aria-pressed=true]");
+    return [drawn, Number(cell.dataset.index)];
+}"""
 _HINT = "Choose a sample to see how typical its code is, and the training images nearest to it."
 
 
@@ -37,7 +42,12 @@ class SamplesTab:
         with gr.Row():
             with gr.Column(scale=3, min_width=320):
                 temperature = gr.Slider(
-                    0.1, 1.5, value=1.0, step=0.05, label="Temperature (times the deviation of the base)"
+                    0.1,
+                    1.5,
+                    value=1.0,
+                    step=0.05,
+                    label="Temperature (times the deviation of the base)",
+                    elem_id="temperature",
                 )
                 given = desk.given(every=True)
                 with gr.Row():
@@ -56,7 +66,9 @@ class SamplesTab:
             component.change(draw, inputs, [grid, self.drawn], **LIVE)
         another.click(lambda number: int(number or 0) + 1, seed, seed, **LIVE)
         pick = desk.answering(self._pick, 3)
-        grid.select(pick, self.drawn, [detail, self.chosen, self.move], **LIVE)
+        pressed = gr.Number(0, visible=False)
+        outputs = [detail, self.chosen, self.move]
+        grid.select(pick, [self.drawn, pressed], outputs, js=_PRESSED, **LIVE)
 
     def _first(self, given: list[Any]) -> tuple[str, Samples | None]:
         """The samples that the page shows at once."""
@@ -88,15 +100,17 @@ class SamplesTab:
         key = "context"
         if explorer.given.by_example:
             key = explorer.given.kind
+        if classes and wanted:
+            wanted = [as_typed(name) for name in wanted]
         options = {"n": count, "temperature": temperature, "seed": seed, key: wanted}
         if columns:
             options["out"] = "samples.npz"  # a picture has other samples: it draws class by class
         return content + self.desk.command(**options), samples
 
-    def _pick(self, samples: Samples | None, event: gr.EventData) -> tuple[str, Point, Any]:
+    def _pick(self, samples: Samples | None, index: float) -> tuple[str, Point, Any]:
         assert samples is not None, "an image that was chosen is one of the samples"
         explorer = self.desk.explorer
-        point = samples.point(event.index)
+        point = samples.point(int(index))
         parts = [markup.row([markup.figure(point.image, point.name)], "large"), self.desk.gauge(point)]
         if explorer.without_data:
             parts.append(markup.note(explorer.without_data))
