@@ -2,7 +2,7 @@
 
     python tests/benchmarks/explore_speed.py runs/NAME/seed_0 [data.root=DIR ...]
 
-Chromium, without a window, on the same cores. An answer is timed from the key that moves the slider to the moment
+Chromium, without a window, on the same cores. An answer is timed from the move of the slider to the moment
 at which the page has the new picture.
 """
 
