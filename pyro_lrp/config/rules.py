@@ -189,6 +189,7 @@ RULES: dict[str, Rule] = {
     "strength": Rule(_is_number, "a number"),
     "steps": _at_least(2),
     "speed": _one_of("even", "constant"),
+    "port": _COUNT.or_null(),
     "space": Rule(
         lambda value: value in (None, "base", "latent", "both"),
         "base, latent, both, or null",
