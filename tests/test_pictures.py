@@ -91,9 +91,9 @@ def test_styles_of_matplotlib_lie_over_the_own_one(tmp_path):
 def test_a_style_that_there_is_not_is_a_sentence(train):
     with pytest.raises(UserError, match="there is no style and no file pretty; matplotlib has "):
         with_styles("pretty").__enter__()
-    code, _, err = train("number=2", "runs=nowhere", "style=7", command="figure")
+    code, _, err = train("number=2", "runs=nowhere", "style=my own=style", command="figure")
     assert code == 1
-    assert err.startswith("error: style must be ")
+    assert err.startswith("error: style: there is no style and no file my own=style; matplotlib has ")
 
 
 def test_every_metric_has_words_and_most_a_group():
