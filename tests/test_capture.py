@@ -365,9 +365,9 @@ def test_optimizers_are_capturable_while_they_are_recorded_and_at_no_other_time(
     seen = []
 
     class Looking(RecordedGraph):
-        def record(self, body):
+        def record(self, body, generators=()):
             seen.append(capturable())
-            super().record(body)
+            super().record(body, generators)
 
     def capturable():
         groups = [group for optimizer in run.optimizers.values() for group in optimizer.param_groups]
