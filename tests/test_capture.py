@@ -365,9 +365,9 @@ def test_optimizers_are_capturable_while_they_are_recorded_and_at_no_other_time(
     seen = []
 
     class Looking(RecordedGraph):
-        def record(self, body):
+        def record(self, body, generators=()):
             seen.append(capturable())
-            super().record(body)
+            super().record(body, generators)
 
     def capturable():
         groups = [group for optimizer in run.optimizers.values() for group in optimizer.param_groups]
@@ -381,7 +381,7 @@ def test_optimizers_are_capturable_while_they_are_recorded_and_at_no_other_time(
 
 def test_terms_are_copies():
     run = captured(trainer(small_game()))
-    run._prepare({})
+    run.prepare({})
     step = run.step_of(run.spans[0])
     assert isinstance(step, CapturedStep)
     terms = []

@@ -42,6 +42,7 @@ CIRCUMSTANCES = (
     "weights",
     "trainer.save_minutes",
     "evaluate_with",
+    "parallel",
 )
 USED_BY = {
     "free_bits": ("elbo", 0.0),

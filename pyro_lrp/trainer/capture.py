@@ -18,6 +18,7 @@ from pyro_lrp.core.errors import UserError
 from pyro_lrp.trainer.compiling import CompiledStep, Outcome
 from pyro_lrp.trainer.obstacles import watched
 from pyro_lrp.trainer.processes import Processes, SharedStep
+from pyro_lrp.trainer.stack import StackedStep
 from pyro_lrp.trainer.step import Step
 from pyro_lrp.trainer.tracing import Compiler, inductor, tensors
 
@@ -81,8 +82,13 @@ class Graph(Protocol):
     def aside(self) -> AbstractContextManager[None]:
         """The block of an eager step before recording."""
 
-    def record(self, body: Callable[[], None]) -> None:
-        """Record what ``body`` computes, and compute nothing."""
+    def record(self, body: Callable[[], None], generators: Sequence[torch.Generator] = ()) -> None:
+        """Record what ``body`` computes, and compute nothing.
+
+        Args:
+            body: Computes a step.
+            generators: Those that it draws from besides the device's default one.
+        """
 
     def replay(self) -> None:
         """Compute it once, on the memory it was recorded on."""
@@ -104,7 +110,9 @@ class CudaGraph:
             yield
         current.wait_stream(self._stream)
 
-    def record(self, body: Callable[[], None]) -> None:
+    def record(self, body: Callable[[], None], generators: Sequence[torch.Generator] = ()) -> None:
+        for generator in generators:
+            self._graph.register_generator_state(generator)
         with torch.cuda.graph(self._graph):
             body()
 
@@ -183,7 +191,7 @@ class CapturedStep(CompiledStep):
         self.game.zero_grad(set_to_none=True)
         try:
             with _capturable(self.optimizers.values()):
-                graph.record(lambda: self._compute(inputs))
+                graph.record(lambda: self._compute(inputs), self.generators)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise UserError(f"a step cannot be recorded as a CUDA graph, use compile=off: {reason}") from error
@@ -193,6 +201,15 @@ class CapturedStep(CompiledStep):
         self._names = list(terms)
         values = [term.float() for term in terms.values()]
         self._row = torch.stack(values)
+
+
+class CapturedStack(CapturedStep, StackedStep):
+    """The steps of several models as one computation, which is recorded after three calls and then replayed.
+
+    Args:
+        *args: Those of :class:`~pyro_lrp.trainer.stack.StackedStep`.
+        **options: Those of :class:`CapturedStep`.
+    """
 
 
 class StepFactory:
@@ -246,6 +263,17 @@ class StepFactory:
     def announcement(self) -> str:
         """What a log line about the steps ends with."""
         return "" if self.compile == "off" else f", compile={self.compile}"
+
+    def stacked(self, phase: str, steps: Sequence[Step]) -> StackedStep:
+        """The steps of several models as one computation, captured if single steps are.
+
+        Args:
+            phase: Its name.
+            steps: The step of each model.
+        """
+        if self.compile == "off" or self.graph is None:
+            return StackedStep(steps)
+        return CapturedStack(steps, graph=self.graph(), outcome=Outcome(phase, self.log))
 
     def used(self) -> dict[str, Any]:
         """For the summary: how steps were taken, seconds of compiling, and reasons against it, by phase."""

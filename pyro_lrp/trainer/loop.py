@@ -8,7 +8,6 @@ parameters, optimizer moments and s, and a resumed run is bit for bit the run th
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from pyro_lrp.data.batches import image_batches
 from pyro_lrp.objectives import Game
 from pyro_lrp.schedules import Constant, Phase, Schedule
 from pyro_lrp.trainer import layouts, snapshots
-from pyro_lrp.trainer.bar import progress_bar, show
+from pyro_lrp.trainer.bar import ProgressLine
 from pyro_lrp.trainer.capture import make_factory
 from pyro_lrp.trainer.checks import check_batches, check_data
 from pyro_lrp.trainer.decoder_phase import check_code_noise, decoder_batches
@@ -36,7 +35,7 @@ from pyro_lrp.trainer.phases import Span, lay_out
 from pyro_lrp.trainer.prior_phase import PriorOnly, PriorPhase
 from pyro_lrp.trainer.processes import Processes
 from pyro_lrp.trainer.saving import Saver
-from pyro_lrp.trainer.scoring import Callback, Scoring, Window
+from pyro_lrp.trainer.scoring import Callback, Clock, Scoring, Window
 from pyro_lrp.trainer.step import Step
 from pyro_lrp.trainer.threads import Threads, limited, settled
 
@@ -206,15 +205,14 @@ class Trainer:
         """
         with self.saver.one_writer(), untouched_generators(), pyro.validation_enabled(False):
             state = self.processes.shared(snapshots.last(self.saver))
-            self.threads = settled(self.threads, state.get("threads"), self._forward, self.log)
+            self.threads = settled(self.threads, state.get("threads"), self.forward, self.log)
             stop = Stop(self.log, "stops after this step")
             with limited(self.threads), matrix_products(self.precision), stop.listening():
-                self._prepare(state)
-                self._announce()
+                self.prepare(state)
                 self._train(stop)
         return self.history.rows
 
-    def _forward(self) -> None:
+    def forward(self) -> None:
         """Score a minibatch."""
         self.game.to(self.fabric.device)
         with eval_mode(self.game), seeded(self.seed, "threads"), self.fabric.autocast():
@@ -222,7 +220,7 @@ class Trainer:
 
     def _train(self, stop: Stop) -> None:
         """All phases, or what is left of them."""
-        with progress_bar(self.total_steps, self.step, visible=self.show_progress) as self.bar:
+        with ProgressLine(self.spans, self.step, visible=self.show_progress) as self.bar:
             try:
                 for span in self.spans:
                     self._run(span, stop)
@@ -232,7 +230,7 @@ class Trainer:
             finally:
                 self.game.eval()
 
-    def _prepare(self, state: Mapping[str, Any]) -> None:
+    def prepare(self, state: Mapping[str, Any]) -> None:
         """Set up what lives on the device, and go on from a checkpoint's state, unless it is empty."""
         self.game.to(self.fabric.device)
         layouts.set_layout(self.game, self.layout)
@@ -253,6 +251,7 @@ class Trainer:
         if state:
             snapshots.restore(self, state)
         self.history = History(metrics, self.step, self.log)
+        self._announce()
 
     def _announce(self) -> None:
         cautions = [self.game.caution(span.name, self.splits["train"]) for span in self.spans]
@@ -269,51 +268,52 @@ class Trainer:
         Raises:
             Stopped: If a signal asked for it.
         """
-        if self.stopped or self.step >= span.stop:
+        if not self.is_within(span):
             return
-        self._restart_clock()
-        self.bar.set_description(span.name)
-        batches = self._begin(span)
+        batches = self.begin(span)
         batches.share = self.processes.own
         step = self.step_of(span)
 
-        while self.step < span.stop and not self.stopped:
+        while self.is_within(span):
             # the host writes what changes, and fetches one minibatch of each stream
             step.prepare(self.step, span.progress(self.step))
             number = self.step - span.start
             inputs = [batches.at(number, i) for i in range(step.streams)]
 
             # the device computes
-            terms = step(inputs)
-            self.window.add(terms)
-            self._images_since_report += span.batch_size
-            self.step += 1
-            self.bar.update()
-
-            stopping = self.processes.agree(self.step, wish=stop.signal is not None)
-            if self.step % self.report_every == 0 or self.step == span.stop:
-                self._report(span)
-            elif stopping or self.saver.overdue():  # the next report may be far away
-                self._save()
-            if stopping:
-                self._stop(stop.signal or signal.SIGTERM)
+            self.window.add(step(inputs))
+            if self.count(span, stop):
+                words = f"stopped at step {self.step} of {self.total_steps}{self.keep()}"
+                raise Stopped(words, stop.signal or signal.SIGTERM)
         self.prior_only = None
 
-    def _stop(self, number: int) -> None:
-        """End training between two steps, with a checkpoint of the last one."""
-        where = ""
-        if self.saver.folder is not None:
-            if self.saver.saved_step != self.step:
-                self._save()
-            where = f", and saved in {self.saver.folder}"
-        raise Stopped(f"stopped at step {self.step} of {self.total_steps}{where}", number)
+    def is_within(self, span: Span) -> bool:
+        """Whether steps of a phase are left."""
+        return self.step < span.stop and not self.stopped
 
-    def _save(self) -> None:
-        """Write a checkpoint between two reports."""
-        self.saver.save(snapshots.take(self))
+    def count(self, span: Span, stop: Stop) -> bool:
+        """Count a step that was taken, and report and save if it is time to; True if training is to stop."""
+        self.clock.images += span.batch_size
+        self.step += 1
+        self.bar.update()
+        stopping = self.processes.agree(self.step, wish=stop.signal is not None)
+        if self.step % self.report_every == 0 or self.step == span.stop:
+            self._report(span)
+        elif stopping or self.saver.overdue():  # the next report may be far away
+            self.saver.save(snapshots.take(self))
+        return stopping
 
-    def _begin(self, span: Span) -> Batches:
+    def keep(self) -> str:
+        """See to it that there is a checkpoint of the last step; says where, after a comma."""
+        if self.saver.folder is None:
+            return ""
+        if self.saver.saved_step != self.step:
+            self.saver.save(snapshots.take(self))
+        return f", and saved in {self.saver.folder}"
+
+    def begin(self, span: Span) -> Batches:
         """Set the game up for a phase; its minibatches, of images or of codes."""
+        self.clock = Clock()
         shared: dict[str, Any] = {"seed": self.seed, "fabric": self.fabric, "log": self.log}
         if span.name == "decoder_only":
             train = self.splits["train"]
@@ -361,25 +361,18 @@ class Trainer:
 
         self.history.append(row)
         self.on_row(row)
-        show(self.bar, row)
+        self.bar.show(row)
 
         if save_due:
             self.saver.save(snapshots.take(self))
-        self._restart_clock()
+        self.clock = Clock()
 
     def _row(self, span: Span) -> dict[str, Any]:
         """Where training stands, and the means of its terms since the last row."""
         terms = self.processes.averaged(self.window.read(self.step))
-        seconds = time.perf_counter() - self._clock
-        factor = self.schedule(span.progress(self.step - 1))
-        speed = self._images_since_report / max(seconds, 1e-9)
-        return {
-            **span.position(self.step),
-            **terms,
-            "lr": self.lr * factor,
-            "images_per_second": round(speed, 1),
-            "seconds": round(self.history.seconds + seconds, 3),
-        }
+        rate = self.lr * self.schedule(span.progress(self.step - 1))
+        speed = self.clock.entries(self.history.seconds)
+        return {**span.position(self.step), **terms, "lr": rate, **speed}
 
     def _score(self, row: dict[str, Any], *, at_end: bool, score_due: bool, save_due: bool) -> None:
         """Add scores to a row; end a prior-only phase early if they stopped rising."""
@@ -394,7 +387,3 @@ class Trainer:
 
         if self.stopped or at_end:
             row |= self.prior_only.keep_best(lambda: self.scoring(row, picture_due=True))
-
-    def _restart_clock(self) -> None:
-        self._clock = time.perf_counter()
-        self._images_since_report = 0

@@ -74,6 +74,7 @@ class Step:
         self.schedule = schedule or Constant()
         self.schedules = schedules or {}
         self.averages = averages or {}
+        self.generators: list[torch.Generator] = []  # of noise that is not drawn from the device's default one
 
     @property
     def streams(self) -> int:
@@ -92,12 +93,19 @@ class Step:
             step: The number of the step, through all phases.
             progress: Where it stands, for schedules.
         """
+        self.advance(progress)
+        reseed(self.noise_seed(step), self.fabric.device)
+
+    def advance(self, progress: Progress) -> None:
+        """Write learning rates and scheduled weights."""
         for player in self.moves:
             schedule = self.schedules.get(player, self.schedule)
             set_rate(self.optimizers[player], schedule(progress))
         self.game.advance(progress)
-        seed = derive_seed(self.seed, "noise", step)
-        reseed(seed, self.fabric.device)
+
+    def noise_seed(self, step: int) -> int:
+        """The seed of all noise of a step."""
+        return derive_seed(self.seed, "noise", step)
 
     def __call__(self, batches: Sequence[Any]) -> dict[str, Tensor]:
         """The device's half.
@@ -134,9 +142,8 @@ class Step:
         with self.fabric.autocast():
             losses = self.game(turn.name, batches, memo)
 
-        movers = [self.optimizers[player] for player in turn.moves]
-        for optimizer in movers:
-            optimizer.zero_grad(set_to_none=True)
+        for player in turn.moves:
+            self.optimizers[player].zero_grad(set_to_none=True)
         self.fabric.backward(losses.loss)
         self.move(turn)
         return losses
@@ -146,7 +153,11 @@ class Step:
         self.reduce(turn.moves)
         for player in turn.moves:
             self.optimizers[player].step()
-        for player in turn.moves:
+        self.average(turn.moves)
+
+    def average(self, players: Sequence[str]) -> None:
+        """Take players that moved into their averages."""
+        for player in players:
             if player in self.averages:
                 self.averages[player].update()
 

@@ -81,9 +81,9 @@ class TrainerSteps:
             phases = [Phase("joint", 1), Phase("prior_only", 10**6)]
         game = objectives.LatentGame(autoencoder, objectives.BilevelELBO(beta))
         self.trainer = device.trainer(game, dataset, compile, phases=phases, **options)
-        self.trainer._prepare({})
+        self.trainer.prepare({})
         self.span = self.trainer.spans[-1]
-        self.batches = self.trainer._begin(self.span)
+        self.batches = self.trainer.begin(self.span)
         self.one_step = self.trainer.step_of(self.span)
         self.window = Window()
         self.number = 0
