@@ -170,6 +170,15 @@ def test_a_compiler_that_fails_is_named_once(compiler, reason, graph):
     assert used.keys() == {"compile", "not_compiled"}
 
 
+def test_steps_of_several_runs_as_one_are_not_compiled():
+    said = []
+    factory = StepFactory("full", said.append, None)
+    factory.stacked("joint", [make_step(small_game()) for _ in range(2)])
+    reason = "the steps of several runs as one are not compiled"
+    assert said == [f"joint runs uncompiled: {reason}"]
+    assert factory.used() == {"compile": "full", "not_compiled": {"joint": reason}}
+
+
 def test_gradients_that_are_only_rounding_do_not_count():
     one = tracing.Results(torch.tensor(1.0), {}, [torch.ones(4), torch.tensor([1e-7]), None])
     other = tracing.Results(torch.tensor(1.0), {}, [torch.ones(4), torch.tensor([-1e-7]), None])

@@ -271,9 +271,15 @@ class StepFactory:
             phase: Its name.
             steps: The step of each model.
         """
-        if self.compile == "off" or self.graph is None:
+        if self.compile == "off":
             return StackedStep(steps)
-        return CapturedStack(steps, graph=self.graph(), outcome=Outcome(phase, self.log))
+        outcome = Outcome(phase, self.log)
+        self._outcomes.append(outcome)
+        if self.compile == "full":
+            outcome.lose("the steps of several runs as one are not compiled", "compiled")
+        if self.graph is None:
+            return StackedStep(steps)
+        return CapturedStack(steps, graph=self.graph(), outcome=outcome)
 
     def used(self) -> dict[str, Any]:
         """For the summary: how steps were taken, seconds of compiling, and reasons against it, by phase."""
