@@ -177,7 +177,7 @@ def test_mistakes_of_the_other_commands(train, trained_by, name):
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "evaluate", "check", "figure", "report"])
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate", "check", "figure", "report", "explore"])
 def test_help_fits_a_screen(train, command):
     code, out, _ = train("--help", command=command)
     assert code == 0

@@ -70,7 +70,7 @@ def _is_threads(value: Any) -> bool:
 
 
 def _is_compile(value: Any) -> bool:
-    return value is False or value in ("auto", "off", "graph")  # YAML reads off as false
+    return value is False or value in ("auto", "off", "graph", "full")  # YAML reads off as false
 
 
 def _is_text(value: Any) -> bool:
@@ -127,7 +127,9 @@ def _not_negative(expected: str) -> Rule:
 
 def _one_of(*values: str) -> Rule:
     *others, last = values
-    expected = f"{', '.join(others)} or {last}"
+    expected = last
+    if others:
+        expected = f"{', '.join(others)} or {last}"
     return Rule(lambda value: value in values, expected)
 
 
@@ -172,10 +174,13 @@ RULES: dict[str, Rule] = {
     "overwrite": _FLAG,
     "extend": _FLAG,
     "other_data": _FLAG,
+    "sync_batch_norm": _FLAG,
     "devices": _COUNT,
     "nodes": _COUNT,
-    "compile": Rule(_is_compile, "auto, off or graph"),
+    "compile": Rule(_is_compile, "auto, off, graph or full"),
+    "memory_format": _one_of("contiguous", "channels_last"),
     "threads": Rule(_is_threads, "auto, or a whole number of at least 1"),
+    "parallel": _one_of("batched").or_null(),
     "logger": _one_of("none", "tensorboard", "wandb", "trackio"),
     "name": Rule(_is_name, "the name of a folder, of at most 200 letters and without ..").or_null(),
     "n": _COUNT.or_null(),
@@ -184,6 +189,7 @@ RULES: dict[str, Rule] = {
     "strength": Rule(_is_number, "a number"),
     "steps": _at_least(2),
     "speed": _one_of("even", "constant"),
+    "port": _COUNT.or_null(),
     "space": Rule(
         lambda value: value in (None, "base", "latent", "both"),
         "base, latent, both, or null",

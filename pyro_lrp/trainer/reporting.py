@@ -44,38 +44,43 @@ _WIDTH = 104  # columns of closing words
 _VERSIONS = ("pyro_lrp", "torch", "pyro-ppl", "torchvision", "lightning-fabric", "hydra-core", "numpy")
 
 
-def log_report(report: Report) -> None:
+def log_report(report: Report, log: logging.Logger = LOG) -> None:
     """A line for the log file; on a screen too, where the output is no terminal and so has no progress bar."""
     row = report.row
     terms = ("log_likelihood", "log_prior")
     names = [f"{split}/{term}" for split in ("train", "test") for term in terms]
     numbers = [f"{name} {row[name]:.2f}" for name in names if name in row]
     text = "  ".join(numbers)
-    LOG.debug("step %d  epoch %.1f  %s  %s", row["step"], row["epoch"], row["phase"], text)
+    log.debug("step %d  epoch %.1f  %s  %s", row["step"], row["epoch"], row["phase"], text)
 
 
 @contextmanager
-def log_to(directory: Path, *, bar: bool = True, least: int = logging.DEBUG) -> Iterator[None]:
+def log_to(
+    directory: Path, *, bar: bool = True, least: int = logging.DEBUG, log: logging.Logger = LOG, label: str = ""
+) -> Iterator[None]:
     """Send the log to ``train.log``, and to the screen: less of it where a progress bar can be seen.
 
     Args:
         directory: The run directory.
         bar: Whether there is a progress bar, if the screen can show one.
         least: The least level of the lines that the screen shows.
+        log: The log.
+        label: Begins each line on the screen.
     """
-    LOG.setLevel(logging.DEBUG)
-    LOG.propagate = False
+    log.setLevel(logging.DEBUG)
+    log.propagate = False
     to_file = logging.FileHandler(directory / "train.log", encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     to_screen = ScreenHandler()
     to_screen.setLevel(least)
+    to_screen.setFormatter(logging.Formatter(f"{label.replace('%', '%%')}%(message)s"))
     if bar and shows_bars():
         to_screen.setLevel(max(least, logging.INFO))
-    LOG.handlers = [to_file, to_screen]
+    log.handlers = [to_file, to_screen]
     try:
         yield
     finally:
-        LOG.handlers = []
+        log.handlers = []
         to_file.close()
 
 
