@@ -203,6 +203,8 @@ def test_clients_are_given_rows_pictures_and_the_configuration(train, client, in
     assert first.options[identifier] == second.options[identifier]
     assert second.options["resume"] == "allow"
     assert second.options["project"] == "pyro_lrp"
+    if name == "wandb":  # without it, members of a batched sweep would share a run
+        assert second.options["reinit"] == "create_new"
     assert second.options["config"] == yaml.safe_load((only_run() / "config.yaml").read_text())
 
     logged = first.logged + second.logged

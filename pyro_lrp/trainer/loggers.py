@@ -140,6 +140,7 @@ class WandB(Logger):
                 name=self.run_name,
                 id=self.run_id(),
                 resume="allow",
+                reinit="create_new",  # other runs may be under way: those of a batched sweep
                 config=dict(configuration),
             )
         except self.client.Error as error:
