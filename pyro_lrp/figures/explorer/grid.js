@@ -7,3 +7,4 @@ element.addEventListener("click", (event) => {
   }
   trigger("select");
 });
+element.dataset.ready = "true"; // clicks before this are lost: tests wait for it

@@ -22,3 +22,4 @@ element.addEventListener("keydown", (event) => {
   const place = map.querySelector(".lrp-mark").transform.baseVal.consolidate().matrix;
   move(map, place.e / side + 0.02 * step[0], place.f / side + 0.02 * step[1]);
 });
+element.dataset.ready = "true"; // clicks before this are lost: tests wait for it

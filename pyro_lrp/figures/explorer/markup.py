@@ -59,7 +59,7 @@ def row(figures: Sequence[str], size: str = "") -> str:
 
     Args:
         figures: Markup of :func:`figure`.
-        size: ``"small"``, ``"large"``, or ``"path"``: all in one line if they fit.
+        size: ``"small"``, ``"large"``, or ``"path"``: in one line if there is room.
     """
     return f'<div class="lrp-row {size}">{"".join(figures)}</div>'
 
@@ -142,7 +142,8 @@ def _outline(values: Tensor, low: float, high: float) -> str:
 def heading(title: str, facts: Sequence[str]) -> str:
     """The head of the page."""
     described = " · ".join(map(html.escape, facts))
-    return f'<h1 class="lrp-name">{html.escape(title)}</h1><p class="lrp-facts">{described}</p>'
+    name = html.escape(title).replace("_", "_<wbr>")  # where a long name may be broken
+    return f'<h1 class="lrp-name">{name}</h1><p class="lrp-facts">{described}</p>'
 
 
 def command(line: str) -> str:
