@@ -164,6 +164,10 @@ assert torch.distributions.Distribution._validate_args == validation
 assert not list(pyro.get_param_store().keys())
 assert "tensorboard" not in __import__("sys").modules
 assert "matplotlib" not in __import__("sys").modules
+from pyro_lrp.config.bounds import Budget
+with Budget("a model"):
+    torch.nn.Linear(2, 2)
+assert "torch._dynamo" not in __import__("sys").modules, "torch imports its compiler to build a model"
 """
     subprocess.run([sys.executable, "-W", "error:::pyro_lrp", "-c", program], check=True, cwd=ROOT)
 

@@ -51,10 +51,10 @@ def command(trained, train, tmp_path):
 @pytest.mark.parametrize("model", MODELS)
 def test_a_preset_resumes_bit_for_bit(train, interrupt_at, model):
     """Stopped in the joint phase and in the prior's: dropout and ramps are functions of the step."""
-    more = ("network.dropout=0.1", "epochs=1", "prior_epochs=1", "trainer.report_every=2")
+    more = ("network.dropout=0.1", "epochs=1", "prior_epochs=1", "data.n=32")
     arguments = (f"model={model}", *SMALL, *more)
     assert train(*arguments, "name=whole")[0] == 0
-    interrupt_at(2, 6)
+    interrupt_at(1, 3)
     for _ in range(2):
         assert train(*arguments, "name=parts")[0] == 130
     assert train(*arguments, "name=parts")[0] == 0

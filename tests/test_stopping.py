@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 from builders import small_game
-from commands import QUICK, only_run, start
+from commands import QUICK, forked, only_run
 from test_trainer import _close, terms, trainer
 
 from pyro_lrp.config import rundir
@@ -84,16 +84,18 @@ def test_a_second_signal_acts_at_once(tmp_path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_command_says_what_to_type(tmp_path, number, code):
     arguments = ("data=fake", "network=mlp", "epochs=20000", "progress=false", "name=my run", "device=cpu")
-    process = start("train", *arguments, cwd=tmp_path)
+    process = forked("train", *arguments, cwd=tmp_path)
     run = tmp_path / "runs/my run/seed_0"
+    printed = tmp_path / "output.txt"
     deadline = time.monotonic() + 120
     while not (run / "metrics.jsonl").is_file() or not (run / "metrics.jsonl").read_text():
         assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()[0]
+        assert process.is_alive(), printed.read_text()
         time.sleep(0.05)
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == code, output
+    os.kill(process.pid, number)
+    process.join(60)
+    output = printed.read_text()
+    assert process.exitcode == code, output
     last = output.splitlines()[-1].strip()
     assert last == f"python -m pyro_lrp.train {' '.join(arguments[:4])} 'name=my run' device=cpu"
     assert (run / LAST).is_file()
@@ -134,9 +136,8 @@ def test_a_lock_is_refused_or_waited_for_and_never_stale(tmp_path, capsys):
 
 def test_a_run_has_one_writer(train, trained_by):
     run = trained_by(*QUICK)
-    process = start(
-        "train", "data=fake", "network=mlp", "epochs=20000", "progress=false", "name=long", cwd=run.parents[2]
-    )
+    arguments = ("data=fake", "network=mlp", "epochs=20000", "progress=false", "name=long")
+    process = forked("train", *arguments, cwd=run.parents[2])
     try:
         second = run.parents[2] / "runs/long/seed_0"
         deadline = time.monotonic() + 120
@@ -149,10 +150,10 @@ def test_a_run_has_one_writer(train, trained_by):
             assert f"runs/long/seed_0 is being written by process {process.pid}" in err
         with pytest.raises(UserError, match=f"process {process.pid}"):
             trainer(directory=second).fit()
-        assert process.poll() is None
+        assert process.is_alive()
     finally:
         process.kill()
-        process.communicate()
+        process.join()
 
 
 # ----------------------------------------------------------------- longer phases

@@ -206,14 +206,14 @@ def test_joblib_with_one_process_is_this_one(train, interrupt_at):
 
 @pytest.mark.parametrize("launcher", PLUGINS)
 def test_members_in_processes_of_their_own(tmp_path, launcher, train):
-    """Two succeed, as their plain commands would, with one thread; the failure of another is carried back."""
+    """One succeeds, as its plain command would, with one thread; the failure of another is carried back."""
     needs(launcher)
     name = "name=run_${batch_size}"
-    sweep = ("-m", *SMALL, name, "batch_size=5000,50,30", f"hydra/launcher={launcher}")
+    sweep = ("-m", *SMALL, name, "batch_size=5000,50", f"hydra/launcher={launcher}")
     code, output = finish(*sweep, cwd=tmp_path, OMP_NUM_THREADS="2")
     assert code == 1, output
     failed = (
-        "error: 1 of 3 members of the sweep failed:\n  batch_size=5000: batch_size must be between 1 and the"
+        "error: 1 of 2 members of the sweep failed:\n  batch_size=5000: batch_size must be between 1 and the"
     )
     assert failed in output
     if launcher != "submitit_local":  # which keeps what members print in files

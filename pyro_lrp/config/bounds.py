@@ -77,6 +77,11 @@ class Budget(TorchDispatchMode):
         self.numbers = 0
         self.tensors = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Keep torch from importing its compiler for the first tensor, which takes two seconds."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         sources = [arg for arg in args if isinstance(arg, Tensor)]
         creates = func.__name__.startswith(("repeat", "new_"))
