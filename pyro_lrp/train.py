@@ -111,6 +111,7 @@ def run_plan(plan: config.Plan, *, least: int = logging.DEBUG, words: bool = Tru
     Returns:
         The trained run.
     """
+    from pyro_lrp.config import rundir
     from pyro_lrp.figures.training import SamplePictures
     from pyro_lrp.trainer import reporting
     from pyro_lrp.trainer.reporting import LOG
@@ -126,6 +127,7 @@ def run_plan(plan: config.Plan, *, least: int = logging.DEBUG, words: bool = Tru
         log=LOG.info,
         callbacks=[pictures, reporting.log_report],
     )
+    trainer.saver.identity = rundir.stamp(run.identity)
     if trainer.processes.rank:
         _follow(trainer)
         return run
@@ -208,7 +210,6 @@ def _options(run: config.Run) -> dict[str, Any]:
 def _train(run: config.Run, trainer: Trainer, circumstances: dict[str, Any]) -> dict[str, Any]:
     """Train the run unless it is complete; returns its summary."""
     from pyro_lrp.config import rundir
-    from pyro_lrp.core.files import write_json
     from pyro_lrp.trainer import reporting
     from pyro_lrp.trainer.reporting import LOG
 
@@ -219,7 +220,7 @@ def _train(run: config.Run, trainer: Trainer, circumstances: dict[str, Any]) -> 
         return summary
     rows = trainer.fit()
     summary = reporting.summarize(trainer, run.autoencoder, rows, circumstances)
-    write_json(run.directory / SUMMARY, summary)
+    rundir.write_summary(run.directory, summary)
     return summary
 
 

@@ -16,9 +16,8 @@ from tqdm.auto import tqdm
 from pyro_lrp.config import rundir
 from pyro_lrp.config.run import Run
 from pyro_lrp.core.errors import TRACEBACK, UserError, printable
-from pyro_lrp.core.files import read_json
 from pyro_lrp.metrics import METRICS, Metric
-from pyro_lrp.metrics.evaluation import Evaluation, choose, table
+from pyro_lrp.metrics.evaluation import Evaluation, choose, read_evaluation, table
 
 __all__ = ["evaluate_into", "evaluate_run", "has_results", "refuse_incomplete"]
 
@@ -35,7 +34,7 @@ def has_results(directory: Path, metrics: str | list[str]) -> bool:
     path = directory / FILE
     if not path.is_file():
         return False
-    results = [result for result in read_json(path).values() if isinstance(result, dict)]
+    results = [result for result in read_evaluation(path).values() if isinstance(result, dict)]
     requests = [result.get("request") or {} for result in results]
     if metrics == "auto":
         return any(request.get("quick") for request in requests)

@@ -9,7 +9,7 @@ import secrets
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ __all__ = [
     "read_json",
     "read_npz",
     "remove_temporaries",
+    "temporaries",
     "unwritable",
     "write_atomically",
     "write_json",
@@ -91,16 +92,24 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def remove_temporaries(folder: Path, name: str = "") -> None:
+def remove_temporaries(folder: Path, stem: str | None = None) -> None:
     """Delete the temporary files that an interrupted :func:`write_atomically` left in a folder.
 
     Args:
         folder: The folder.
-        name: Only those of the file of this name.
+        stem: Only those of files of this name, without its last ending; None for all.
     """
-    for path in folder.iterdir():
-        if path.name.startswith(f".{name}") and path.name.endswith(_TEMPORARY):
+    for path, of in temporaries(folder):
+        if stem in (None, of):
             path.unlink(missing_ok=True)
+
+
+def temporaries(folder: Path) -> Iterator[tuple[Path, str]]:
+    """The temporary files in a folder, each with the name, without its last ending, of the file it is for."""
+    for path in folder.iterdir():
+        if path.name.startswith(".") and path.name.endswith(_TEMPORARY):
+            target = path.name.removeprefix(".").removesuffix(_TEMPORARY).rpartition(".")[0]
+            yield path, Path(target).stem
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_lrp.core.cache import cache_file, locked, read_intact
+from pyro_lrp.core.cache import DAMAGE, cache_file, locked, read_intact
 from pyro_lrp.core.errors import UserError, printable
 from pyro_lrp.core.files import unwritable, write_atomically
+from pyro_lrp.core.seals import check_seal, digest, seal
 from pyro_lrp.data.modes import Refused
 from pyro_lrp.data.source import Source, unreadable_errors
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Decoded", "Refused", "Source", "decode", "map_array", "save_array"]
 
-_VERSION = 2  # increment when the same parameters give other pixels
+_VERSION = 3  # increment when the same parameters give other pixels, or other files
 _UNREADABLE = "unreadable"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Convert = Callable[["Image.Image"], "tuple[Image.Image, Iterable[str]]"]
@@ -78,9 +79,9 @@ def decode(
     """
     request = [_VERSION, source.stamp(), parameters, skip_unreadable]
     text = json.dumps(request, sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    path = cache_file("images", f"{source.path.stem[:40]}_{digest}.npy")
-    with suppress(OSError, ValueError, EOFError, KeyError, TypeError):
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    path = cache_file("images", f"{source.path.stem[:40]}_{key}.npy")
+    with suppress(*DAMAGE):
         return _read(path, source)
     with locked(path):
         found = read_intact(path, lambda path: _read(path, source))
@@ -94,16 +95,22 @@ def decode(
 
 
 def map_array(path: Path) -> np.ndarray:
-    """The array of a ``.npy`` file, mapped into memory; changes of it never reach the file."""
+    """The array of a file of :func:`save_array`, mapped into memory; changes of it never reach the file.
+
+    Raises:
+        ValueError: If the content of the file does not match its checksum.
+    """
+    check_seal(path)
     return np.load(path, mmap_mode="c")
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """Write a ``.npy`` file, atomically."""
+    """Write a ``.npy`` file with a checksum, atomically."""
 
     def write(target: Path) -> None:
         with open(target, "wb") as file:
             np.save(file, array)
+        seal(target)
 
     write_atomically(path, write)
 
@@ -117,10 +124,16 @@ def _read(path: Path, source: Source) -> Decoded:
     images = map_array(path)
     index = json.loads(_index_of(path).read_text(encoding="utf-8"))
     rows = index["rows"]
+    if index["checksum"] != _checksum(rows, index["notes"]):
+        raise ValueError(f"{_index_of(path).name} does not match its checksum")
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(rows):
         raise ValueError(f"{len(rows)} images were expected")
     names = [source.names[row] for row in rows]
     return Decoded(names, torch.from_numpy(images), list(index["notes"]))
+
+
+def _checksum(rows: list[int], notes: list[str]) -> str:
+    return digest(json.dumps([rows, notes]))
 
 
 def _decode_all(
@@ -146,7 +159,10 @@ def _decode_all(
         array.flush()
         if len(decoded) < count:
             save_array(target, array[: len(decoded)])
-        index = json.dumps({"rows": decoded, "notes": results.notes()})
+        else:
+            seal(target)
+        notes = results.notes()
+        index = json.dumps({"rows": decoded, "notes": notes, "checksum": _checksum(decoded, notes)})
         write_atomically(_index_of(path), lambda place: place.write_text(index, encoding="utf-8"))
 
     write_atomically(path, write)
