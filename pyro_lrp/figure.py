@@ -32,6 +32,8 @@ def main(cfg: DictConfig) -> None:
     runs = options["runs"]
     if not isinstance(runs, list):
         runs = [runs]
+    if not runs:
+        raise UserError("runs=[] names no run: a figure is drawn from one at least")
     requests = []
     for directory in runs:
         run = config.Run.of(options, str(directory))

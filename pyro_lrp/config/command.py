@@ -8,6 +8,7 @@ import shlex
 import signal
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -173,7 +174,11 @@ def one_line_errors(name: str, arguments: Sequence[str] = ()) -> Iterator[None]:
         arguments: What was typed after it, of a command that keeps what is done when it is interrupted.
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "Image size .* exceeds limit"
+            )  # Pillow's; such images are refused
+            yield
     except KeyboardInterrupt as stop:
         number = getattr(stop, "signal", signal.SIGINT)
         print(printable(_interrupted(stop, name, arguments)), file=sys.stderr)

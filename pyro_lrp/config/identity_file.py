@@ -24,6 +24,7 @@ __all__ = [
     "NEUTRAL",
     "PLACE_KEYS",
     "flat",
+    "is_sealed",
     "plain_identity",
     "read_identity",
     "refuse_links",
@@ -188,6 +189,11 @@ def stamp(identity: Mapping[str, Any]) -> str:
 def plain_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
     """An identity as it is read from the file to which it is written."""
     return yaml.safe_load(_dump(identity))
+
+
+def is_sealed(directory: Path) -> bool:
+    """Whether the ``config.yaml`` of a run has a checksum: those of earlier versions have none."""
+    return _CHECKSUM.search((directory / "config.yaml").read_bytes()) is not None
 
 
 def _refuse_damage(path: Path) -> None:

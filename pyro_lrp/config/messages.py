@@ -85,6 +85,8 @@ def one_line(error: BaseException, name: str) -> str:
             key = unknown_key.group(1)
             return f"unknown key {key}{_hint(key, name)}; see --help"
     if isinstance(error, OSError) and error.strerror:
+        if error.filename is None:
+            return f"{error.strerror}"
         return f"{error.strerror}: {error.filename}"
     text = " ".join(text.split())
     return _PLACE.sub(r"\2: \1", text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from pyro_lrp.config.identity_file import (
     NEUTRAL,
     PLACE_KEYS,
     flat,
+    is_sealed,
     plain_identity,
     read_identity,
     refuse_links,
@@ -120,15 +122,24 @@ def _prepare(directory: Path, identity: dict[str, Any], *, overwrite: bool, exte
 
 
 @contextmanager
-def evaluating(directory: Path) -> Iterator[None]:
-    """Within the block this process alone adds to a run's evaluation; others wait, and say for which process.
+def evaluating(path: Path) -> Iterator[None]:
+    """Within the block this process alone adds to a file of results; others wait, and say for which process.
 
-    A directory that cannot be written is not locked.
+    Where files cannot be locked, the file is not.
+
+    Raises:
+        UserError: If its folder cannot be written, before anything is computed.
     """
-    path = directory / "evaluation.json"
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}): out=FILE.json keeps the results elsewhere"
+        ) from error
     with ExitStack() as stack:
-        with suppress(OSError):
-            stack.enter_context(one_writer(directory / _EVALUATION_LOCK, what=str(path), wait=True))
+        with suppress(OSError, NotImplementedError):
+            stack.enter_context(one_writer(path.parent / _EVALUATION_LOCK, what=str(path), wait=True))
         yield
 
 
@@ -161,7 +172,8 @@ def read_checkpoint(directory: Path, identity: Mapping[str, Any]) -> dict[str, A
     if newest is None:
         raise UserError(f"run {directory} has no checkpoint yet: train it first")
     path, state = newest
-    refuse_another(state, stamp(identity), path)
+    if is_sealed(directory):  # and was not changed by hand since
+        refuse_another(state, stamp(identity), path)
     return state
 
 

@@ -5,9 +5,11 @@ Nothing is pickled, so a checkpoint from an untrusted source can be loaded safel
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -48,9 +50,21 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
     metadata = {_KEY: json.dumps(record, sort_keys=True)}
 
     def write(target: Path) -> None:
-        save_file(tensors, target, metadata)
+        try:
+            save_file(tensors, target, metadata)
+        except SafetensorError as error:
+            raise _as_os_error(error) from error
 
     write_atomically(Path(path), write)
+
+
+def _as_os_error(error: SafetensorError) -> OSError:
+    """The error of the system, of which safetensors keeps the number in words."""
+    number = re.search(r"os error (\d+)", str(error))
+    if number is None:
+        return OSError(errno.EIO, str(error))
+    code = int(number.group(1))
+    return OSError(code, os.strerror(code))
 
 
 def load(path: str | Path) -> dict[str, Any]:

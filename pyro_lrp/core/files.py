@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.limits import refuse_bomb, refuse_special
 from pyro_lrp.core.trees import map_leaves
 
 __all__ = [
@@ -42,6 +43,13 @@ _READ_ERRORS = (
     zipfile.BadZipFile,
     zipfile.LargeZipFile,
     zlib.error,
+    MemoryError,
+    OverflowError,
+    KeyError,
+    SyntaxError,  # of a damaged header
+    RuntimeError,  # encrypted
+    NotImplementedError,
+    TypeError,
 )
 _LARGEST_JSON = 2**26  # bytes; a file of a run directory may be a stranger's
 
@@ -88,6 +96,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = str(path)  # that of the temporary file, or none, says nothing to a user
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -119,16 +130,21 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         FileNotFoundError: If there is no such file.
         UserError: If the file is no ``.npz`` archive, is truncated, or holds pickled objects.
     """
+    refuse_special(path)
     try:
         with open(path, "rb") as file:
             if not zipfile.is_zipfile(file):
                 raise ValueError("no .npz archive")
+            with zipfile.ZipFile(file) as zipped:
+                refuse_bomb(zipped, os.fstat(file.fileno()).st_size)
+            file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise
     except _READ_ERRORS as error:
-        raise UserError(f"{path} is not readable, or is truncated ({error})") from error
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is not readable, or is truncated ({reason})") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -137,6 +153,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UserError: If the file holds none, or is larger than any of this library; the message names the file.
     """
+    refuse_special(path)
     size = path.stat().st_size
     if size > _LARGEST_JSON:
         raise UserError(f"{path} has {size:,} bytes, more than the limit of {_LARGEST_JSON:,}: delete it")

@@ -6,10 +6,11 @@ import errno
 import hashlib
 import json
 import os
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +22,7 @@ from pyro_lrp.core.cache import DAMAGE, cache_file, locked, read_intact
 from pyro_lrp.core.errors import UserError, printable
 from pyro_lrp.core.files import unwritable, write_atomically
 from pyro_lrp.core.seals import check_seal, digest, seal
-from pyro_lrp.data.modes import Refused
+from pyro_lrp.data.modes import LARGE, Refused
 from pyro_lrp.data.source import Source, unreadable_errors
 
 if TYPE_CHECKING:
@@ -182,6 +183,7 @@ class _Results:
         self.decoded: list[int] = []
         self.refused: dict[str, list[str]] = defaultdict(list)
         self.changes: Counter[str] = Counter()
+        self._large = threading.Lock()
 
     def decode_into(self, array: np.ndarray, convert: Convert) -> None:
         """Fill the rows of an array."""
@@ -192,7 +194,7 @@ class _Results:
         def decode_one(row: int) -> list[str] | None:
             name = self.source.names[row]
             try:
-                with self.source.open(name) as file:
+                with self.source.open(name) as file, self._turn(file):
                     image, changes = convert(file)
                     pixels = np.asarray(image)
             except Refused as error:
@@ -214,6 +216,12 @@ class _Results:
                 if changes is not None:
                     self.decoded.append(row)
                     self.changes.update(changes)
+
+    def _turn(self, image: Image.Image) -> AbstractContextManager:
+        """Large images are decoded one after another, whatever the number of threads."""
+        if image.width * image.height > LARGE:
+            return self._large
+        return nullcontext()
 
     def raise_errors(self, *, skip_unreadable: bool | None) -> None:
         """Raise an error that names the first image that was refused, or that could not be read."""

@@ -21,7 +21,20 @@ __all__ = ["SUFFIXES", "CodeFiles", "read_arrays", "read_codes", "read_context"]
 _CODES = ("codes", "z", "latents")  # names of an array of codes
 SUFFIXES = (".npy", ".npz", ".pt", ".safetensors")
 _MAPPED = 1 << 28  # bytes; a larger .npy file stays on disk until its rows are read
-_ERRORS = (OSError, ValueError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError)
+_ERRORS = (
+    OSError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    OverflowError,
+    SyntaxError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    SafetensorError,
+    pickle.UnpicklingError,
+)
 
 
 class CodeFiles(NamedTuple):
@@ -93,6 +106,8 @@ def read_arrays(path: str | Path) -> dict[str, Any]:
         content = _read(path)
     except _ERRORS as error:
         reason = " ".join(str(error).split())[:120]
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "only tensors are ever unpickled"
         raise UserError(f"{path} cannot be read, or holds objects that are no arrays ({reason})") from error
     if not isinstance(content, dict):
         content = {"codes": content}

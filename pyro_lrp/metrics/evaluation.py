@@ -119,7 +119,8 @@ def write_evaluation(path: Path, results: Mapping[str, Any]) -> None:
     """Write results with their checksums, atomically."""
     content = {}
     for name, result in results.items():
-        content[name] = sealed(result, name) if isinstance(result, dict) else result
+        ours = isinstance(result, dict) and "request" in result
+        content[name] = sealed(result, name) if ours else result
     write_json(path, content)
 
 

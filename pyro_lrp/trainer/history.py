@@ -61,10 +61,14 @@ class History:
         """Add a row, which is on the disk before a checkpoint that follows it."""
         self.rows.append(row)
         if self.path is not None:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(_line(row))
-                file.flush()
-                os.fsync(file.fileno())
+            try:
+                with open(self.path, "a", encoding="utf-8") as file:
+                    file.write(_line(row))
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                error.filename = str(self.path)
+                raise
 
 
 class Rows(NamedTuple):
