@@ -15,13 +15,15 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from pyro_lrp.config.arguments import Typed
 from pyro_lrp.config.engine import VERSION, engine
 from pyro_lrp.config.folders import EXPERIMENTS, conf_dir, note_replaced
-from pyro_lrp.config.messages import described
-from pyro_lrp.core.errors import TRACEBACK, printable
+from pyro_lrp.config.messages import described, uncomposed
+from pyro_lrp.core.errors import MISTAKES, TRACEBACK, UserError, printable
 from pyro_lrp.core.terminal import tolerate_any_encoding
 
 __all__ = ["WIDTH", "Command", "command", "conf_dir", "one_line_errors", "run_plain"]
@@ -79,7 +81,7 @@ class Command:
                 self.function(cfg)
 
         if typed.plain:
-            with engine(self.name, typed) as composer:
+            with engine(self.name, typed) as composer, _composing():
                 composer.run(job)
             return
         decorate = hydra.main(version_base=VERSION, config_path=conf_dir(), config_name=self.name)
@@ -127,6 +129,17 @@ def command(name: str) -> Callable[[Job], Command]:
         return Command(name, function)
 
     return decorate
+
+
+@contextmanager
+def _composing() -> Iterator[None]:
+    """Errors within the block come from arguments, of which Hydra can make no configuration."""
+    try:
+        yield
+    except (UserError, HydraException, OmegaConfBaseException):
+        raise
+    except MISTAKES as error:
+        raise uncomposed(error) from error
 
 
 @contextmanager

@@ -66,7 +66,7 @@ _CONTENTS = (
 )
 _LOCK = ".lock"
 _ASIDE = ".overwritten."  # and a token: a folder of what overwrite=true deletes
-_HARMLESS = (f"{_LOCK}*", ".config.yaml*.tmp")  # left by a start that was refused or killed
+_HARMLESS = (f"{_LOCK}*", f".{_LOCK}*.tmp", ".config.yaml*.tmp")  # left by a start that was refused or killed
 _DIFFERENCES_SHOWN = 6
 
 

@@ -7,6 +7,7 @@ import math
 import os
 import secrets
 import stat
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -47,6 +48,7 @@ _READ_ERRORS = (
     OverflowError,
     KeyError,
     SyntaxError,  # of a damaged header
+    tokenize.TokenError,
     RuntimeError,  # encrypted
     NotImplementedError,
     TypeError,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,16 @@ __all__ = ["digits", "fake", "from_arrays", "from_dataset", "npz"]
 
 _MAX_BYTES = 2**33
 _WHOLE = "whole"
+_UNREADABLE = (
+    UserError,
+    OSError,
+    ValueError,
+    EOFError,
+    MemoryError,
+    OverflowError,
+    SyntaxError,  # of a damaged header
+    tokenize.TokenError,
+)
 _PREFIXES = {"train": "train_", "test": "test_", "validation": "validation_", _WHOLE: ""}
 _ALIASES = {
     "x_train": "train_images",
@@ -115,7 +126,7 @@ def _read(file: Path) -> dict[str, np.ndarray]:
         return read_npz(file)
     except FileNotFoundError as error:
         raise UserError(f"data.path: there is no file {file}") from error
-    except (UserError, OSError, ValueError, EOFError, MemoryError, OverflowError, SyntaxError) as error:
+    except _UNREADABLE as error:
         if "allow_pickle" in str(error):
             raise UserError(
                 f"data.path: {file} holds Python objects, which are not unpickled: save images as one array of "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tokenize
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ _ERRORS = (
     MemoryError,
     OverflowError,
     SyntaxError,
+    tokenize.TokenError,
     TypeError,
     KeyError,
     AttributeError,

@@ -44,7 +44,7 @@ class End(NamedTuple):
         return found[-1] if found else ""
 
     def fault(self):
-        """What is wrong with an end that should be a success, or one plain line of error; None if nothing is."""
+        """What is wrong with an end, which is to be a success or one plain line; None if nothing is."""
         if self.timed_out:
             return "ran too long"
         if self.code not in (0, 1):
@@ -187,3 +187,17 @@ def fresh(folder):
     shutil.rmtree(folder, ignore_errors=True)
     Path(folder).mkdir(parents=True)
     return Path(folder)
+
+
+def numbers(directory):
+    """The values of the results of a run by name."""
+    path = Path(directory) / "evaluation.json"
+    if not path.is_file():
+        return {}
+    return {name: result["value"] for name, result in json.loads(path.read_text()).items()}
+
+
+def contents(directory):
+    """Digests of all files of a folder by name."""
+    paths = [path for path in Path(directory).rglob("*") if path.is_file()]
+    return {str(path): digest(path) for path in paths}
