@@ -63,6 +63,8 @@ _CONTENTS = (
     "evaluation.json",
     "train.log",
     "tensorboard",
+    "wandb",
+    "trackio",
 )
 _LOCK = ".lock"
 _ASIDE = ".overwritten."  # and a token: a folder of what overwrite=true deletes
