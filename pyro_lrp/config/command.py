@@ -216,7 +216,8 @@ def one_line_errors(name: str, arguments: Sequence[str] = ()) -> Iterator[None]:
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
-        sys.exit(printable(f"error: {described(error, name)}"))
+        text = described(error, name)
+        sys.exit(printable(f"error: {' '.join(text.splitlines())}"))  # what was typed may have several
 
 
 def _interrupted(stop: KeyboardInterrupt, name: str, arguments: Sequence[str]) -> str:
