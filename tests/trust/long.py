@@ -1,10 +1,10 @@
 """The long form: ``python -m trust.long minutes=20`` in ``tests/``, as often as there is something left to do.
 
 Each trial appends a line to a file, so that a run of this program that is ended costs one trial. ``only=WORD``
-takes the attacks with this word in their name, ``out=FILE`` another file, ``summary=true`` only counts.
+takes the attacks with this word in their name, ``out=FILE`` another file, ``again=true`` makes those again that
+found a fault, ``summary=true`` only counts.
 """
 
-import collections
 import json
 import sys
 import tempfile
@@ -17,45 +17,54 @@ OUT = kit.ROOT / "runs/recorded/trust/trials.jsonl"
 ALL = {**attacks.ATTACKS, **damage.ATTACKS, **fuzz.ATTACKS}
 
 
-def done(path):
-    """The number of trials of each attack so far."""
-    counts = collections.Counter()
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            counts[json.loads(line)["attack"]] += 1
-    return counts
+def rows_of(path):
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def forget_faults(path):
+    """Remove the trials that found a fault, to make them again once it is mended."""
+    fine = [row for row in rows_of(path) if row["fault"] in (None, attacks.SKIPPED)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in fine))
+
+
+def left(path, only):
+    """The numbers of the trials of each attack that are not made yet."""
+    made = {(row["attack"], row["number"]) for row in rows_of(path)}
+    numbers = {}
+    for name, (_, total) in ALL.items():
+        if only in name:
+            numbers[name] = [number for number in range(total) if (name, number) not in made]
+    return {name: own for name, own in numbers.items() if own}
 
 
 def run(path, minutes, only):
     deadline = time.monotonic() + 60 * minutes
-    counts = done(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, kit.commands(Path(folder) / "server") as server:
         place = attacks.Place(folder, server)
-        waiting = [name for name in ALL if only in name and counts[name] < ALL[name][1]]
-        while waiting and time.monotonic() < deadline:
+        waiting = left(path, only)
+        while waiting:
             for name in list(waiting):
-                function, total = ALL[name]
-                begun = time.process_time()
-                cpu = server.cpu
-                fault = function(place, counts[name])
-                seconds = time.process_time() - begun + server.cpu - cpu
-                row = {"attack": name, "number": counts[name], "fault": fault, "cpu": round(seconds, 2)}
-                row |= fuzz.counted(name)
-                with open(path, "a") as file:
-                    file.write(json.dumps(row) + "\n")
-                if fault and fault != attacks.SKIPPED:
-                    print(f"{name} {counts[name]}: {fault}", flush=True)
-                counts[name] += 1
-                if counts[name] >= total:
-                    waiting.remove(name)
                 if time.monotonic() > deadline:
-                    break
+                    return
+                number = waiting[name].pop(0)
+                begun = time.process_time() + server.cpu
+                fault = ALL[name][0](place, number)
+                cpu = time.process_time() + server.cpu - begun
+                row = {"attack": name, "number": number, "fault": fault, "cpu": round(cpu, 2)}
+                with open(path, "a") as file:
+                    file.write(json.dumps(row | fuzz.counted(name)) + "\n")
+                if fault and fault != attacks.SKIPPED:
+                    print(f"{name} {number}: {fault}", flush=True)
+                if not waiting[name]:
+                    del waiting[name]
 
 
 def summary(path):
     """A table of all counts, in Markdown."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = rows_of(path)
     print("| attack | trials | faults | skipped |\n|---|---|---|---|")
     for name in ALL:
         own = [row for row in rows if row["attack"] == name]
@@ -71,6 +80,8 @@ def main():
     if options.get("summary") == "true":
         summary(path)
         return
+    if options.get("again") == "true":
+        forget_faults(path)
     run(path, float(options.get("minutes", 20)), options.get("only", ""))
     summary(path)
 
