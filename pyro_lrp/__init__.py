@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from pyro_lrp.core.aliases import Aliases
+from pyro_lrp.core.terminal import short_interrupt
 
 __version__ = "0.2.0"
+
+if sys.argv[:1] == ["-m"]:  # python -m pyro_lrp.NAME, whose module is imported next
+    short_interrupt()
 
 _SUBMODULES = (
     "adapters",

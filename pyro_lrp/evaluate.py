@@ -31,7 +31,7 @@ def main(cfg: DictConfig) -> None:
         if options[key] is not None:
             raise UserError(f"{key} is for a folder of fit; data.path= says where the images of a run are")
     metrics = known_metrics(options["metrics"], "metrics")
-    chosen = {key: options[key] for key in ("weights", "seed", "n", "k", "progress", "overwrite")}
+    chosen = {key: options[key] for key in ("weights", "seed", "n", "k", "progress", "overwrite", "out")}
     evaluate_run(config.Run.of(options), metrics, **chosen)
 
 

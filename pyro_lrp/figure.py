@@ -50,6 +50,8 @@ def _requests(options: dict[str, Any]) -> list[Request]:
     runs = options["runs"]
     if not isinstance(runs, list):
         runs = [runs]
+    if not runs:
+        raise UserError("runs=[] names no run: a figure is drawn from one at least")
     requests = []
     for directory in runs:
         run = config.Run.of(options, str(directory))

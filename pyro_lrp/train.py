@@ -163,6 +163,7 @@ class _Prepared:
     def __init__(
         self, plan: config.Plan, log: logging.Logger, *, progress: bool, data: ImageData | None = None
     ) -> None:
+        from pyro_lrp.config import rundir
         from pyro_lrp.figures.training import SamplePictures
         from pyro_lrp.trainer import reporting
         from pyro_lrp.trainer.loggers import make_logger
@@ -188,6 +189,7 @@ class _Prepared:
             callbacks=[pictures, partial(reporting.log_report, log=log)],
             on_row=self.logger.row,
         )
+        self.trainer.saver.identity = rundir.stamp(run.identity)
 
     @contextmanager
     def claimed(self, *, least: int, label: str = "") -> Iterator[None]:
@@ -236,7 +238,7 @@ class _Prepared:
 
     def conclude(self) -> dict[str, Any]:
         """Draw and sum up what came out of a training, and write that; returns the summary."""
-        from pyro_lrp.core.files import write_json
+        from pyro_lrp.config import rundir
         from pyro_lrp.figures.training import draw_training
         from pyro_lrp.trainer import reporting
 
@@ -247,7 +249,7 @@ class _Prepared:
         summary["prior_verdict"] = _verdict(run, trainer)
         picture = draw_training(run.directory, trainer.game, trainer.splits["test"], run.settings.seed)
         self.logger.picture("overview", trainer.step, picture)
-        write_json(run.directory / SUMMARY, summary)
+        rundir.write_summary(run.directory, summary)
         return summary
 
     def evaluated(self) -> config.Run:

@@ -248,7 +248,8 @@ def test_evaluations_take_their_turn_and_the_number_of_threads(train, trained_by
     options = (f"run={run}", "metrics=[reconstruction_mse]", "threads=2")
     code = (
         "import sys, time; from pathlib import Path; from pyro_lrp.config import rundir\n"
-        "with rundir.evaluating(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(3)"
+        "with rundir.evaluating(Path(sys.argv[1], 'evaluation.json')):\n"
+        "    print('held', flush=True); time.sleep(3)"
     )
     other = subprocess.Popen([sys.executable, "-c", code, str(run)], stdout=subprocess.PIPE)
     try:

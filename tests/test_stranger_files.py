@@ -52,7 +52,7 @@ TOO_LARGE = {
                 "transforms": 50 * [PERMUTE],
             }
         },
-        "asks for more than 50,000 tensors",
+        "asks for more than 10,000 tensors",
     ),
     "image": ({"image_shape": [1, 10**9, 28]}, "image_shape must be at most"),
     "image product": ({"image_shape": [3, 10**5, 10**5]}, "numbers"),

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.limits import refuse_special
 from pyro_lrp.core.trees import leaves, nodes
 
 __all__ = ["Budget", "check_sizes", "read_yaml"]
@@ -28,7 +29,7 @@ COUNTS = (  # a key with one of these words is a number of repetitions
     "count",
 )
 NUMBERS = 2**30  # numbers in all tensors of a new model; 4 GiB of float32
-TENSORS = 50_000  # tensors of a new model
+TENSORS = 10_000  # tensors of a new model
 FILE_BYTES = 2**20  # size of a YAML file
 NODES = 20_000  # values in a YAML file
 DEPTH = 40  # levels of a YAML file
@@ -111,6 +112,7 @@ def read_yaml(path: Path) -> Any:
         UserError: If the file is not YAML, is too large or too deep, repeats parts by aliases beyond the limit,
             or holds anything but dicts, lists, text, numbers, booleans and null.
     """
+    refuse_special(path)
     if path.stat().st_size > FILE_BYTES:
         raise UserError(f"{path} is larger than a configuration can be ({FILE_BYTES:,} bytes)")
     try:

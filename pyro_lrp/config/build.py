@@ -16,7 +16,7 @@ from pyro_lrp.config.folders import conf_dir
 from pyro_lrp.config.identity import Identity
 from pyro_lrp.config.plan import Plan
 from pyro_lrp.config.sizes import NETWORK_SIZES, batch_size_for, network_sizes, size_notes
-from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.errors import MISTAKES, UserError
 from pyro_lrp.core.randomness import seeded
 from pyro_lrp.core.trees import KeyPath, leaves, map_leaves
 from pyro_lrp.data import ImageData, condition_kinds, condition_of, with_context
@@ -186,8 +186,8 @@ def build_autoencoder(
         autoencoder = _autoencoder_class(run, prior, allow_targets)
         try:
             built = autoencoder(encoder, decoder, prior, likelihood)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"prior: {error}") from error
+        except MISTAKES as error:
+            raise UserError(f"prior: {_in_one_line(error)}") from error
         _refuse_wrong_context(run, prior)
         return built
 
@@ -224,7 +224,7 @@ def _build_networks(run: Identity, image_shape: Sequence[int], allow_targets: Se
     try:
         encoder, decoder = network(image_shape=tuple(image_shape), latent_dim=run.latent_dim)
         encoder = with_noise(encoder, run.latent_dim, **noise)
-    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+    except MISTAKES as error:
         raise UserError(f"network: {_in_one_line(error)}") from error
     return encoder, decoder
 
@@ -280,8 +280,8 @@ def build_game(identity: dict[str, Any], autoencoder: Autoencoder, allow_targets
         with seeded(run.seed, "init", "game"):
             objective = _instantiate(run.objective, "objective", allow_targets)
             return objective(autoencoder)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"objective: {error}") from error
+    except MISTAKES as error:
+        raise UserError(f"objective: {_in_one_line(error)}") from error
 
 
 def schedule(identity: dict[str, Any], allow_targets: Sequence[str] = ()) -> Callable[..., float]:
@@ -312,10 +312,15 @@ def _instantiate(node: Any, name: str, allow_targets: Sequence[str]) -> Any:
         cause = error.__cause__ or error
         if isinstance(cause, UserError):
             raise cause from error
-        if isinstance(cause, (TypeError, ValueError, InstantiationException)):
-            raise UserError(f"{name}: {_in_one_line(cause)}") from error
+        raise UserError(f"{name}: {_in_one_line(cause)}") from error
+    except UserError:
         raise
+    except MISTAKES as error:
+        raise UserError(f"{name}: {_in_one_line(error)}") from error
 
 
 def _in_one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    text = " ".join(str(error).split())[:400]
+    if isinstance(error, (TypeError, ValueError, InstantiationException)):
+        return text
+    return f"{type(error).__name__} {text}"  # a KeyError says no more than the key

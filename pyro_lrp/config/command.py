@@ -8,6 +8,7 @@ import shlex
 import signal
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -15,13 +16,15 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from pyro_lrp.config.arguments import Typed
 from pyro_lrp.config.engine import VERSION, engine
 from pyro_lrp.config.folders import EXPERIMENTS, conf_dir, note_replaced
-from pyro_lrp.config.messages import described
-from pyro_lrp.core.errors import TRACEBACK, printable
+from pyro_lrp.config.messages import described, uncomposed
+from pyro_lrp.core.errors import MISTAKES, TRACEBACK, UserError, printable
 from pyro_lrp.core.terminal import tolerate_any_encoding
 
 __all__ = ["WIDTH", "Command", "command", "conf_dir", "one_line_errors", "run_plain"]
@@ -79,7 +82,7 @@ class Command:
                 self.function(cfg)
 
         if typed.plain:
-            with engine(self.name, typed) as composer:
+            with engine(self.name, typed) as composer, _composing():
                 composer.run(job)
             return
         decorate = hydra.main(version_base=VERSION, config_path=conf_dir(), config_name=self.name)
@@ -142,6 +145,17 @@ def command(name: str) -> Callable[[Job], Command]:
 
 
 @contextmanager
+def _composing() -> Iterator[None]:
+    """Errors within the block come from arguments, of which Hydra can make no configuration."""
+    try:
+        yield
+    except (UserError, HydraException, OmegaConfBaseException):
+        raise
+    except MISTAKES as error:
+        raise uncomposed(error) from error
+
+
+@contextmanager
 def _folded_help(*, shown: bool) -> Iterator[None]:
     """Fold long lines of ``--help``: Hydra prints a group in one line. A folder that is none is left out."""
     if not shown:
@@ -186,7 +200,11 @@ def one_line_errors(name: str, arguments: Sequence[str] = ()) -> Iterator[None]:
         arguments: What was typed after it, of a command that keeps what is done when it is interrupted.
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "Image size .* exceeds limit"
+            )  # Pillow's; such images are refused
+            yield
     except KeyboardInterrupt as stop:
         number = getattr(stop, "signal", signal.SIGINT)
         print(printable(_interrupted(stop, name, arguments)), file=sys.stderr)
@@ -198,7 +216,8 @@ def one_line_errors(name: str, arguments: Sequence[str] = ()) -> Iterator[None]:
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
-        sys.exit(printable(f"error: {described(error, name)}"))
+        text = described(error, name)
+        sys.exit(printable(f"error: {' '.join(text.splitlines())}"))  # what was typed may have several
 
 
 def _interrupted(stop: KeyboardInterrupt, name: str, arguments: Sequence[str]) -> str:

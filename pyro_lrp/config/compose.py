@@ -20,9 +20,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pyro_lrp.config.arguments import for_hydra, refuse_no_choice
 from pyro_lrp.config.folders import conf_dir, note_replaced, refuse_own_command
-from pyro_lrp.config.messages import one_line
+from pyro_lrp.config.messages import one_line, uncomposed
 from pyro_lrp.config.plan import Plan, chosen, plan
-from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.errors import MISTAKES, UserError
 
 __all__ = ["compose_train", "members_of"]
 
@@ -54,8 +54,12 @@ def compose_train(*overrides: str, config_dir: str | Path | None = None) -> Plan
             note_replaced(config_dir, presets)
             with _hydra_knows(cfg):  # a name may hold ${hydra:runtime.choices.prior}
                 return plan(cfg, presets)
+    except UserError:
+        raise
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(one_line(error, "train")) from error
+    except MISTAKES as error:
+        raise uncomposed(error) from error
 
 
 def members_of(sweep: Sequence[str]) -> list[tuple[str, ...]]:

@@ -16,11 +16,10 @@ from tqdm.auto import tqdm
 from pyro_lrp.config import rundir
 from pyro_lrp.config.run import Run
 from pyro_lrp.core.errors import TRACEBACK, UserError, printable
-from pyro_lrp.core.files import read_json
 from pyro_lrp.metrics import METRICS, Metric
-from pyro_lrp.metrics.evaluation import Evaluation, choose, missing, table, verdicts
+from pyro_lrp.metrics.evaluation import Evaluation, choose, missing, read_evaluation, table, verdicts
 
-__all__ = ["evaluate_into", "evaluate_run", "has_results", "refuse_incomplete"]
+__all__ = ["evaluate_into", "evaluate_run", "has_results", "refuse_incomplete", "results_file"]
 
 FILE = "evaluation.json"
 
@@ -35,7 +34,7 @@ def has_results(directory: Path, metrics: str | list[str]) -> bool:
     path = directory / FILE
     if not path.is_file():
         return False
-    results = [result for result in read_json(path).values() if isinstance(result, dict)]
+    results = [result for result in read_evaluation(path).values() if isinstance(result, dict)]
     requests = [result.get("request") or {} for result in results]
     if metrics == "auto":
         return any(request.get("quick") for request in requests)
@@ -54,6 +53,7 @@ def evaluate_run(
     k: int | None = None,
     progress: bool = True,
     overwrite: bool = False,
+    out: str | Path | None = None,
 ) -> None:
     """Compute metrics of a run, reuse stored results, and print a table of all.
 
@@ -67,6 +67,7 @@ def evaluate_run(
         k: Repetitions for each of them; None for the metric's own number.
         progress: Whether to show progress bars.
         overwrite: Whether to compute again what is there.
+        out: The file of results; None for ``evaluation.json`` of the run.
 
     Raises:
         UserError: If a metric that is named has no result, ``auto`` has none, or the file cannot be written.
@@ -80,13 +81,35 @@ def evaluate_run(
     if not quick:
         _print_missing(left_out, sys.stderr)  # now: the others may take hours
     evaluation = evaluate_into(
-        run.directory, subject, names, _stamp(run), left_out, progress=progress, overwrite=overwrite
+        results_file(run.directory, out),
+        subject,
+        names,
+        _stamp(run),
+        left_out,
+        progress=progress,
+        overwrite=overwrite,
     )
     refuse_incomplete(evaluation, left_out, key, by_itself=quick)
 
 
+def results_file(directory: Path, out: str | Path | None) -> Path:
+    """The file of a folder's results, unless another one is named.
+
+    Raises:
+        UserError: If the other one is no ``.json``, or its folder does not exist.
+    """
+    if out is None:
+        return directory / FILE
+    path = Path(out).expanduser()
+    if path.suffix != ".json":
+        raise UserError(f"out={out} must be a file that ends in .json")
+    if not path.parent.is_dir():
+        raise UserError(f"out={out}: there is no folder {path.parent}")
+    return path
+
+
 def evaluate_into(
-    directory: Path,
+    path: Path,
     subject: Any,
     names: Iterable[str],
     stamp: dict[str, Any],
@@ -96,10 +119,10 @@ def evaluate_into(
     overwrite: bool,
     metrics: Mapping[str, Metric] = METRICS,
 ) -> Evaluation:
-    """Compute metrics, reuse those that a folder holds, add them to its ``evaluation.json``, and print a table.
+    """Compute metrics, reuse those that a file holds, add them to it, and print a table.
 
     Args:
-        directory: The folder.
+        path: The file, as of :func:`results_file`.
         subject: What the metrics are functions of.
         names: Which of them.
         stamp: Further entries that a stored result must have.
@@ -114,8 +137,8 @@ def evaluate_into(
         with _progress(subject, name, shown=progress):
             yield
 
-    with rundir.evaluating(directory):
-        evaluation = Evaluation(subject, directory / FILE, stamp, overwrite=overwrite, metrics=metrics)
+    with rundir.evaluating(path):
+        evaluation = Evaluation(subject, path, stamp, overwrite=overwrite, metrics=metrics)
         try:
             for name in names:
                 evaluation.compute(name, bar)

@@ -58,9 +58,10 @@ def load(run: str | Path, *, into: Autoencoder | None = None, allow_targets: Seq
 
 def _fill(autoencoder: Autoencoder, directory: Path) -> Autoencoder:
     """Load the newest checkpoint of a run directory into an autoencoder."""
-    path = checkpoint.latest(directory / "checkpoints")
-    if path is None:
+    newest = checkpoint.load_latest(directory / "checkpoints")
+    if newest is None:
         raise UserError(f"{directory} has no checkpoint: is it the directory of a Trainer?")
-    state = autoencoder_state(checkpoint.load(path))
+    path, whole = newest
+    state = autoencoder_state(whole)
     checkpoint.load_into(autoencoder, state, path)
     return autoencoder.eval()

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pyro_lrp.config.folders import conf_dir, groups
 from pyro_lrp.core.errors import TRACEBACK, UserError
 
-__all__ = ["described", "one_line"]
+__all__ = ["described", "one_line", "uncomposed"]
 
 _MISSPELT = 0.8  # how alike an unknown argument and a known one are at least, of 1
 _UNKNOWN_CHOICE = re.compile(
@@ -46,6 +46,13 @@ def described(error: Exception, name: str) -> str:
     kind = type(error).__name__
     text = " ".join(str(error).split())[:300]
     return f"{kind}: {text} ({TRACEBACK}=1 shows where)"
+
+
+def uncomposed(error: Exception) -> UserError:
+    """The error of arguments of which no configuration can be made: whatever it is, they cause it."""
+    text = " ".join(str(error).split())[:200]
+    kind = type(error).__name__
+    return UserError(f"no configuration can be made of these arguments ({kind}: {text}); see --help")
 
 
 def one_line(error: BaseException, name: str) -> str:
@@ -85,6 +92,8 @@ def one_line(error: BaseException, name: str) -> str:
             key = unknown_key.group(1)
             return f"unknown key {key}{_hint(key, name)}; see --help"
     if isinstance(error, OSError) and error.strerror:
+        if error.filename is None:
+            return f"{error.strerror}"
         return f"{error.strerror}: {error.filename}"
     text = " ".join(text.split())
     return _PLACE.sub(r"\2: \1", text)

@@ -139,7 +139,8 @@ class Run:
     @cached_property
     def checkpoint(self) -> dict[str, Any]:
         """The newest checkpoint: parameters by name, and the training step."""
-        return checkpoint.load(self._existing_checkpoint())
+        self._existing_checkpoint()
+        return rundir.read_checkpoint(self.directory, self.identity)
 
     @property
     def checkpoint_path(self) -> Path | None:

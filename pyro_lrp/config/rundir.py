@@ -3,94 +3,53 @@
 from __future__ import annotations
 
 import os
-import re
+import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from torch import Tensor
 
-from pyro_lrp.config.bounds import read_yaml
-from pyro_lrp.config.build import PLACES
-from pyro_lrp.config.kinds import holds_prior
-from pyro_lrp.config.rules import Rule
+from pyro_lrp.config.identity_file import (
+    EXTENDABLE,
+    NEUTRAL,
+    PLACE_KEYS,
+    flat,
+    is_sealed,
+    plain_identity,
+    read_identity,
+    refuse_links,
+    stamp,
+    write_identity,
+)
+from pyro_lrp.core import checkpoint
 from pyro_lrp.core.errors import UserError
-from pyro_lrp.core.files import read_json, read_npz, remove_temporaries, write_atomically
+from pyro_lrp.core.files import read_json, read_npz, remove_temporaries, write_atomically, write_json
 from pyro_lrp.core.locks import one_writer
-from pyro_lrp.core.trees import leaves
+from pyro_lrp.core.seals import CHECKSUM, is_intact, sealed
 from pyro_lrp.data.fingerprint import TrainedOn
+from pyro_lrp.trainer.snapshots import refuse_another
 
 __all__ = [
     "NEUTRAL",
     "autoencoder_state",
     "claimed",
     "evaluating",
+    "read_checkpoint",
     "read_identity",
     "read_summary",
     "read_trained_on",
     "refuse_links",
+    "stamp",
+    "write_identity",
+    "write_summary",
     "write_trained_on",
 ]
 
-_PRESET = re.compile(r"\w[\w .+-]*")
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int)
-
-
-def _is_count(value: Any) -> bool:
-    return _is_integer(value) and not isinstance(value, bool) and value >= 1
-
-
-def _is_shape(value: Any) -> bool:
-    if not isinstance(value, list) or len(value) != 3:
-        return False
-    return all(_is_count(side) for side in value)
-
-
-def _is_presets(value: Any) -> bool:
-    if not isinstance(value, dict):
-        return False
-    return all(_is_preset(name) for name in value.values())
-
-
-def _is_preset(value: Any) -> bool:
-    if not isinstance(value, str):
-        return False
-    return _PRESET.fullmatch(value) is not None
-
-
-def _is_node(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _is_context(value: Any) -> bool:
-    if value is None:
-        return True
-    if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
-        return False
-    names = value.get("names")
-    if not isinstance(names, list):
-        return False
-    return all(isinstance(name, str) for name in names)
-
-
-_NODE = Rule(_is_node, "a node")
-_NEEDED = {
-    "image_shape": Rule(_is_shape, "three whole numbers of at least 1"),
-    "latent_dim": Rule(_is_count, "a whole number of at least 1"),
-    "seed": Rule(_is_integer, "a whole number"),
-    "presets": Rule(_is_presets, "names of presets, not paths"),
-    "network": _NODE,
-    "prior": _NODE,
-    "likelihood": _NODE,
-    "data": _NODE,
-}
 _EVALUATION_LOCK = ".evaluation.lock"
 _TRAINED_ON = "trained_on.npz"
 _CONTENTS = (
@@ -108,19 +67,9 @@ _CONTENTS = (
     "trackio",
 )
 _LOCK = ".lock"
-_HARMLESS = (f"{_LOCK}*", ".config.yaml*.tmp")  # left by a start that was refused or killed
+_ASIDE = ".overwritten."  # and a token: a folder of what overwrite=true deletes
+_HARMLESS = (f"{_LOCK}*", f".{_LOCK}*.tmp", ".config.yaml*.tmp")  # left by a start that was refused or killed
 _DIFFERENCES_SHOWN = 6
-_EXTENDABLE = ("epochs", "prior_epochs", "decoder_epochs")
-NEUTRAL = {
-    "decoder_epochs": 0,
-    "decoder_code_noise": 0,
-    "network.noise": "learned",
-    "network.noise_floor": 0,
-    "network.latent_norm": "none",
-}
-"""Keys that runs of earlier versions lack, and the value with which they were trained."""
-
-_PLACES = tuple(f"data.{key}" for key in PLACES)  # the fingerprint tells data sets apart, not their places
 
 
 @contextmanager
@@ -165,85 +114,74 @@ def _prepare(directory: Path, identity: dict[str, Any], *, overwrite: bool, exte
         _empty(directory)
     elif extend and (directory / "config.yaml").is_file() and _grown(directory, identity):
         (directory / "summary.json").unlink(missing_ok=True)  # first: the run is no longer finished
-    _write_identity(directory, identity)
+    write_identity(directory, identity)
     for name in ("checkpoints", "samples", "figures"):
         (directory / name).mkdir(exist_ok=True)
     for folder in (directory, directory / "checkpoints"):
         remove_temporaries(folder)
+    for aside in directory.glob(f"{_ASIDE}*"):  # of a process that was killed while it deleted them
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextmanager
-def evaluating(directory: Path) -> Iterator[None]:
-    """Within the block this process alone adds to a run's evaluation; others wait, and say for which process.
+def evaluating(path: Path) -> Iterator[None]:
+    """Within the block this process alone adds to a file of results; others wait, and say for which process.
 
-    A directory that cannot be written is not locked.
+    Where files cannot be locked, the file is not.
+
+    Raises:
+        UserError: If its folder cannot be written, before anything is computed.
     """
-    path = directory / "evaluation.json"
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}): out=FILE.json keeps the results elsewhere"
+        ) from error
     with ExitStack() as stack:
-        with suppress(OSError):
-            stack.enter_context(one_writer(directory / _EVALUATION_LOCK, what=str(path), wait=True))
+        with suppress(OSError, NotImplementedError):
+            stack.enter_context(one_writer(path.parent / _EVALUATION_LOCK, what=str(path), wait=True))
         yield
 
 
-def read_identity(directory: Path) -> dict[str, Any]:
-    """The identity of a run, from its ``config.yaml``, which is not trusted.
-
-    Raises:
-        UserError: If there is no such file, it is not the configuration of a run, or the directory holds links
-            that lead out of it.
-    """
-    path = directory / "config.yaml"
-    if not path.is_file():
-        raise UserError(f"run={directory} is not a run directory: {_why_no_run(directory)}")
-    refuse_links(directory)
-    identity = read_yaml(path)
-    if not isinstance(identity, dict) or not identity.keys() >= _NEEDED.keys():
-        raise UserError(f"{path} is not the configuration of a run")
-    for key, rule in _NEEDED.items():
-        if not rule.holds(identity[key]):
-            raise UserError(f"{path}: {key} must be {rule.expected}")
-    if not _is_context(identity.get("context")):
-        raise UserError(f"{path}: context must have a kind and a list of names")
-    return identity
-
-
-def _why_no_run(directory: Path) -> str:
-    """What a folder without a configuration is, and what to name or to do instead."""
-    if not directory.exists():
-        return "there is no such folder"
-    if holds_prior(directory):
-        return "it holds a prior of codes, without networks: sample, evaluate, check and pyro_lrp.load read it"
-    if (directory / "checkpoints").is_dir():
-        return (
-            "it has no config.yaml, so it was trained from Python: build the model with the same code, and "
-            f"fill it by pyro_lrp.load({str(directory)!r}, into=autoencoder)"
-        )
-    below = sorted(path.parent for path in directory.glob("*/config.yaml"))
-    if below:
-        return f"it has no config.yaml; {below[0]} has one"
-    return "it has no config.yaml"
-
-
-def refuse_links(directory: Path) -> None:
-    """Refuse a run with symbolic links that lead out of its directory: they could redirect writes.
-
-    Raises:
-        UserError: On the first such link; the message names it.
-    """
-    inside = directory.resolve()
-    for folder, folders, files in os.walk(directory):
-        for name in (*folders, *files):
-            path = Path(folder, name)
-            if path.is_symlink() and not path.resolve().is_relative_to(inside):
-                raise UserError(f"{path} is a link that leads out of the run: delete it, or copy what it names")
-
-
 def read_summary(directory: Path) -> dict[str, Any] | None:
-    """The summary of a finished run, or None."""
+    """The summary of a finished run, or None.
+
+    Raises:
+        UserError: If the file is no summary, or does not match its checksum.
+    """
     path = directory / "summary.json"
     if not path.is_file():
         return None
-    return read_json(path)
+    summary = read_json(path)
+    remedy = "delete it, and train the run again: it goes on from its last checkpoint, and writes it anew"
+    if not is_intact(summary):
+        raise UserError(f"{path} is damaged: it does not match its checksum; {remedy}")
+    if not isinstance(summary.get("final"), dict):
+        raise UserError(f"{path} is not the summary of a run: it has no final row; {remedy}")
+    summary.pop(CHECKSUM, None)
+    return summary
+
+
+def read_checkpoint(directory: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The newest checkpoint of a run, also while it is trained.
+
+    Raises:
+        UserError: If there is none, it is damaged, or it is of a run with another configuration.
+    """
+    newest = checkpoint.load_latest(directory / "checkpoints")
+    if newest is None:
+        raise UserError(f"run {directory} has no checkpoint yet: train it first")
+    path, state = newest
+    if is_sealed(directory):  # and was not changed by hand since
+        refuse_another(state, stamp(identity), path)
+    return state
+
+
+def write_summary(directory: Path, summary: Mapping[str, Any]) -> None:
+    """Write the summary of a finished run, with a checksum."""
+    write_json(directory / "summary.json", sealed(summary))
 
 
 def write_trained_on(directory: Path, images: TrainedOn) -> None:
@@ -268,15 +206,6 @@ def read_trained_on(directory: Path) -> TrainedOn:
         return TrainedOn(none, none)
     arrays = read_npz(path)
     return TrainedOn(arrays.get("seen", none), arrays.get("held_out", none))
-
-
-def _write_identity(directory: Path, identity: dict[str, Any]) -> None:
-    text = _dump(identity)
-
-    def write(path: Path) -> None:
-        path.write_text(text, encoding="utf-8")
-
-    write_atomically(directory / "config.yaml", write)
 
 
 def _refuse_foreign_files(directory: Path) -> None:
@@ -318,11 +247,11 @@ def _difference(key: str, there: Any, here: Any) -> str:
 
 def _differences(directory: Path, identity: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The values there and here, by key, in which the run of a directory differs from an identity."""
-    there = {**NEUTRAL, **_flat(read_identity(directory))}
-    here = {**NEUTRAL, **_flat(yaml.safe_load(_dump(identity)))}
+    there = {**NEUTRAL, **flat(read_identity(directory))}
+    here = {**NEUTRAL, **flat(plain_identity(identity))}
     ignored: tuple[str, ...] = ()
     if there.get("data.fingerprint") is not None:
-        ignored = _PLACES
+        ignored = PLACE_KEYS
     elif "data.fingerprint" in here:
         del here["data.fingerprint"]  # a run from before there were fingerprints
     differing = {}
@@ -338,28 +267,31 @@ def _grown(directory: Path, identity: dict[str, Any]) -> bool:
     decoder_epochs, _ = differing.get("decoder_epochs", (None, None))
     if decoder_epochs == 0:
         differing.pop("decoder_code_noise", None)  # of a phase that has not begun
-    if not differing or not differing.keys() <= set(_EXTENDABLE):
+    if not differing or not differing.keys() <= set(EXTENDABLE):
         return False
-    return all(_is_integer(there) and there <= here for there, here in differing.values())
+    return all(isinstance(there, int) and there <= here for there, here in differing.values())
 
 
 def _empty(directory: Path) -> None:
-    """Remove the files of a run and no others; ``config.yaml`` stays until the new one replaces it."""
-    for name in _CONTENTS:
-        path = directory / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    """Remove the files of a run and no others; ``config.yaml`` stays until the new one replaces it.
 
-
-def _dump(identity: dict[str, Any]) -> str:
-    return yaml.safe_dump(identity, sort_keys=False, allow_unicode=True)
-
-
-def _flat(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by their dotted paths."""
-    return {".".join(map(str, path)): leaf for path, leaf in leaves(tree)}
+    They are renamed into a hidden folder first, and deleted when all are there: if one cannot be moved, the
+    others are put back, and the run is as it was.
+    """
+    aside = directory / f"{_ASIDE}{secrets.token_hex(8)}"
+    aside.mkdir()
+    moved = []
+    try:
+        for name in _CONTENTS:
+            if os.path.lexists(directory / name):
+                os.rename(directory / name, aside / name)
+                moved.append(name)
+    except OSError:
+        for name in reversed(moved):
+            os.rename(aside / name, directory / name)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def autoencoder_state(whole: Mapping[str, Any]) -> dict[str, Tensor]:

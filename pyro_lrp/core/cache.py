@@ -7,18 +7,31 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import TypeVar
 
 from pyro_lrp.core.errors import UserError, printable
-from pyro_lrp.core.files import CACHE, cache_dir, remove_temporaries, unwritable
+from pyro_lrp.core.files import CACHE, cache_dir, remove_temporaries, temporaries, unwritable
 from pyro_lrp.core.locks import one_writer
 
-__all__ = ["cache_file", "kept", "locked", "read_intact"]
+__all__ = ["DAMAGE", "cache_file", "kept", "locked", "read_intact"]
 
 LOG = logging.getLogger("pyro_lrp.cache")
 _LONGEST = 150  # characters of a file's name, of the 255 bytes that file systems allow
-_DAMAGE = (UserError, OSError, ValueError, EOFError, KeyError, TypeError)
+DAMAGE = (
+    UserError,
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    TypeError,
+    IndexError,
+    MemoryError,
+    RecursionError,
+)
+"""The errors of reading a damaged file."""
+
 T = TypeVar("T")
 
 
@@ -45,7 +58,7 @@ def read_intact(path: Path, read: Callable[[Path], T]) -> T | None:
         return None
     try:
         return read(path)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         reason = " ".join(str(error).split())
         LOG.warning(
             printable(f"{path} is damaged and is made again ({reason}); {CACHE} names the folder of such files")
@@ -76,7 +89,7 @@ def kept(
     except UserError as error:
         LOG.warning(printable(str(error)))
         return make()
-    with suppress(*_DAMAGE):
+    with suppress(*DAMAGE):
         return read(path)
     with locked(path):
         found = read_intact(path, read)  # another process may have made it meanwhile
@@ -108,5 +121,17 @@ def locked(path: Path) -> Iterator[None]:
         ) as error:  # a folder without write access, or without locks
             LOG.debug("%s is not locked: %s", path, error)
         else:
-            remove_temporaries(path.parent, path.name)
+            remove_temporaries(path.parent, path.stem)
+            with suppress(OSError):
+                _remove_orphans(path.parent, lock.parent)
         yield
+
+
+def _remove_orphans(folder: Path, locks: Path) -> None:
+    """Delete the temporary files of a folder whose makers have ended: their locks are free."""
+    for stem in {stem for _, stem in temporaries(folder)}:
+        of_stem = locks.glob(f"{escape(f'{folder.name}-{stem}')}.*lock")
+        with suppress(UserError), ExitStack() as stack:
+            for lock in of_stem:
+                stack.enter_context(one_writer(lock, what=stem))
+            remove_temporaries(folder, stem)

@@ -5,9 +5,12 @@ Nothing is pickled, so a checkpoint from an untrusted source can be loaded safel
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.files import write_atomically
 from pyro_lrp.core.trees import KeyPath, map_leaves
 
-__all__ = ["latest", "load", "load_into", "load_to_resume", "rotate_and_save", "save"]
+__all__ = ["latest", "load", "load_into", "load_latest", "load_to_resume", "rotate_and_save", "save"]
 
 _KEY = "pyro_lrp"  # a single metadata entry: safetensors writes several in no fixed order
 _TENSOR = "tensor:"  # prefix of the text that stands for a tensor in the JSON tree
@@ -31,7 +34,10 @@ _LOAD_ERRORS = (
     ValueError,
     OSError,
     RecursionError,
+    MemoryError,
+    AttributeError,
 )
+_TRIES = 20  # to read a checkpoint that others replace meanwhile
 
 
 def save(path: str | Path, state: dict[str, Any]) -> None:
@@ -44,9 +50,21 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
     metadata = {_KEY: json.dumps(record, sort_keys=True)}
 
     def write(target: Path) -> None:
-        save_file(tensors, target, metadata)
+        try:
+            save_file(tensors, target, metadata)
+        except SafetensorError as error:
+            raise _as_os_error(error) from error
 
     write_atomically(Path(path), write)
+
+
+def _as_os_error(error: SafetensorError) -> OSError:
+    """The error of the system, of which safetensors keeps the number in words."""
+    number = re.search(r"os error (\d+)", str(error))
+    if number is None:
+        return OSError(errno.EIO, str(error))
+    code = int(number.group(1))
+    return OSError(code, os.strerror(code))
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -59,17 +77,65 @@ def load(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}")
     try:
+        with open(path, "rb"):  # safetensors would call a file of another user truncated
+            pass
+    except OSError as error:
+        raise UserError(f"checkpoint {path} cannot be read ({error.strerror})") from error
+    try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             record = json.loads(metadata[_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         tree = record["tree"]
-        checksum = record["sha256"]
+        intact = record["sha256"] == _digest(tree, tensors)
+        state = _insert_tensors(tree, tensors)
     except _LOAD_ERRORS as error:
-        raise UserError(f"checkpoint {path} is truncated or is not a checkpoint ({error})") from error
-    if checksum != _digest(tree, tensors):
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"checkpoint {path} is truncated or is not a checkpoint ({reason})") from error
+    if not intact:
         raise UserError(f"checkpoint {path} is damaged: its contents do not match their checksum")
-    return _insert_tensors(tree, tensors)
+    return state
+
+
+def load_latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint of a folder and its path, or None; another process may save meanwhile.
+
+    Raises:
+        UserError: If it is damaged; the message says whether the one before it is intact.
+    """
+    for _ in range(_TRIES):
+        path = latest(folder)
+        if path is None:
+            return None
+        before = _version(path)
+        try:
+            return path, load(path)
+        except UserError as error:
+            if before is not None and before == _version(path):
+                raise UserError(f"{error}{_remedy(path)}") from error
+        time.sleep(0.01)
+    raise UserError(f"checkpoints in {folder} are replaced faster than they can be read: try again")
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """What tells a file from the next one of its name; None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def _remedy(damaged: Path) -> str:
+    """What to do about a damaged checkpoint, if the one before it is intact."""
+    previous = damaged.with_name("previous.safetensors")
+    if damaged == previous:
+        return ""
+    try:
+        load(previous)
+    except UserError:
+        return ""
+    return f": delete it to go on from {previous.name}, which is intact"
 
 
 def load_to_resume(path: Path) -> dict[str, Any]:
@@ -77,11 +143,9 @@ def load_to_resume(path: Path) -> dict[str, Any]:
     try:
         return load(path)
     except UserError as error:
-        previous = path.with_name("previous.safetensors")
-        remedy = "start anew with overwrite=true"
-        if previous.exists():
-            remedy = f"delete it to go on from {previous.name}, or {remedy}"
-        raise UserError(f"{error}: {remedy}") from error
+        remedy = _remedy(path)
+        link = ", or" if remedy else ":"
+        raise UserError(f"{error}{remedy}{link} start anew with overwrite=true") from error
 
 
 def load_into(module: torch.nn.Module, state: dict[str, Tensor], origin: str | Path) -> None:

@@ -6,6 +6,19 @@ TRACEBACK = "PYRO_LRP_TRACEBACK"
 """The environment variable that shows tracebacks."""
 
 
+MISTAKES = (
+    TypeError,
+    ValueError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+    MemoryError,
+)
+"""The errors of constructors that get values of another kind than they expect."""
+
+
 class UserError(ValueError):
     """A mistake that the user can correct; commands print the message as one line and exit with code 1."""
 

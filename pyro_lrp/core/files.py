@@ -7,15 +7,17 @@ import math
 import os
 import secrets
 import stat
+import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.limits import refuse_bomb, refuse_special
 from pyro_lrp.core.trees import map_leaves
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "read_json",
     "read_npz",
     "remove_temporaries",
+    "temporaries",
     "unwritable",
     "write_atomically",
     "write_json",
@@ -41,6 +44,14 @@ _READ_ERRORS = (
     zipfile.BadZipFile,
     zipfile.LargeZipFile,
     zlib.error,
+    MemoryError,
+    OverflowError,
+    KeyError,
+    SyntaxError,  # of a damaged header
+    tokenize.TokenError,
+    RuntimeError,  # encrypted
+    NotImplementedError,
+    TypeError,
 )
 _LARGEST_JSON = 2**26  # bytes; a file of a run directory may be a stranger's
 
@@ -87,20 +98,31 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = str(path)  # that of the temporary file, or none, says nothing to a user
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def remove_temporaries(folder: Path, name: str = "") -> None:
+def remove_temporaries(folder: Path, stem: str | None = None) -> None:
     """Delete the temporary files that an interrupted :func:`write_atomically` left in a folder.
 
     Args:
         folder: The folder.
-        name: Only those of the file of this name.
+        stem: Only those of files of this name, without its last ending; None for all.
     """
-    for path in folder.iterdir():
-        if path.name.startswith(f".{name}") and path.name.endswith(_TEMPORARY):
+    for path, of in temporaries(folder):
+        if stem in (None, of):
             path.unlink(missing_ok=True)
+
+
+def temporaries(folder: Path) -> Iterator[tuple[Path, str]]:
+    """The temporary files in a folder, each with the name, without its last ending, of the file it is for."""
+    for path in folder.iterdir():
+        if path.name.startswith(".") and path.name.endswith(_TEMPORARY):
+            target = path.name.removeprefix(".").removesuffix(_TEMPORARY).rpartition(".")[0]
+            yield path, Path(target).stem
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -110,16 +132,21 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         FileNotFoundError: If there is no such file.
         UserError: If the file is no ``.npz`` archive, is truncated, or holds pickled objects.
     """
+    refuse_special(path)
     try:
         with open(path, "rb") as file:
             if not zipfile.is_zipfile(file):
                 raise ValueError("no .npz archive")
+            with zipfile.ZipFile(file) as zipped:
+                refuse_bomb(zipped, os.fstat(file.fileno()).st_size)
+            file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise
     except _READ_ERRORS as error:
-        raise UserError(f"{path} is not readable, or is truncated ({error})") from error
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is not readable, or is truncated ({reason})") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -128,6 +155,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UserError: If the file holds none, or is larger than any of this library; the message names the file.
     """
+    refuse_special(path)
     size = path.stat().st_size
     if size > _LARGEST_JSON:
         raise UserError(f"{path} has {size:,} bytes, more than the limit of {_LARGEST_JSON:,}: delete it")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import codecs
 import os
 import sys
+from types import TracebackType
 from typing import TextIO
 
-__all__ = ["shows_bars", "tolerate_any_encoding"]
+__all__ = ["short_interrupt", "shows_bars", "tolerate_any_encoding"]
 
 _LEAST_WIDTH = 40  # columns; a narrower progress bar is cut off before its numbers
 _HANDLER = "pyro_lrp"
@@ -30,6 +31,19 @@ _ASCII = {
     "“": '"',
     "”": '"',
 }
+
+
+def short_interrupt() -> None:
+    """Let Ctrl-C while a command still imports its modules print one line, and no traceback."""
+    usual = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            print("interrupted before anything began", file=sys.stderr)
+        else:
+            usual(kind, error, trace)
+
+    sys.excepthook = hook
 
 
 def tolerate_any_encoding() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.files import read_npz
+from pyro_lrp.core.limits import refuse_special
 from pyro_lrp.data.dataset import ImageData, Split
 from pyro_lrp.data.gathered import class_names, gathered, tell_apart
 from pyro_lrp.data.labels import numbered
@@ -23,6 +25,16 @@ __all__ = ["digits", "fake", "from_arrays", "from_dataset", "npz"]
 
 _MAX_BYTES = 2**33
 _WHOLE = "whole"
+_UNREADABLE = (
+    UserError,
+    OSError,
+    ValueError,
+    EOFError,
+    MemoryError,
+    OverflowError,
+    SyntaxError,  # of a damaged header
+    tokenize.TokenError,
+)
 _PREFIXES = {"train": "train_", "test": "test_", "validation": "validation_", _WHOLE: ""}
 _ALIASES = {
     "x_train": "train_images",
@@ -107,19 +119,25 @@ def _check_parts(parts: Mapping[str, _Part], arrays: Mapping[str, Any], file: Pa
 
 def _read(file: Path) -> dict[str, np.ndarray]:
     """The arrays of a file; the array of an ``.npy`` has the name images."""
+    refuse_special(file, "data.path")
     try:
         if file.suffix == ".npy":
             return {"images": np.load(file, allow_pickle=False)}
         return read_npz(file)
     except FileNotFoundError as error:
         raise UserError(f"data.path: there is no file {file}") from error
-    except (UserError, OSError, ValueError, EOFError) as error:
+    except _UNREADABLE as error:
         if "allow_pickle" in str(error):
             raise UserError(
                 f"data.path: {file} holds Python objects, which are not unpickled: save images as one array of "
                 "numbers, and labels as numbers or as np.array(labels, dtype=str)"
             ) from error
-        raise UserError(f"data.path: {file} is not a readable .npz or .npy file, or is truncated") from error
+        reason = ""
+        if "unpack to" in str(error):
+            reason = f" ({error})"
+        raise UserError(
+            f"data.path: {file} is not a readable .npz or .npy file, or is truncated{reason}"
+        ) from error
 
 
 def _usual_names(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

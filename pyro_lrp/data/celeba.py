@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pyro_lrp.core.errors import UserError, printable
+from pyro_lrp.core.limits import gunzip, refuse_special
 from pyro_lrp.data.dataset import ImageData, Split
 from pyro_lrp.data.decoded import Refused, Source, decode
 from pyro_lrp.data.modes import eight_bit
@@ -164,11 +164,12 @@ def _crop(image: Image.Image, crop: int, image_size: int) -> tuple[Image.Image, 
 
 def _text(path: Path) -> str:
     """The text of a plain or gzipped file."""
+    refuse_special(path)
     try:
         content = path.read_bytes()
         if path.suffix == ".gz":
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
+            content = gunzip(content)
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         raise UserError(f"{path} is not readable, or is truncated ({error})") from error
     return decoded_text(content)
 

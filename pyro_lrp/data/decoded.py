@@ -6,10 +6,11 @@ import errno
 import hashlib
 import json
 import os
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_lrp.core.cache import cache_file, locked, read_intact
+from pyro_lrp.core.cache import DAMAGE, cache_file, locked, read_intact
 from pyro_lrp.core.errors import UserError, printable
 from pyro_lrp.core.files import unwritable, write_atomically
-from pyro_lrp.data.modes import Refused
+from pyro_lrp.core.seals import check_seal, digest, seal
+from pyro_lrp.data.modes import LARGE, Refused
 from pyro_lrp.data.source import Source, unreadable_errors
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Decoded", "Refused", "Source", "decode", "map_array", "save_array"]
 
-_VERSION = 2  # increment when the same parameters give other pixels
+_VERSION = 3  # increment when the same parameters give other pixels, or other files
 _UNREADABLE = "unreadable"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Convert = Callable[["Image.Image"], "tuple[Image.Image, Iterable[str]]"]
@@ -78,9 +80,9 @@ def decode(
     """
     request = [_VERSION, source.stamp(), parameters, skip_unreadable]
     text = json.dumps(request, sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    path = cache_file("images", f"{source.path.stem[:40]}_{digest}.npy")
-    with suppress(OSError, ValueError, EOFError, KeyError, TypeError):
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    path = cache_file("images", f"{source.path.stem[:40]}_{key}.npy")
+    with suppress(*DAMAGE):
         return _read(path, source)
     with locked(path):
         found = read_intact(path, lambda path: _read(path, source))
@@ -94,16 +96,22 @@ def decode(
 
 
 def map_array(path: Path) -> np.ndarray:
-    """The array of a ``.npy`` file, mapped into memory; changes of it never reach the file."""
+    """The array of a file of :func:`save_array`, mapped into memory; changes of it never reach the file.
+
+    Raises:
+        ValueError: If the content of the file does not match its checksum.
+    """
+    check_seal(path)
     return np.load(path, mmap_mode="c")
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """Write a ``.npy`` file, atomically."""
+    """Write a ``.npy`` file with a checksum, atomically."""
 
     def write(target: Path) -> None:
         with open(target, "wb") as file:
             np.save(file, array)
+        seal(target)
 
     write_atomically(path, write)
 
@@ -117,10 +125,16 @@ def _read(path: Path, source: Source) -> Decoded:
     images = map_array(path)
     index = json.loads(_index_of(path).read_text(encoding="utf-8"))
     rows = index["rows"]
+    if index["checksum"] != _checksum(rows, index["notes"]):
+        raise ValueError(f"{_index_of(path).name} does not match its checksum")
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(rows):
         raise ValueError(f"{len(rows)} images were expected")
     names = [source.names[row] for row in rows]
     return Decoded(names, torch.from_numpy(images), list(index["notes"]))
+
+
+def _checksum(rows: list[int], notes: list[str]) -> str:
+    return digest(json.dumps([rows, notes]))
 
 
 def _decode_all(
@@ -146,7 +160,10 @@ def _decode_all(
         array.flush()
         if len(decoded) < count:
             save_array(target, array[: len(decoded)])
-        index = json.dumps({"rows": decoded, "notes": results.notes()})
+        else:
+            seal(target)
+        notes = results.notes()
+        index = json.dumps({"rows": decoded, "notes": notes, "checksum": _checksum(decoded, notes)})
         write_atomically(_index_of(path), lambda place: place.write_text(index, encoding="utf-8"))
 
     write_atomically(path, write)
@@ -166,6 +183,7 @@ class _Results:
         self.decoded: list[int] = []
         self.refused: dict[str, list[str]] = defaultdict(list)
         self.changes: Counter[str] = Counter()
+        self._large = threading.Lock()
 
     def decode_into(self, array: np.ndarray, convert: Convert) -> None:
         """Fill the rows of an array."""
@@ -176,7 +194,7 @@ class _Results:
         def decode_one(row: int) -> list[str] | None:
             name = self.source.names[row]
             try:
-                with self.source.open(name) as file:
+                with self.source.open(name) as file, self._turn(file):
                     image, changes = convert(file)
                     pixels = np.asarray(image)
             except Refused as error:
@@ -198,6 +216,12 @@ class _Results:
                 if changes is not None:
                     self.decoded.append(row)
                     self.changes.update(changes)
+
+    def _turn(self, image: Image.Image) -> AbstractContextManager:
+        """Large images are decoded one after another, whatever the number of threads."""
+        if image.width * image.height > LARGE:
+            return self._large
+        return nullcontext()
 
     def raise_errors(self, *, skip_unreadable: bool | None) -> None:
         """Raise an error that names the first image that was refused, or that could not be read."""

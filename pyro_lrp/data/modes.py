@@ -15,8 +15,10 @@ from pyro_lrp.core.errors import UserError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Refused", "background_colour", "eight_bit", "is_grey"]
+__all__ = ["LARGE", "MOST_PIXELS", "Refused", "background_colour", "eight_bit", "is_grey"]
 
+MOST_PIXELS = 2**26  # of an image, 67 million; a small file may have any number
+LARGE = 2**22  # pixels of an image that is decoded when no other one of such a size is
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F")  # Pillow's modes without colour
 _TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
 _TURNED = range(2, 9)  # values of EXIF's orientation
@@ -83,8 +85,10 @@ def eight_bit(
         The image, and what was done to it; nothing for ordinary images of 8 bits.
 
     Raises:
-        Refused: If the range of the pixels is not known.
+        Refused: If the range of the pixels is not known, or there are more than :data:`MOST_PIXELS`.
     """
+    if image.width * image.height > MOST_PIXELS:
+        raise Refused(f"have more than {MOST_PIXELS:,} pixels", f" ({image.width}x{image.height})")
     changes = []
     file_format = image.format  # later images do not know it
     if file_format in _MOVING and getattr(image, "is_animated", False):

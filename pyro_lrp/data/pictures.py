@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_lrp.core.errors import UserError, printable
+from pyro_lrp.core.limits import refuse_special
 from pyro_lrp.data.modes import Colour, Refused, background_colour, eight_bit
 from pyro_lrp.data.source import is_hidden, unreadable_errors
 
@@ -101,6 +102,7 @@ def image_files(paths: Sequence[str | Path]) -> list[Path]:
         if path.is_dir():
             files += _files_in(path)
         else:
+            refuse_special(path, "images")
             files.append(path)
     if not files:
         places = ", ".join(map(str, paths)) or "an empty list"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from pyro_lrp.core.errors import UserError, printable
+from pyro_lrp.core.limits import LARGEST_TEXT
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -21,6 +22,8 @@ _SUFFIXES = (
     ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga",
 )  # fmt: skip
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # of files with other suffixes
+_LOOKED_AT = 2000  # files that are no images, after which a folder may be refused
+_HAYSTACK = 10  # how many such files there are then for each image
 _LITTER = ("thumbs.db", "desktop.ini")
 _UTF8 = 0x800  # flags of a file in a zip
 _ENCRYPTED = 0x1
@@ -51,9 +54,12 @@ class Source:
         self.others: list[str] = []
         self._entries: dict[str, zipfile.ZipInfo] = {}
         self._local = threading.local()
-        for name in sorted(self._file_names()):
+        names = sorted(self._file_names())
+        suffixed = sum(name.lower().endswith(_SUFFIXES) for name in names)
+        for name in names:
             if is_hidden(name) or not self._is_image(name):
                 self.others.append(name)
+                self._refuse_haystack(suffixed, len(names))
             else:
                 self.names.append(name)
         if not self.names:
@@ -69,7 +75,15 @@ class Source:
         """The contents of a file."""
         if self.path.is_dir():
             return (self.path / name).read_bytes()
-        return self._archive().read(self._entries[name])
+        entry = self._entries[name]
+        if entry.file_size > LARGEST_TEXT:
+            raise UserError(
+                f"{self.key}: {printable(name)} in {self.path} unpacks to {entry.file_size:,} bytes"
+            )
+        try:
+            return self._archive().read(entry)
+        except unreadable_errors() as error:
+            raise UserError(f"{self.key}: {printable(name)} in {self.path} is damaged") from error
 
     def stamp(self) -> list[Any]:
         """Paths, sizes and times of the images, to detect changes."""
@@ -93,6 +107,21 @@ class Source:
             return [f"{self.key}: a file that is no image is passed over, {example}"]
         return [f"{self.key}: {len(others)} files that are no images are passed over, such as {example}"]
 
+    def _refuse_haystack(self, suffixed: int, count: int) -> None:
+        """Refuse a folder such as /usr, in which few files are images, before each file is opened.
+
+        Args:
+            suffixed: The number of files with the suffix of an image.
+            count: The number of files.
+        """
+        looked_at = len(self.others)
+        few = suffixed < count / _HAYSTACK and len(self.names) < looked_at / _HAYSTACK
+        if looked_at > _LOOKED_AT and few:
+            raise UserError(
+                f"{self.key}: {printable(str(self.path))} is no folder of images: {suffixed:,} of its "
+                f"{count:,} files are called like one; name the folder that holds them"
+            )
+
     def _example(self) -> str:
         if not self.others:
             return ""
@@ -114,8 +143,13 @@ class Source:
         if path.is_dir():
             return [file.relative_to(path).as_posix() for file in _walk(path)]
         if path.is_file() and zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                entries = archive.infolist()
+            try:
+                with zipfile.ZipFile(path) as archive:
+                    entries = archive.infolist()
+            except unreadable_errors() as error:
+                raise UserError(
+                    f"{self.key}: {path} is no readable .zip: it is damaged or truncated"
+                ) from error
             self._entries = {_entry_name(entry): entry for entry in entries if not entry.is_dir()}
             if any(entry.flag_bits & _ENCRYPTED for entry in entries):
                 raise UserError(f"{self.key}: {path} is encrypted: unpack it, and name the folder")
@@ -157,6 +191,14 @@ def unreadable_errors() -> tuple[type[Exception], ...]:
         zipfile.BadZipFile,
         NotImplementedError,
         Image.DecompressionBombError,
+        MemoryError,
+        OverflowError,
+        RuntimeError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        AssertionError,
     )
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pyro_lrp.core.downloads import online
 from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.files import read_npz
 
 __all__ = ["Frozen", "Weights", "obtainable", "read", "sha256"]
 
@@ -192,7 +193,9 @@ def read(network: str, weights: str | Path | None = None) -> Weights:
 
 def unpickled(path: Path) -> dict[str, Tensor]:
     """The tensors of a ``.pth`` or ``.pt`` file, and nothing but tensors."""
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of pickles that it did not write itself
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _official(network: str) -> _Official:
@@ -247,5 +250,4 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     if path.suffix in _PICKLED:
         return unpickled(path)
-    with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-        return {name: torch.from_numpy(archive[name]) for name in archive.files}
+    return {name: torch.from_numpy(array) for name, array in read_npz(path).items()}

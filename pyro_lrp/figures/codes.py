@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.files import write_atomically
 from pyro_lrp.core.randomness import seeded
 from pyro_lrp.figures.output import file_name, output_file
@@ -15,6 +17,7 @@ from pyro_lrp.fitting.folder import contexts, opened
 
 __all__ = ["USED", "write_samples"]
 
+_MOST_NUMBERS = 2**30  # of all codes that are drawn at once; 4 GiB
 USED = ("n", "context", "temperature", "seed", "out")
 """Options of the command ``sample`` that have an effect."""
 
@@ -33,6 +36,8 @@ def write_samples(options: Mapping[str, Any], changed: Mapping[str, Any]) -> Pat
     """
     fitted = opened(options)
     n = options["n"]
+    if n * math.prod(fitted.shape) > _MOST_NUMBERS:
+        raise UserError(f"n={n} asks for codes of more than {_MOST_NUMBERS:,} numbers")
     context = contexts(fitted, options["context"], n)
     default = Path(options["run"]).expanduser() / Path(file_name("samples", changed)).with_suffix(".npy")
     out = output_file(options["out"], default, _ENDINGS, pair=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +20,7 @@ __all__ = ["ENDINGS", "MODES", "Write"]
 ENDINGS = (".png", ".jpg", ".jpeg", ".pdf", ".gif", ".npz")
 _STRIPS = {**REQUESTS, "transfer": posed.transfer}
 
+_MOST_NUMBERS = 2**30  # of all images that are drawn at once; 4 GiB
 Write = Callable[[Path], list[Path]]
 """Writes a result to a file; returns all files that were written."""
 
@@ -27,6 +29,9 @@ def _prior(request: Request, ending: str) -> Write:
     """Samples of the prior: a grid, labelled rows of a prior that is given the class or the pose, or arrays."""
     if request.options["n"] is None:  # allowed by the rule for n, which other commands share
         raise UserError("n must be a whole number of at least 1, got None")
+    numbers = request.options["n"] * math.prod(request.run.settings.image_shape)
+    if numbers > _MOST_NUMBERS:
+        raise UserError(f"n asks for images of {numbers:,} numbers, more than the limit of {_MOST_NUMBERS:,}")
     posed.refuse_without_effect(request.run, request.options)
     wanted = request.options["context"]
     arrays = ending == ".npz"

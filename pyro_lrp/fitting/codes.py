@@ -18,6 +18,7 @@ __all__ = ["CodeSet", "checked_codes"]
 FEWEST = 40  # codes; half of them may be held out
 _SHARE = 0.1  # of the codes that is held out
 _MOST_HELD_OUT = 5000
+_MOST_CLASSES = 10_000  # each of which makes a context longer by one
 _AT_ONCE = 1000  # codes that are read at once
 
 
@@ -98,6 +99,11 @@ def checked_codes(
     classes = None
     if context is not None and _array(context).ndim == 1:
         classes = 1 + max(_largest(context), _largest(held_out_context))
+        if classes > _MOST_CLASSES:
+            raise UserError(
+                f"context: the largest class label is {classes - 1}, and there may be {_MOST_CLASSES:,} "
+                "classes: number those that occur from 0"
+            )
     c = _contexts(context, len(z), classes, "context")
     if held_out is None:
         order = some_rows(len(z), len(z), "fit", "held out", seed=seed)

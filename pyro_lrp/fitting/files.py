@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -21,7 +20,6 @@ __all__ = ["SUFFIXES", "CodeFiles", "read_arrays", "read_codes", "read_context"]
 _CODES = ("codes", "z", "latents")  # names of an array of codes
 SUFFIXES = (".npy", ".npz", ".pt", ".safetensors")
 _MAPPED = 1 << 28  # bytes; a larger .npy file stays on disk until its rows are read
-_ERRORS = (OSError, ValueError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError)
 
 
 class CodeFiles(NamedTuple):
@@ -91,8 +89,10 @@ def read_arrays(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: there is no such file")
     try:
         content = _read(path)
-    except _ERRORS as error:
+    except Exception as error:  # a broken pickle or header may raise anything
         reason = " ".join(str(error).split())[:120]
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "only tensors are ever unpickled"
         raise UserError(f"{path} cannot be read, or holds objects that are no arrays ({reason})") from error
     if not isinstance(content, dict):
         content = {"codes": content}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_lrp.config.build import build_prior
-from pyro_lrp.config.evaluating import evaluate_into, refuse_incomplete
+from pyro_lrp.config.evaluating import evaluate_into, refuse_incomplete, results_file
 from pyro_lrp.config.kinds import PRIOR_FILE
 from pyro_lrp.config.memory import recall, remember
 from pyro_lrp.core.errors import UserError
@@ -107,7 +107,7 @@ def evaluate_folder(
     stamp = {"prior": hashlib.sha256(content).hexdigest()[:16], "codes": codes.fingerprint}
     with eval_mode(fitted.prior), pyro.validation_enabled(False):
         evaluation = evaluate_into(
-            directory,
+            results_file(directory, options["out"]),
             subject,
             names,
             stamp,

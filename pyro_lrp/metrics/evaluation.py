@@ -9,14 +9,15 @@ from typing import Any
 
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.files import read_json, write_json
+from pyro_lrp.core.seals import CHECKSUM, is_intact, sealed
 from pyro_lrp.features import sha256
 from pyro_lrp.metrics import METRICS, Metric
 from pyro_lrp.metrics.meanings import GROUPS, arrow, group
 from pyro_lrp.metrics.subject import Subject
 
 __all__ = [
-    "Evaluation", "choose", "known_metrics", "missing", "refuse_uncomputable", "request", "sentence", "table",
-    "verdicts",
+    "Evaluation", "choose", "known_metrics", "missing", "read_evaluation", "refuse_uncomputable", "request",
+    "sentence", "table", "verdicts", "write_evaluation",
 ]  # fmt: skip
 
 Results = dict[str, dict[str, Any]]
@@ -91,6 +92,34 @@ def choose(subject: Subject, metrics: str | list[str]) -> tuple[list[str], dict[
     return chosen, left_out
 
 
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """The results in an ``evaluation.json``, by name, without their checksums.
+
+    Raises:
+        UserError: If the file is damaged, or a result does not match its checksum.
+    """
+    stored = read_json(path)
+    for name, result in stored.items():
+        if not isinstance(result, dict):
+            continue
+        if not is_intact(result, name):
+            raise UserError(
+                f"{path}: {name[:60]} is damaged: it does not match its checksum; delete it from the file to "
+                "compute it again"
+            )
+        result.pop(CHECKSUM, None)
+    return stored
+
+
+def write_evaluation(path: Path, results: Mapping[str, Any]) -> None:
+    """Write results with their checksums, atomically."""
+    content = {}
+    for name, result in results.items():
+        ours = isinstance(result, dict) and "request" in result
+        content[name] = sealed(result, name) if ours else result
+    write_json(path, content)
+
+
 class Evaluation:
     """Metrics of one subject, computed one after another; a failure ends none but its own.
 
@@ -126,7 +155,7 @@ class Evaluation:
         self.unwritten: OSError | None = None
         self._stored: dict[str, Any] = {}
         if path.is_file():
-            self._stored = read_json(path)
+            self._stored = read_evaluation(path)
 
     def compute(self, name: str, progress: Callable[[str], AbstractContextManager]) -> None:
         """Compute a metric, or take its stored results; add them to the file at once.
@@ -161,7 +190,7 @@ class Evaluation:
     def _store(self, results: Results) -> None:
         self._stored |= results
         try:
-            write_json(self.path, self._stored)
+            write_evaluation(self.path, self._stored)
         except OSError as error:  # the results are shown all the same
             self.unwritten = error
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import zlib
 from collections import Counter
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.files import read_npz
+from pyro_lrp.core.limits import gunzip, refuse_special
 from pyro_lrp.people.poses import JOINTS, from_coco
 from pyro_lrp.people.vunet_index import as_text, unpickle_arrays
 
@@ -70,6 +70,7 @@ def read_keypoints(path: Path) -> Keypoints:
     Raises:
         UserError: If the file has another format, is broken, or has other joints.
     """
+    refuse_special(path, "data.index")
     file_name = path.name.lower()
     if file_name.endswith((".p", ".pkl", ".pickle")):
         keypoints = _read_vunet(path)
@@ -163,9 +164,9 @@ def _csv_lines(path: Path) -> list[str]:
     try:
         content = path.read_bytes()
         if path.suffix.lower() == ".gz":
-            content = gzip.decompress(content)
+            content = gunzip(content)
         lines = content.decode("utf-8-sig").splitlines()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         raise UserError(f"{path} is not readable, or is truncated ({error})") from error
     return lines or [""]
 

@@ -6,9 +6,11 @@ dicts itself, and refuses everything else.
 
 from __future__ import annotations
 
+import os
 import pickle
+import pickletools
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -16,6 +18,8 @@ from pyro_lrp.core.errors import UserError
 
 __all__ = ["as_text", "unpickle_arrays"]
 
+_MEMO = ("PUT", "BINPUT", "LONG_BINPUT")  # operations that number what may be repeated
+_MOST_PARTS = 2_000_000
 _PLAIN_KINDS = "biufSUO"  # NumPy's kinds of numbers, text and objects
 
 
@@ -27,8 +31,10 @@ def unpickle_arrays(path: Path) -> Any:
     """
     try:
         with open(path, "rb") as file:
+            _refuse_memo(file, os.fstat(file.fileno()).st_size)
+            file.seek(0)
             content = _ArrayUnpickler(file, encoding="latin1").load()
-        return _without_stand_ins(content)
+        return _Plain()(content)
     except Exception as error:  # a broken pickle may raise anything
         reason = " ".join(str(error).split())
         if not reason:
@@ -125,14 +131,32 @@ class _ArrayUnpickler(pickle.Unpickler):
         return _STAND_INS[target]
 
 
-def _without_stand_ins(value: Any) -> Any:
-    """The same content with plain arrays, as nested lists where they hold objects."""
-    if isinstance(value, _ArrayStandIn):
-        if value.values.dtype == object:
-            return _without_stand_ins(value.values.tolist())
-        return value.values
-    if isinstance(value, dict):
-        return {key: _without_stand_ins(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_stand_ins(part) for part in value]
-    return value
+def _refuse_memo(file: IO[bytes], size: int) -> None:
+    """Refuse a pickle whose memo, the list of what it repeats, would be longer than the file."""
+    for operation, argument, _ in pickletools.genops(file):
+        if operation.name in _MEMO and argument is not None and int(argument) > size:
+            raise pickle.UnpicklingError(f"it asks for a memo of {argument:,} entries")
+
+
+class _Plain:
+    """The same content with plain arrays, as nested lists where they hold objects.
+
+    A pickle may repeat a list in lists any number of times, so parts are counted.
+    """
+
+    def __init__(self) -> None:
+        self.parts = 0
+
+    def __call__(self, value: Any) -> Any:
+        self.parts += 1
+        if self.parts > _MOST_PARTS:
+            raise pickle.UnpicklingError(f"it holds more than {_MOST_PARTS:,} values")
+        if isinstance(value, _ArrayStandIn):
+            if value.values.dtype == object:
+                return self(value.values.tolist())
+            return value.values
+        if isinstance(value, dict):
+            return {key: self(part) for key, part in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self(part) for part in value]
+        return value

@@ -13,7 +13,7 @@ from typing import Any
 from pyro_lrp.config import rundir
 from pyro_lrp.config.build import PLACES
 from pyro_lrp.core.errors import UserError
-from pyro_lrp.core.files import read_json
+from pyro_lrp.metrics.evaluation import read_evaluation
 from pyro_lrp.reports.scores import Score, number, read_final, read_results, requests, whole
 from pyro_lrp.trainer.history import read_rows
 
@@ -216,7 +216,7 @@ def _read(directory: Path, name: str) -> ReportedRun:
     results = directory / "evaluation.json"
     evaluation: dict[str, Any] = {}
     if results.is_file():
-        evaluation = read_json(results)
+        evaluation = read_evaluation(results)
     rows = read_rows(history).rows
     asked = requests(evaluation)
     finished = summary is not None

@@ -10,17 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-import yaml
-
-from pyro_lrp.config import Run
+from pyro_lrp.config import Run, rundir
 from pyro_lrp.config.build import PLACES
 from pyro_lrp.core import checkpoint
 from pyro_lrp.core.errors import UserError
-from pyro_lrp.core.files import read_json, write_json
 from pyro_lrp.core.randomness import seeded
 from pyro_lrp.core.trees import KeyPath, map_leaves
 from pyro_lrp.figures import grid, save_picture
 from pyro_lrp.figures.classes import draw_by_class, rows_by_class
+from pyro_lrp.metrics.evaluation import read_evaluation, write_evaluation
 from pyro_lrp.sharing.card import Facts, card
 from pyro_lrp.sharing.programs import FORMATS, write_programs
 
@@ -67,13 +65,12 @@ def export(
     with _appearing(target) as place:
         identity = portable(run.identity)
         results = _results(run)
-        text = yaml.safe_dump(identity, sort_keys=False, allow_unicode=True)
-        (place / "config.yaml").write_text(text, encoding="utf-8")
+        rundir.write_identity(place, identity)
         _write_weights(run, place)
         if run.summary is not None:
-            write_json(place / "summary.json", _summary(run.summary))
+            rundir.write_summary(place, _summary(run.summary))
         if results:
-            write_json(place / "evaluation.json", results)
+            write_evaluation(place / "evaluation.json", results)
         for name in _COPIED:
             if (run.directory / name).is_file():
                 shutil.copyfile(run.directory / name, place / name)
@@ -157,7 +154,7 @@ def _results(run: Run) -> dict[str, Any]:
     if not path.is_file():
         return {}
     results = {}
-    for name, result in portable(read_json(path)).items():
+    for name, result in portable(read_evaluation(path)).items():
         protocol = result.get("protocol") if isinstance(result, dict) else None
         if not isinstance(protocol, dict):
             raise UserError(f"{path}: {name[:60]} is not a result of a metric: delete it, or the file")

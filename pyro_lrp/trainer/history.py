@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.files import plain, write_atomically
+from pyro_lrp.core.seals import CHECKSUM, is_intact, sealed
 
 __all__ = ["DAMAGED", "History", "Rows", "read_rows"]
 
@@ -60,17 +61,21 @@ class History:
         """Add a row, which is on the disk before a checkpoint that follows it."""
         self.rows.append(row)
         if self.path is not None:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(_line(row))
-                file.flush()
-                os.fsync(file.fileno())
+            try:
+                with open(self.path, "a", encoding="utf-8") as file:
+                    file.write(_line(row))
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                error.filename = str(self.path)
+                raise
 
 
 class Rows(NamedTuple):
     """What a file holds.
 
     Attributes:
-        rows: JSON objects with a ``step``, a whole number.
+        rows: JSON objects with a ``step``, a whole number, that match their checksum if they have one.
         damaged: The numbers of the other lines, from 1; without the last line if a kill cut it short.
     """
 
@@ -108,8 +113,9 @@ def _row(line: bytes) -> dict[str, Any] | None:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(row, dict):
+    if not isinstance(row, dict) or not is_intact(row):
         return None
+    row.pop(CHECKSUM, None)
     step = row.get("step")
     if not isinstance(step, int) or isinstance(step, bool):
         return None
@@ -125,4 +131,4 @@ def _list(numbers: list[int]) -> str:
 
 
 def _line(row: dict[str, Any]) -> str:
-    return json.dumps(plain(row), allow_nan=False) + "\n"
+    return json.dumps(sealed(plain(row)), allow_nan=False) + "\n"

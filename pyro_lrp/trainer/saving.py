@@ -28,6 +28,7 @@ class Saver:
 
     Attributes:
         saved_step: The step of the last checkpoint that was written here, or None.
+        identity: A digest of the configuration, if there is one; it is part of checkpoints.
     """
 
     def __init__(self, directory: Path | None, minutes: float) -> None:
@@ -37,6 +38,7 @@ class Saver:
         self._seconds = 0.0  # of the last save
         self._begun = self.latest() is not None
         self.saved_step: int | None = None
+        self.identity: str | None = None
 
     @property
     def folder(self) -> Path | None:
@@ -81,6 +83,8 @@ class Saver:
         begun = time.monotonic()
         if self.folder is not None:
             _refuse_non_finite(state)
+            if self.identity is not None:
+                state = {**state, "identity": self.identity}
             checkpoint.rotate_and_save(self.folder, state)
             self.saved_step = state["step"]
             self._begun = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyro_lrp.core import checkpoint
@@ -14,7 +15,7 @@ from pyro_lrp.trainer.saving import Saver
 if TYPE_CHECKING:
     from pyro_lrp.trainer.loop import Trainer
 
-__all__ = ["last", "position", "restore", "take"]
+__all__ = ["last", "position", "refuse_another", "restore", "take"]
 
 
 def take(trainer: Trainer) -> dict[str, Any]:
@@ -38,12 +39,28 @@ def last(saver: Saver) -> dict[str, Any]:
     """The state that was saved last; empty if there is none.
 
     Raises:
-        UserError: If the checkpoint is damaged.
+        UserError: If the checkpoint is damaged, or is of a run with another configuration.
     """
     path = saver.latest()
     if path is None:
         return {}
-    return checkpoint.load_to_resume(path)
+    state = checkpoint.load_to_resume(path)
+    refuse_another(state, saver.identity, path)
+    return state
+
+
+def refuse_another(state: Mapping[str, Any], identity: str | None, path: Path) -> None:
+    """Refuse the state of a run with another configuration; it need not say of which it is.
+
+    Raises:
+        UserError: If it says so; the message names the file.
+    """
+    recorded = state.get("identity")
+    if None not in (recorded, identity) and recorded != identity:
+        raise UserError(
+            f"checkpoint {path} is of a run with another configuration than this one's config.yaml: put back "
+            "the run's own files, or start anew with overwrite=true"
+        )
 
 
 def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
