@@ -41,11 +41,10 @@ _SUBMODULES = (
 _ALIASES = {  # earlier names of modules
     "checkpoint": "core.checkpoint",
     "errors": "core.errors",
-    "explore": "latents.views",
     "gradients": "core.gradients",
 }
 
-__all__ = ["Run", "export", "fit", "load", "train", *_SUBMODULES, *_ALIASES]
+__all__ = ["Run", "explore", "export", "fit", "load", "train", *_SUBMODULES, *_ALIASES]
 
 sys.meta_path.append(Aliases({f"pyro_lrp.{old}": f"pyro_lrp.{new}" for old, new in _ALIASES.items()}))
 
@@ -76,7 +75,7 @@ def __getattr__(name: str) -> Any:
     """Import submodules, classes and functions on first use, so that ``import pyro_lrp`` is fast."""
     if name == "Run":
         return importlib.import_module("pyro_lrp.config").Run
-    if name in ("export", "fit", "train", *_SUBMODULES, *_ALIASES):  # three are commands, which can be called
+    if name in ("explore", "export", "fit", "train", *_SUBMODULES, *_ALIASES):  # four are commands
         module = _ALIASES.get(name, name)
         return importlib.import_module(f"pyro_lrp.{module}")
     raise AttributeError(f"module 'pyro_lrp' has no attribute {name!r}")

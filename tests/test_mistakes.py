@@ -72,7 +72,7 @@ MISTAKES = {
     "image size": (("network=infogan", "data.image_shape=[1,30,30]"), "multiple of 4, got 30x30"),
     "gamma": (("likelihood.gamma=-1",), "likelihood: expected gamma"),
     "device": (("device=tpu",), "device must be auto, cpu, cuda or mps, got 'tpu'"),
-    "logger": (("logger=paper",), "logger must be none or tensorboard, got 'paper'"),
+    "logger": (("logger=paper",), "logger must be none, tensorboard, wandb or trackio, got 'paper'"),
     "missing data": (("data=npz", "data.path=a=b, c.npz"), "data.path: there is no file a=b, c.npz"),
     "no folder": (("data=folder",), "data=folder needs data.path=DIR"),
     "no cifar": (
@@ -177,7 +177,7 @@ def test_mistakes_of_the_other_commands(train, trained_by, name):
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "evaluate", "check", "figure", "report"])
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate", "check", "figure", "report", "explore"])
 def test_help_fits_a_screen(train, command):
     code, out, _ = train("--help", command=command)
     assert code == 0

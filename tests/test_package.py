@@ -27,7 +27,7 @@ FLOORS = [
     {"figures"},
     {"reports"},
     {"sharing"},
-    {"train", "sample", "evaluate", "check", "figure", "report", "fit", "export"},
+    {"train", "sample", "evaluate", "check", "figure", "report", "fit", "export", "explore"},
     {"reproduce"},
 ]
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
@@ -88,7 +88,7 @@ def test_only_config_and_the_commands_know_hydra():
     for path in sources():
         text = path.read_text(encoding="utf-8")
         if any(word in text for word in ("import hydra", "from hydra", "omegaconf")):
-            assert owner(path) in {"config", "train", "sample", "evaluate", "check", "figure"}, path
+            assert owner(path) in {"config", "train", "sample", "evaluate", "check", "figure", "explore"}, path
 
 
 def test_files_stay_below_400_lines():

@@ -25,6 +25,7 @@ __all__ = [
     "Condition",
     "Labels",
     "NoCondition",
+    "as_typed",
     "condition_for",
     "condition_kinds",
     "condition_of",
@@ -211,7 +212,7 @@ class Labels(Condition):
         return classes
 
     def example(self) -> dict[str, Any]:
-        return {"context": _as_typed(self.names[0])}
+        return {"context": as_typed(self.names[0])}
 
     def parse(self, wanted: Any, n: int) -> Tensor:
         """The given classes in turn; all classes if ``wanted`` is None."""
@@ -270,7 +271,7 @@ class Attributes(Condition):
         return flags.float() * 2.0 - 1.0
 
     def example(self) -> dict[str, Any]:
-        return {"context": [_as_typed(self.names[0])]}
+        return {"context": [as_typed(self.names[0])]}
 
     def parse(self, wanted: Any, n: int) -> Tensor:
         """The given attributes present, all others absent."""
@@ -366,7 +367,7 @@ def _known(items: Sequence[Any], names: Sequence[str], noun: str) -> list[str]:
     return known
 
 
-def _as_typed(name: str) -> str | int:
+def as_typed(name: str) -> str | int:
     """A name as it is typed without quotes: 3 for the class ``"3"``."""
     if name.isdecimal() and str(int(name)) == name:
         return int(name)
