@@ -35,6 +35,14 @@ class Likelihood(nn.Module):
     def forward(self, mean: Tensor, event_dim: int = 3) -> TorchDistribution:
         raise NotImplementedError
 
+    def best(self, pixels: int) -> float | None:
+        """The log p(x|z) of an image that is reconstructed without error; None if there is no such number.
+
+        Args:
+            pixels: Number of values of an image.
+        """
+        return None
+
     def prepare(self, weights: Mapping[str, str | Path | None]) -> dict[str, Any]:
         """Read the files it needs, before any training.
 
@@ -101,6 +109,14 @@ class Gaussian(Likelihood):
     def learns(self) -> bool:
         """Whether the variance is learned."""
         return isinstance(self.log_scale, nn.Parameter)
+
+    def best(self, pixels: int) -> float:
+        """The log p(x|z) of an image that is reconstructed without error.
+
+        >>> round(Gaussian(gamma=1.0).best(784), 3)
+        -720.448
+        """
+        return -0.5 * pixels * math.log(2 * math.pi * self.gamma.item())
 
     def fault(self, terms: Mapping[str, float]) -> str | None:
         """Whether a learned variance has fallen below that of rounding to 8 bits."""

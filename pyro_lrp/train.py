@@ -9,8 +9,11 @@ import logging
 import shlex
 import shutil
 import sys
+import textwrap
 import time
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -18,12 +21,16 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from pyro_lrp import config
+from pyro_lrp.config.alike import groups_alike, joint
 from pyro_lrp.config.command import WIDTH, Command
+from pyro_lrp.core.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported when a run begins: --help does not wait for it
+    from pyro_lrp.data import ImageData
     from pyro_lrp.trainer import Trainer
 
 SUMMARY = "summary.json"
+_JUDGED = 100  # steps, and images of a split, at least, for a word on whether the prior fits
 
 
 class Training(Command):
@@ -42,6 +49,19 @@ class Training(Command):
         run_plan(plan, least=logging.INFO if parallel else logging.DEBUG, words=False)
         seconds = time.monotonic() - begun
         return f"{plan.directory} is trained now, in {seconds:.0f} s"
+
+    def joint_plan(self, cfg: DictConfig) -> config.Plan | None:
+        """The plan of a member that asks to be trained as one with others."""
+        plan = config.plan(cfg)
+        return plan if joint(plan) else None
+
+    def together(self, plans: Mapping[str, config.Plan]) -> Iterator[tuple[str, Exception | None]]:
+        """Train members of one shape as one computation, group after group; a member that is alone is left."""
+        for names in groups_alike(plans):
+            if len(names) > 1:
+                listed = textwrap.shorten(", ".join(names), WIDTH, placeholder=" ...")
+                print(f"{len(names)} members as one computation: {listed}", flush=True)
+                yield from _train_together({name: plans[name] for name in names}).items()
 
     def directory(self, cfg: DictConfig) -> Path:
         """The run directory of a member."""
@@ -78,7 +98,10 @@ class Training(Command):
 
 def _train_one(cfg: DictConfig) -> None:
     """Train or resume the run of a configuration."""
-    run_plan(config.plan(cfg))
+    plan = config.plan(cfg)
+    if plan.circumstances["parallel"]:
+        raise UserError("parallel=batched is for the members of a sweep, such as -m seed=0,1,2")
+    run_plan(plan)
 
 
 main = Training()
@@ -111,50 +134,173 @@ def run_plan(plan: config.Plan, *, least: int = logging.DEBUG, words: bool = Tru
     Returns:
         The trained run.
     """
-    from pyro_lrp.figures.training import SamplePictures
     from pyro_lrp.trainer import reporting
     from pyro_lrp.trainer.reporting import LOG
 
-    progress = plan.circumstances["progress"] and least == logging.DEBUG
-    circumstances = {**plan.circumstances, "progress": progress}
-    run = config.Run.planned(plan)
-    _refuse_uncomputable_metrics(run, circumstances)
-    likelihood = run.prepare_likelihood(circumstances["weights"])
-    pictures = SamplePictures(run.directory, run.settings.seed, run.data.train.context, run.condition)
-    trainer = run.trainer(
-        circumstances,
-        log=LOG.info,
-        callbacks=[pictures, reporting.log_report],
-    )
-    if trainer.processes.rank:
-        _follow(trainer)
+    prepared = _Prepared(plan, LOG, progress=plan.circumstances["progress"] and least == logging.DEBUG)
+    run = prepared.run
+    if prepared.trainer.processes.rank:
+        _follow(prepared.trainer)
         return run
-    board = None
-    if circumstances["logger"] == "tensorboard":
-        board = reporting.TensorBoard(run.directory)
-        trainer.on_row = board
-    with (
-        run.claimed(overwrite=circumstances["overwrite"], extend=circumstances["extend"]),
-        reporting.log_to(run.directory, bar=progress, least=least),
-    ):
-        if likelihood:
-            LOG.info("likelihood: %s", ", ".join(f"{key} {value}" for key, value in likelihood.items()))
-        for note in run.data.notes:
-            LOG.info("data: %s", note)
-        summary = _train(run, trainer, plan.circumstances)
-    if board:
-        board.close()
+    with prepared.claimed(least=least):
+        summary = prepared.train()
     if words:
         asking = run.condition.example()
         print(reporting.closing_words(run.directory, summary, _options(run), asking))
-    trained = config.Run(
-        run.directory.absolute(),
-        device=circumstances["device"],
-        places=run.typed,
-        allow_targets=run.typed_targets,
-    )
-    _evaluate(trained, circumstances)
-    return trained
+    return prepared.evaluated()
+
+
+class _Prepared:
+    """A run that is ready to be trained; nothing is written before :meth:`claimed`.
+
+    Args:
+        plan: Its plan.
+        log: Receives its lines.
+        progress: Whether to show how training goes on.
+        data: Its data set, if it was read before.
+    """
+
+    def __init__(
+        self, plan: config.Plan, log: logging.Logger, *, progress: bool, data: ImageData | None = None
+    ) -> None:
+        from pyro_lrp.figures.training import SamplePictures
+        from pyro_lrp.trainer import reporting
+        from pyro_lrp.trainer.loggers import make_logger
+
+        self.plan = plan
+        self.log = log
+        self.circumstances = {**plan.circumstances, "progress": progress}
+        self.run = config.Run.planned(plan, data)
+        run = self.run
+        _refuse_uncomputable_metrics(run, self.circumstances)
+        self.likelihood = run.prepare_likelihood(self.circumstances["weights"])
+        self.logger = make_logger(self.circumstances["logger"], run.directory)
+        pictures = SamplePictures(
+            run.directory,
+            run.settings.seed,
+            run.data.train.context,
+            run.condition,
+            on_picture=partial(self.logger.picture, "samples"),
+        )
+        self.trainer = run.trainer(
+            self.circumstances,
+            log=log.info,
+            callbacks=[pictures, partial(reporting.log_report, log=log)],
+            on_row=self.logger.row,
+        )
+
+    @contextmanager
+    def claimed(self, *, least: int, label: str = "") -> Iterator[None]:
+        """Hold the run directory within the block, write the log there, and begin it with notes on the data.
+
+        Args:
+            least: The least level of the lines of the log that the screen shows.
+            label: Begins each of them.
+        """
+        from pyro_lrp.trainer import reporting
+
+        asked = self.circumstances
+        bar = asked["progress"]
+        with (
+            closing(self.logger),
+            self.run.claimed(overwrite=asked["overwrite"], extend=asked["extend"]),
+            reporting.log_to(self.run.directory, bar=bar, least=least, log=self.log, label=label),
+        ):
+            if self.likelihood:
+                words = ", ".join(f"{key} {value}" for key, value in self.likelihood.items())
+                self.log.info("likelihood: %s", words)
+            for note in self.run.data.notes:
+                self.log.info("data: %s", note)
+            yield
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """The summary of a run that is trained already."""
+        from pyro_lrp.config import rundir
+
+        return rundir.read_summary(self.run.directory)
+
+    def train(self) -> dict[str, Any]:
+        """Train the run unless it is complete; returns its summary."""
+        summary = self.summary
+        self.trainer.processes.shared(summary is None)  # the others wait to be told
+        if summary is not None:
+            directory = self.run.directory
+            self.log.info(
+                "%s is already trained: nothing is left to do (overwrite=true starts anew)", directory
+            )
+            return summary
+        self.logger.begin(self.run.identity)
+        self.trainer.fit()
+        return self.conclude()
+
+    def conclude(self) -> dict[str, Any]:
+        """Draw and sum up what came out of a training, and write that; returns the summary."""
+        from pyro_lrp.core.files import write_json
+        from pyro_lrp.figures.training import draw_training
+        from pyro_lrp.trainer import reporting
+
+        run = self.run
+        trainer = self.trainer
+        rows = trainer.history.rows
+        summary = reporting.summarize(trainer, run.autoencoder, rows, self.plan.circumstances)
+        summary["prior_verdict"] = _verdict(run, trainer)
+        picture = draw_training(run.directory, trainer.game, trainer.splits["test"], run.settings.seed)
+        self.logger.picture("overview", trainer.step, picture)
+        write_json(run.directory / SUMMARY, summary)
+        return summary
+
+    def evaluated(self) -> config.Run:
+        """The trained run, once the metrics that were asked for are computed."""
+        run = self.run
+        trained = config.Run(
+            run.directory.absolute(),
+            device=self.circumstances["device"],
+            places=run.typed,
+            allow_targets=run.typed_targets,
+        )
+        _evaluate(trained, self.circumstances)
+        return trained
+
+
+def _train_together(plans: Mapping[str, config.Plan]) -> dict[str, Exception | None]:
+    """Train runs of one shape and one data set as one computation; returns what went wrong, by name.
+
+    Args:
+        plans: By name.
+    """
+    from pyro_lrp.trainer.together import Together, keep_weights_in_tensors
+
+    first = next(iter(plans.values()))
+    data = config.planned_data(first)
+    errors: dict[str, Exception | None] = {}
+    prepared: dict[str, _Prepared] = {}
+    with ExitStack() as stack:
+        for name, plan in plans.items():
+            try:
+                one = _Prepared(plan, logging.Logger(name), progress=False, data=data)
+                stack.enter_context(one.claimed(least=logging.WARNING, label=f"{name} | "))
+            except (UserError, OSError) as error:
+                errors[name] = error
+                continue
+            prepared[name] = one
+        left = {name: one.trainer for name, one in prepared.items() if one.summary is None}
+        for name in left:
+            prepared[name].logger.begin(prepared[name].run.identity)
+        if left:
+            keep_weights_in_tensors([trainer.game for trainer in left.values()])
+            say = partial(print, flush=True)
+            together = Together(left, progress=first.circumstances["progress"], log=say)
+            together.fit()
+            errors |= together.errors
+        going_well = [name for name in prepared if name not in errors]
+        for name in going_well:
+            if name in left:
+                prepared[name].conclude()
+    for name in going_well:
+        prepared[name].evaluated()
+        errors[name] = None
+    return {name: errors[name] for name in plans}
 
 
 def _follow(trainer: Trainer) -> None:
@@ -205,22 +351,24 @@ def _options(run: config.Run) -> dict[str, Any]:
     return {**places, "allow_targets": list(run.typed_targets) or None}
 
 
-def _train(run: config.Run, trainer: Trainer, circumstances: dict[str, Any]) -> dict[str, Any]:
-    """Train the run unless it is complete; returns its summary."""
-    from pyro_lrp.config import rundir
-    from pyro_lrp.core.files import write_json
-    from pyro_lrp.trainer import reporting
-    from pyro_lrp.trainer.reporting import LOG
+def _verdict(run: config.Run, trainer: Trainer) -> dict[str, str] | None:
+    """Whether the prior over- or under-fits; None where too few codes, or too many parts of one, can say so."""
+    from pyro_lrp.core.modules import eval_mode
+    from pyro_lrp.core.randomness import untouched_generators
+    from pyro_lrp.metrics import Subject
+    from pyro_lrp.metrics.prior_gap import verdict_in_codes
 
-    summary = rundir.read_summary(run.directory)
-    trainer.processes.shared(summary is None)  # the others wait to be told
-    if summary is not None:
-        LOG.info("%s is already trained: nothing is left to do (overwrite=true starts anew)", run.directory)
-        return summary
-    rows = trainer.fit()
-    summary = reporting.summarize(trainer, run.autoencoder, rows, circumstances)
-    write_json(run.directory / SUMMARY, summary)
-    return summary
+    fewest = min(trainer.step, len(trainer.splits["train"]), len(trainer.splits["test"]))
+    if fewest < _JUDGED or len(run.autoencoder.sites) > 1:
+        return None
+    device = trainer.fabric.device
+    subject = Subject(run.autoencoder, run.data, trainer.splits["train"], quick=True, device=device)
+    try:
+        with eval_mode(run.autoencoder), untouched_generators():
+            found = verdict_in_codes(subject)
+    except UserError:  # few samples are finite, which the metrics say
+        return None
+    return {"culprit": found.culprit, "sentence": found.sentence}
 
 
 class _Callable(ModuleType):

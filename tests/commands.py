@@ -1,5 +1,6 @@
 """Run a command as a user would, in a process of its own or, for speed, in this one."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -7,6 +8,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 QUICK = ("data=fake", "epochs=1", "prior_epochs=1", "device=cpu", "progress=false", "trainer.evaluations=1")
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    ["torch._dynamo", "sklearn.datasets", "pyro_lrp.train", "pyro_lrp.config.run", "pyro_lrp.figures.training"]
+)
 
 
 class Unread:
@@ -53,6 +59,28 @@ def start(command, *arguments, cwd, start_new_session=False, **environment):
         text=True,
         start_new_session=start_new_session,
     )
+
+
+def forked(command, *arguments, cwd):
+    """A process that runs a command, and has not to import torch first: its parent has, once for all tests.
+
+    What it prints is in ``output.txt`` of ``cwd``.
+    """
+    process = SERVER.Process(target=_command, args=(command, arguments, cwd), daemon=True)
+    process.start()
+    return process
+
+
+def _command(command, arguments, cwd):
+    import importlib
+
+    os.chdir(cwd)
+    output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    sys.argv = [f"pyro_lrp.{command}", *map(str, arguments)]
+    importlib.import_module(f"pyro_lrp.{command}").main()
 
 
 def composed(*arguments):

@@ -56,15 +56,18 @@ class RecordedGraph:
     def aside(self):
         return contextlib.nullcontext()
 
-    def record(self, body):
+    def record(self, body, generators=()):
         """Record what ``body`` computes. Recording computes it too, so memory and generator are put back."""
         generator = torch.get_rng_state()
+        states = [(one, one.get_state()) for one in generators]
         with Recording() as recording:
             body()
         with torch.no_grad():
             for memory, values in recording.before.values():
                 memory.copy_(values)
         torch.set_rng_state(generator)
+        for one, state in states:
+            one.set_state(state)
         self.calls = recording.calls
 
     @torch.no_grad()

@@ -1,6 +1,7 @@
 """One of two processes: every game takes steps shared with the other, and alone with the whole minibatch.
 
-The test starts it twice. It prints the largest relative difference of the parameters, by game.
+The test starts it twice. It prints the largest relative difference of parameters and statistics, by game; those
+of games with batch norm also where its statistics are synchronised.
 """
 
 import copy
@@ -10,7 +11,7 @@ import sys
 import torch
 from builders import GAMES, difference, jiggle, small_autoencoder
 
-from pyro_lrp import data, networks, objectives, priors, transforms
+from pyro_lrp import data, likelihoods, models, networks, objectives, priors, transforms
 from pyro_lrp.data import Split
 from pyro_lrp.data.batches import Batches
 from pyro_lrp.schedules import Progress
@@ -28,7 +29,16 @@ def adversarial():
     return objectives.Adversarial(small_autoencoder(prior=prior), networks.discriminator(4, 1, 8), 1.0)
 
 
-EVERY = {**GAMES, "adversarial, of a flow": adversarial}
+def convolutional():
+    """Batch norms of images and of vectors, in the encoder and in the decoder."""
+    encoder, decoder = networks.infogan((1, 8, 8), 4, channels=(4, 4), hidden=8)
+    prior = priors.paper_flow(4, layers=2, width=8)
+    autoencoder = models.Autoencoder(encoder, decoder, prior, likelihoods.Gaussian())
+    return objectives.LatentGame(autoencoder, objectives.BilevelELBO(0.5))
+
+
+EVERY = {**GAMES, "adversarial, of a flow": adversarial, "convolutional": convolutional}
+NORMALIZED = ("adversarial", "adversarial, beta on a ramp", "convolutional")
 
 
 def taken(game, kind, share, **options):
@@ -45,20 +55,23 @@ def taken(game, kind, share, **options):
     return game.state_dict()
 
 
-def apart(build):
+def apart(build, processes):
     """The largest relative difference between steps that are shared and steps taken alone."""
     torch.manual_seed(0)
     alone = jiggle(build()).double().train()
     together = copy.deepcopy(alone)
     expected = taken(alone, Step, slice(None))
-    found = taken(together, SharedStep, PROCESSES.own, processes=PROCESSES)
+    found = taken(together, SharedStep, processes.own, processes=processes)
     return difference(expected, found, least=1e-3)
 
 
 if __name__ == "__main__":
     FABRIC = make_fabric("cpu", "32")
     PROCESSES = Processes(FABRIC)
-    differences = {name: apart(build) for name, build in EVERY.items()}
+    SYNCHRONISED = Processes(FABRIC, sync_batch_norm=True)
+    differences = {name: apart(build, PROCESSES) for name, build in EVERY.items()}
+    for name in NORMALIZED:
+        differences[f"{name}, synchronised"] = apart(EVERY[name], SYNCHRONISED)
     if PROCESSES.rank == 0:
         print(json.dumps(differences))
     sys.stdout.flush()

@@ -110,12 +110,12 @@ SHORT = (
 )  # fmt: skip
 
 
-def planned(name, beta):
+def planned(name, beta, *more):
     """A maker of trainers of a preset of ``conf/prior``."""
     chosen = (f"prior={name}", *SMALL, *NEEDS.get(name, ()))
     if name in UNETS:
         chosen = (f"model={UNETS[name]}", f"prior={name}", *POSED)
-    plan = config.compose_train(*chosen, *SHORT, f"beta={beta}")
+    plan = config.compose_train(*chosen, *SHORT, f"beta={beta}", *more)
 
     def make(log=lambda line: None):
         run = config.Run.planned(plan)
@@ -365,9 +365,9 @@ def test_optimizers_are_capturable_while_they_are_recorded_and_at_no_other_time(
     seen = []
 
     class Looking(RecordedGraph):
-        def record(self, body):
+        def record(self, body, generators=()):
             seen.append(capturable())
-            super().record(body)
+            super().record(body, generators)
 
     def capturable():
         groups = [group for optimizer in run.optimizers.values() for group in optimizer.param_groups]
@@ -381,7 +381,7 @@ def test_optimizers_are_capturable_while_they_are_recorded_and_at_no_other_time(
 
 def test_terms_are_copies():
     run = captured(trainer(small_game()))
-    run._prepare({})
+    run.prepare({})
     step = run.step_of(run.spans[0])
     assert isinstance(step, CapturedStep)
     terms = []
@@ -396,17 +396,19 @@ def test_terms_are_copies():
 def test_what_compile_stands_for():
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert [choose_compile(kind, cuda) for kind in ("auto", "off", "graph")] == ["graph", "off", "graph"]
-    assert [choose_compile(kind, cpu) for kind in ("auto", "off")] == ["off", "off"]
+    assert [choose_compile(kind, cpu) for kind in ("auto", "off", "full")] == ["off", "off", "full"]
     with pytest.raises(UserError, match="compile=graph needs a CUDA device, and this is cpu"):
         trainer(small_game(), compile="graph")
-    with pytest.raises(UserError, match="compile must be auto, off or graph, got 'full'"):
-        trainer(small_game(), compile="full")
+    with pytest.raises(UserError, match="compile=full needs a CUDA device or a CPU, and this is mps"):
+        choose_compile("full", torch.device("mps"))
+    with pytest.raises(UserError, match="compile must be auto, off, graph or full, got 'all'"):
+        trainer(small_game(), compile="all")
 
 
 def test_the_command_refuses_before_it_trains(train, tmp_path):
     for typed, sentence in {
         "compile=graph": "error: compile=graph needs a CUDA device, and this is cpu: use compile=auto or off\n",
-        "compile=full": "error: compile must be auto, off or graph, got 'full'\n",
+        "compile=all": "error: compile must be auto, off, graph or full, got 'all'\n",
     }.items():
         code, _, err = train(*QUICK, typed)
         assert (code, err) == (1, sentence)
@@ -424,8 +426,8 @@ def test_the_summary_says_that_steps_were_eager(train, typed):
 
 
 def test_the_summary_says_what_was_captured(train, monkeypatch):
-    monkeypatch.setattr(loop, "choose_compile", lambda kind, device, processes: "graph")
-    monkeypatch.setattr(loop, "StepFactory", lambda kind, log, processes: StepFactory(kind, log, RecordedGraph))
+    recorder = lambda kind, log, device, processes: StepFactory("graph", log, RecordedGraph)  # noqa: E731
+    monkeypatch.setattr(loop, "make_factory", recorder)
     code, _, err = train(
         *QUICK,
         "prior=flow_matching",

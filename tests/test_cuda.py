@@ -18,7 +18,7 @@ def assert_no_step_waits(run):
     """A step of each phase makes the host wait for the device nowhere; an error says where it does."""
     for span in run.spans:
         with pyro.validation_enabled(False):
-            batches = run._begin(span)
+            batches = run.begin(span)
             step = run.step_of(span)
             step.prepare(span.start, span.progress(span.start))
             inputs = [batches.at(0, stream) for stream in range(step.streams)]

@@ -255,7 +255,6 @@ def test_the_table_names_surrogates_warnings_and_verdicts():
         }
     )
     assert shown.splitlines() == [
-        "a            1.25 ± 0.5      n = 5       surrogate; few",
-        "bcd    not finite            n = 5",
-        "bcd: guilty",
+        "a              1.25 ± 0.5      n = 5       surrogate; few",
+        "bcd      not finite            n = 5",
     ]

@@ -72,7 +72,7 @@ MISTAKES = {
     "image size": (("network=infogan", "data.image_shape=[1,30,30]"), "multiple of 4, got 30x30"),
     "gamma": (("likelihood.gamma=-1",), "likelihood: expected gamma"),
     "device": (("device=tpu",), "device must be auto, cpu, cuda or mps, got 'tpu'"),
-    "logger": (("logger=paper",), "logger must be none or tensorboard, got 'paper'"),
+    "logger": (("logger=paper",), "logger must be none, tensorboard, wandb or trackio, got 'paper'"),
     "missing data": (("data=npz", "data.path=a=b, c.npz"), "data.path: there is no file a=b, c.npz"),
     "no folder": (("data=folder",), "data=folder needs data.path=DIR"),
     "no cifar": (

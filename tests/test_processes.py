@@ -1,12 +1,12 @@
 """What only real processes show: a kill in the middle, a run from another directory."""
 
 import json
-import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import start
+from commands import forked, start
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
@@ -31,24 +31,18 @@ def rows(directory):
 def kill_at(step, cwd, model):
     """Start the run, and kill it without warning as soon as it reports ``step``."""
     directory = cwd / "runs/killed/seed_0"
-    process = start("train", *RUN, *model, cwd=cwd)
+    process = forked("train", *RUN, *model, cwd=cwd)
     deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
+    while process.is_alive() and time.monotonic() < deadline:
         done = rows(directory)
         if done and done[-1]["step"] >= step:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
+            process.kill()
+            process.join()
             return
         time.sleep(0.02)
     process.kill()
-    pytest.fail(f"the run ended before step {step}: {process.communicate()[0]}")
-
-
-def finish(cwd, model):
-    process = start("train", *RUN, *model, cwd=cwd)
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output
-    return cwd / "runs/killed/seed_0", output
+    process.join()
+    pytest.fail(f"the run ended before step {step}: {(cwd / 'output.txt').read_text()}")
 
 
 KILLS = {  # shares of the joint phase and of the prior-only phase at which a run is killed
@@ -68,19 +62,21 @@ KILLS = {  # shares of the joint phase and of the prior-only phase at which a ru
 
 
 @pytest.mark.parametrize("model", KILLS, ids=lambda model: model[0])
-def test_kills_in_both_phases_change_nothing(tmp_path, model):
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "killed").mkdir()
-    whole, _ = finish(tmp_path / "whole", model)
+def test_kills_in_both_phases_change_nothing(train, tmp_path, model):
+    code, _, err = train(*RUN, *model)
+    assert code == 0, err
+    whole = Path("runs/killed/seed_0").rename("whole")
     total = rows(whole)[-1]["step"]
     joint = max(row["step"] for row in rows(whole) if row["phase"] == "joint")
     in_joint, in_prior = KILLS[model]
     for share in in_joint:
-        kill_at(int(share * joint), tmp_path / "killed", model)
+        kill_at(int(share * joint), tmp_path, model)
     for share in in_prior:
-        kill_at(joint + int(share * (total - joint)), tmp_path / "killed", model)
-    killed, output = finish(tmp_path / "killed", model)
-    assert "resumes at step" in output
+        kill_at(joint + int(share * (total - joint)), tmp_path, model)
+    code, _, err = train(*RUN, *model)
+    assert code == 0, err
+    assert "resumes at step" in err
+    killed = Path("runs/killed/seed_0")
     assert (killed / LAST).read_bytes() == (whole / LAST).read_bytes()
     steps = [row["step"] for row in rows(killed)]
     assert steps == [row["step"] for row in rows(whole)]
@@ -88,14 +84,13 @@ def test_kills_in_both_phases_change_nothing(tmp_path, model):
     assert steps[-1] == total
 
 
-def test_the_default_command_draws_digits(tmp_path):
+def test_the_default_command_draws_digits(train):
     """The README's first command: 500 samples that a classifier of real digits takes for digits."""
-    process = start("train", "progress=false", "device=cpu", cwd=tmp_path)
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output
+    code, output, err = train("progress=false", "device=cpu")
+    assert code == 0, err
     assert "samples.png" in output
     assert "try next" in output
-    directory = tmp_path / "runs/vae_flow-flow-digits-beta_0/seed_0"
+    directory = Path("runs/vae_flow-flow-digits-beta_0/seed_0")
     images = pyro_lrp.load(directory).sample(500).flatten(1).numpy()
     real = load_digits()
     judge = LogisticRegression(max_iter=5000).fit(real.data / 16, real.target)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from commands import ROOT
+from commands import ROOT, Unread, in_process
 
 from pyro_lrp import config
 from pyro_lrp import reproduce as command
@@ -34,10 +34,10 @@ def test_the_figures_and_tables_of_the_paper_are_there():
 
 
 @pytest.fixture
-def reproduce(tmp_path, monkeypatch, capfd):
+def reproduce(tmp_path, monkeypatch, capfd, lend_cache):
     """Runs the command in an empty folder: ``(code, stdout, stderr)``, those of its children among them."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYRO_LRP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYRO_LRP_CACHE", str(lend_cache(tmp_path / "cache")))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
@@ -54,6 +54,17 @@ def reproduce(tmp_path, monkeypatch, capfd):
         return code, out, err
 
     return run
+
+
+@pytest.fixture
+def in_one_process(monkeypatch):
+    """The commands of an experiment run in this process: importing torch takes longer than they do."""
+
+    def run(name, *arguments):
+        code, _, _ = in_process(name, *arguments, capsys=Unread(), monkeypatch=monkeypatch)
+        return code
+
+    monkeypatch.setattr(command, "_run", run)
 
 
 def test_a_smoke_run_ends_with_figure_verdicts_and_report(reproduce):
@@ -79,6 +90,7 @@ def test_a_smoke_run_ends_with_figure_verdicts_and_report(reproduce):
     assert (folder / "figure_3.md").read_text() == verdicts
 
 
+@pytest.mark.usefixtures("in_one_process")
 def test_a_table_stands_beside_the_paper(reproduce):
     code, out, err = reproduce("table=1", "scale=smoke")
     assert code == 0, err
@@ -93,6 +105,7 @@ def test_a_table_stands_beside_the_paper(reproduce):
     assert "<td>1076</td>" in page
 
 
+@pytest.mark.usefixtures("in_one_process")
 def test_a_figure_of_the_latent_space_is_drawn(reproduce):
     code, _, err = reproduce("figure=4", "scale=smoke")
     assert code == 0, err

@@ -1,5 +1,7 @@
 """Several processes that train one run: shared steps against steps taken alone, and the command."""
 
+import contextlib
+import copy
 import json
 import os
 import signal
@@ -15,6 +17,7 @@ from commands import ROOT, in_process, start
 
 from pyro_lrp.config import Run
 from pyro_lrp.core.errors import UserError
+from pyro_lrp.trainer.batch_norm import SharedStatistics
 from pyro_lrp.trainer.capture import choose_compile
 from pyro_lrp.trainer.processes import OwnRows
 
@@ -44,7 +47,7 @@ def parameters(folder, name):
 
 
 def test_two_processes_take_the_steps_of_one():
-    """In float64 and without batch norm: a game whose noise or gradients were shared wrongly is far away."""
+    """In float64: a game whose noise, gradients or statistics were shared wrongly is far away."""
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "tests/shared_steps.py"]
     process = subprocess.Popen(
         [sys.executable, *words],
@@ -59,9 +62,10 @@ def test_two_processes_take_the_steps_of_one():
     assert code == 0, out
     found = json.loads(next(line for line in out.splitlines() if line.startswith("{")))
     # batch norm of the neural sampler, and permutations of codes, see the rows of one process
-    apart = {"total correlation", "adversarial", "adversarial, beta on a ramp"}
+    apart = {"total correlation", "adversarial", "adversarial, beta on a ramp", "convolutional"}
     assert {name: value for name, value in found.items() if name not in apart and not value < 1e-6} == {}
     assert apart < found.keys()
+    assert found["convolutional"] > 1e-3 > 1e-6 > found["convolutional, synchronised"]
 
 
 DRAWS = {
@@ -105,10 +109,45 @@ def test_draws_without_replacement_are_left_as_they_are():
         assert torch.equal(torch.multinomial(torch.ones(4), 4), expected)
 
 
-def test_steps_of_several_processes_are_not_captured():
+@pytest.mark.parametrize("kind", ["graph", "full"])
+def test_steps_of_several_processes_are_neither_captured_nor_compiled(kind):
     assert choose_compile("auto", torch.device("cuda"), processes=2) == "off"
-    with pytest.raises(UserError, match="compile=graph is for one process"):
-        choose_compile("graph", torch.device("cuda"), processes=2)
+    with pytest.raises(UserError, match=f"compile={kind} is for one process"):
+        choose_compile(kind, torch.device("cuda"), processes=2)
+
+
+NORMS = {
+    "of vectors": (torch.nn.BatchNorm1d(3), (6, 3)),
+    "of images": (torch.nn.BatchNorm2d(3, momentum=0.3), (6, 3, 2, 2)),
+    "without parameters": (torch.nn.BatchNorm1d(3, affine=False), (6, 3)),
+    "without running statistics": (torch.nn.BatchNorm1d(3, track_running_stats=False), (6, 3)),
+    "in eval mode": (torch.nn.BatchNorm1d(3).eval(), (6, 3)),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_one_process_normalizes_as_torch_does(name):
+    """Values, gradients and running statistics."""
+    norm, shape = NORMS[name]
+    ends = []
+    for shared in (False, True):
+        torch.manual_seed(0)
+        copied = copy.deepcopy(norm).double()
+        x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        with SharedStatistics(torch.clone, 0, 1) if shared else contextlib.nullcontext():
+            y = copied(x)
+        (y * torch.randn_like(y)).sum().backward()
+        ends.append([y, x.grad, *copied.buffers(), *(p.grad for p in copied.parameters())])
+    for expected, found in zip(*ends, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_statistics_of_half_precision_are_those_of_float32():
+    x = (100 + torch.randn(64, 2)).bfloat16()
+    with SharedStatistics(torch.clone, 0, 1):
+        y = torch.nn.BatchNorm1d(2)(x)
+    assert y.dtype == torch.bfloat16
+    assert y.float().std(0, correction=0).tolist() == pytest.approx([1.0, 1.0], abs=0.01)
 
 
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path, monkeypatch, capsys):

@@ -13,7 +13,7 @@ from pyro_lrp.core.errors import TrainingDiverged, UserError
 from pyro_lrp.objectives import BilevelELBO, Game, LatentGame, Losses, Turn
 from pyro_lrp.priors import StandardNormal
 from pyro_lrp.schedules import Constant, Halving, Linear, StepDecay
-from pyro_lrp.trainer import Phase, Trainer, loop, reporting, saving
+from pyro_lrp.trainer import Phase, Trainer, reporting, saving, scoring
 from pyro_lrp.trainer.history import DAMAGED, History, read_rows
 
 FAKE = data.fake(64, (1, 8, 8))
@@ -75,7 +75,7 @@ class Clock:
         self.a_step = a_step
         self.saved = []
         fake = SimpleNamespace(monotonic=lambda: self.now, perf_counter=lambda: self.now)
-        for module in (loop, saving):
+        for module in (scoring, saving):
             monkeypatch.setattr(module, "time", fake)
         save = checkpoint.rotate_and_save
 
@@ -413,7 +413,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
         trainer(small_game(hidden=8), tmp_path).fit()
 
 
-def test_bf16_mixed_trains_with_densities_in_float32():
+def test_bf16_mixed_trains():
     rows = trainer(jiggle(small_game()), precision="bf16-mixed").fit()
     assert math.isfinite(rows[-1]["log_prior"])
 

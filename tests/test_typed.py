@@ -224,7 +224,7 @@ print("µ…", file=sys.stderr)
         assert done.stdout == expected
     process = start("train", *QUICK, "name=Größe", "logger=pap±er", cwd=tmp_path, PYTHONIOENCODING="ascii")
     output, _ = process.communicate(timeout=100)
-    assert output == "error: logger must be none or tensorboard, got 'pap+-er'\n"
+    assert output == "error: logger must be none, tensorboard, wandb or trackio, got 'pap+-er'\n"
 
 
 @pytest.mark.parametrize("columns", [0, 80])

@@ -14,6 +14,7 @@ from pyro_lrp.config import allowed
 from pyro_lrp.config.bounds import Budget, check_sizes
 from pyro_lrp.config.folders import conf_dir
 from pyro_lrp.config.identity import Identity
+from pyro_lrp.config.plan import Plan
 from pyro_lrp.config.sizes import NETWORK_SIZES, batch_size_for, network_sizes, size_notes
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.randomness import seeded
@@ -151,6 +152,18 @@ def build_data(
         elif key in recorded:
             node[key] = None
     return _instantiate(node, "data", allow_targets)
+
+
+def planned_places(plan: Plan) -> dict[str, str | None]:
+    """The places of the data set of a run that is about to be trained, as they were typed."""
+    node = Identity(plan.identity).data
+    places = {key: node.get(key) for key in PLACES}
+    return {**places, "root": plan.circumstances["data.root"]}
+
+
+def planned_data(plan: Plan) -> ImageData:
+    """The data set of a run that is about to be trained."""
+    return build_data(plan.identity, planned_places(plan), plan.circumstances["allow_targets"])
 
 
 def places(identity: dict[str, Any], typed: Mapping[str, str | None]) -> dict[str, str | None]:

@@ -8,9 +8,10 @@ import shlex
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -98,6 +99,18 @@ class Command:
         """
         self.function(cfg)
         return ""
+
+    def joint_plan(self, cfg: DictConfig) -> Any:
+        """The plan of a member that may be computed as one with others; None if it may not."""
+        return None
+
+    def together(self, plans: Mapping[str, Any]) -> Iterator[tuple[str, Exception | None]]:
+        """Compute members as one where that is possible; yields each of them with what went wrong.
+
+        Args:
+            plans: What :meth:`joint_plan` returned, by the label of the member.
+        """
+        yield from ()
 
     def directory(self, cfg: DictConfig) -> Path | None:
         """The directory of a member, which no other member may have; None if members write no directories."""

@@ -18,7 +18,7 @@ from pyro_lrp.config.run import Run
 from pyro_lrp.core.errors import TRACEBACK, UserError, printable
 from pyro_lrp.core.files import read_json
 from pyro_lrp.metrics import METRICS, Metric
-from pyro_lrp.metrics.evaluation import Evaluation, choose, table
+from pyro_lrp.metrics.evaluation import Evaluation, choose, missing, table, verdicts
 
 __all__ = ["evaluate_into", "evaluate_run", "has_results", "refuse_incomplete"]
 
@@ -136,17 +136,19 @@ def _show(evaluation: Evaluation, left_out: dict[str, str]) -> None:
     """Print the table of results, and what was not computed."""
     if evaluation.shown:
         print(printable(table(evaluation.shown)))
-    _print_missing(left_out | evaluation.failed, sys.stdout)
+    _print_missing(left_out | evaluation.failed, sys.stdout, evaluation.metrics)
     if os.environ.get(TRACEBACK):
         for error in evaluation.errors.values():
             traceback.print_exception(error)
     if evaluation.shown and not evaluation.unwritten:
         print(evaluation.path)
+    for sentence in verdicts(evaluation.shown):  # last, where it is seen
+        print(printable(sentence))
 
 
-def _print_missing(reasons: dict[str, str], stream: TextIO) -> None:
-    for name, reason in reasons.items():
-        print(printable(f"not computed: {name} {reason}"), file=stream)
+def _print_missing(reasons: dict[str, str], stream: TextIO, metrics: Mapping[str, Metric] = METRICS) -> None:
+    for line in missing(reasons, metrics):
+        print(printable(line), file=stream)
 
 
 def refuse_incomplete(evaluation: Evaluation, left_out: dict[str, str], key: str, *, by_itself: bool) -> None:

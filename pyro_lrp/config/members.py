@@ -21,7 +21,7 @@ from pyro_lrp.config.messages import described
 from pyro_lrp.core.errors import TRACEBACK, printable
 from pyro_lrp.core.terminal import tolerate_any_encoding
 
-__all__ = ["Job", "Outcome", "attempt"]
+__all__ = ["Job", "Outcome", "attempt", "concluded"]
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 _STOP = "stop"
@@ -163,6 +163,22 @@ def attempt(name: str, cfg: DictConfig, label: str, *, parallel: bool) -> Outcom
     if words:
         print(printable(words), flush=True)
     return Outcome(label)
+
+
+def concluded(name: str, label: str, error: Exception | None) -> Outcome:
+    """The outcome of a member that was computed with others, after it is printed.
+
+    Args:
+        name: The name of the command.
+        label: What tells the member from the others.
+        error: What went wrong.
+    """
+    if error is None:
+        print(printable(f"{label} is complete"), flush=True)
+        return Outcome(label)
+    message = printable(f"{label}: {described(error, name)}")
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    return Outcome(label, message)
 
 
 def _use_one_thread() -> None:

@@ -22,21 +22,27 @@ from pyro_lrp.core.errors import UserError
 
 __all__ = ["Plan", "changed", "chosen", "options", "plan"]
 
-CIRCUMSTANCES = (
+OF_THE_TRAINER = (
     "device",
     "devices",
     "nodes",
-    "logger",
+    "sync_batch_norm",
     "progress",
-    "overwrite",
-    "extend",
     "threads",
     "compile",
+    "memory_format",
+)
+CIRCUMSTANCES = (
+    *OF_THE_TRAINER,
+    "logger",
+    "overwrite",
+    "extend",
     "allow_targets",
     "data.root",
     "weights",
     "trainer.save_minutes",
     "evaluate_with",
+    "parallel",
 )
 USED_BY = {
     "free_bits": ("elbo", 0.0),

@@ -70,7 +70,7 @@ def _is_threads(value: Any) -> bool:
 
 
 def _is_compile(value: Any) -> bool:
-    return value is False or value in ("auto", "off", "graph")  # YAML reads off as false
+    return value is False or value in ("auto", "off", "graph", "full")  # YAML reads off as false
 
 
 def _is_text(value: Any) -> bool:
@@ -95,7 +95,7 @@ def _is_prefixes(value: Any) -> bool:
     return _is_list(value, _is_text) and all(value)
 
 
-def _is_metrics(value: Any) -> bool:
+def _is_names(value: Any) -> bool:
     return _is_text(value) or _is_list(value, _is_text)
 
 
@@ -127,7 +127,9 @@ def _not_negative(expected: str) -> Rule:
 
 def _one_of(*values: str) -> Rule:
     *others, last = values
-    expected = f"{', '.join(others)} or {last}"
+    expected = last
+    if others:
+        expected = f"{', '.join(others)} or {last}"
     return Rule(lambda value: value in values, expected)
 
 
@@ -166,17 +168,20 @@ RULES: dict[str, Rule] = {
     "trainer.evaluation_images": _COUNT,
     "trainer.save_minutes": _not_negative("a number of at least 0"),
     "allow_targets": Rule(_is_prefixes, "a list of prefixes of dotted names, such as [my_package.]"),
-    "metrics": Rule(_is_metrics, "auto, or a list of names"),
-    "evaluate_with": Rule(_is_metrics, "auto, or a list of metrics").or_null(),
+    "metrics": Rule(_is_names, "auto, or a list of names"),
+    "evaluate_with": Rule(_is_names, "auto, or a list of metrics").or_null(),
     "progress": _FLAG,
     "overwrite": _FLAG,
     "extend": _FLAG,
     "other_data": _FLAG,
+    "sync_batch_norm": _FLAG,
     "devices": _COUNT,
     "nodes": _COUNT,
-    "compile": Rule(_is_compile, "auto, off or graph"),
+    "compile": Rule(_is_compile, "auto, off, graph or full"),
+    "memory_format": _one_of("contiguous", "channels_last"),
     "threads": Rule(_is_threads, "auto, or a whole number of at least 1"),
-    "logger": _one_of("none", "tensorboard"),
+    "parallel": _one_of("batched").or_null(),
+    "logger": _one_of("none", "tensorboard", "wandb", "trackio"),
     "name": Rule(_is_name, "the name of a folder, of at most 200 letters and without ..").or_null(),
     "n": _COUNT.or_null(),
     "k": _COUNT.or_null(),
@@ -192,6 +197,7 @@ RULES: dict[str, Rule] = {
     "indices": Rule(_is_indices, "a list of numbers of test images, such as [0,1]").or_null(),
     "pose": Rule(_is_pose, "a number of a test image, a list of such").or_null(),
     "components": Rule(_is_indices, "a list of numbers of components, such as [0,1]").or_null(),
+    "style": Rule(_is_names, "a style of matplotlib or a file .mplstyle, or a list of such").or_null(),
     "distance": _one_of("vgg16", "alexnet", "squeezenet", "classifier"),
 }
 

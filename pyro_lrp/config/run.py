@@ -15,7 +15,7 @@ from pyro_lrp.config import build, rundir
 from pyro_lrp.config.hub import located
 from pyro_lrp.config.identity import Identity
 from pyro_lrp.config.memory import Memory, recall, remember
-from pyro_lrp.config.plan import Plan
+from pyro_lrp.config.plan import OF_THE_TRAINER, Plan
 from pyro_lrp.core import checkpoint
 from pyro_lrp.core.errors import UserError, printable
 from pyro_lrp.data import Condition, ImageData, Split, condition_of
@@ -97,18 +97,20 @@ class Run:
         )
 
     @classmethod
-    def planned(cls, plan: Plan) -> Run:
-        """A run that is about to be trained: the data are read and the model is built; nothing is written."""
+    def planned(cls, plan: Plan, data: ImageData | None = None) -> Run:
+        """A run that is about to be trained: the data are read and the model is built; nothing is written.
+
+        Args:
+            plan: Its plan.
+            data: Its data set, if it was read before.
+        """
         planned = Identity(plan.identity)
-        allow_targets = plan.circumstances["allow_targets"]
-        places = {key: planned.data.get(key) for key in build.PLACES}
-        places["root"] = plan.circumstances["data.root"]
-        run = cls(plan.directory, places=places, allow_targets=allow_targets)
-        data = build.build_data(plan.identity, places, allow_targets)
+        targets = plan.circumstances["allow_targets"]
+        run = cls(plan.directory, places=build.planned_places(plan), allow_targets=targets)
+        data = data or build.planned_data(plan)
         node = {**planned.data, "fingerprint": fingerprint(data)}
-        data = data.limited(planned.limit)
-        run.identity, run.data = build.settle({**plan.identity, "data": node}, data)
-        run.autoencoder = build.build_autoencoder(run.identity, data.image_shape, allow_targets)
+        run.identity, run.data = build.settle({**plan.identity, "data": node}, data.limited(planned.limit))
+        run.autoencoder = build.build_autoencoder(run.identity, data.image_shape, targets)
         return run
 
     def __repr__(self) -> str:
@@ -382,13 +384,8 @@ class Run:
             prior_batch_size=settings.prior_batch_size,
             validation=settings.validation,
             precision=str(settings.precision),
-            device=circumstances["device"],
-            devices=circumstances["devices"],
-            nodes=circumstances["nodes"],
-            progress=circumstances["progress"],
             save_minutes=circumstances["trainer.save_minutes"],
-            threads=circumstances["threads"],
-            compile=circumstances["compile"],
+            **{name: circumstances[name] for name in OF_THE_TRAINER},
             **arguments,
             **options,
         )

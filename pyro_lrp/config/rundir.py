@@ -104,6 +104,8 @@ _CONTENTS = (
     "evaluation.json",
     "train.log",
     "tensorboard",
+    "wandb",
+    "trackio",
 )
 _LOCK = ".lock"
 _HARMLESS = (f"{_LOCK}*", ".config.yaml*.tmp")  # left by a start that was refused or killed

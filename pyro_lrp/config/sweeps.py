@@ -29,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from pyro_lrp.config.arguments import Typed
 from pyro_lrp.config.engine import Engine, engine
 from pyro_lrp.config.folders import groups, note_replaced
-from pyro_lrp.config.members import Job, Outcome, attempt
+from pyro_lrp.config.members import Job, Outcome, attempt, concluded
 from pyro_lrp.core.arguments import quote
 from pyro_lrp.core.errors import UserError, printable
 from pyro_lrp.core.stopping import Stop, Stopped
@@ -210,10 +210,25 @@ class _Sweep:
                     continue
                 print(printable(member.title), end=": ", flush=True)
                 outcomes[member.label] = attempt(self.command.name, member.cfg, member.label, parallel=True)
+        outcomes |= self._at_once(rest)
+        rest = [member for member in rest if member.label not in outcomes]
         if rest:
             outcomes |= self._launched(rest)
         self.context.callbacks.on_multirun_end(config=self.cfg, config_name=self.engine.config_name)
         self._report([outcomes[member.label] for member in self.members])
+
+    def _at_once(self, members: list[_Member]) -> dict[str, Outcome]:
+        """The outcomes of members that are computed as one in this process, by label."""
+        plans = {}
+        for member in members:
+            with _chosen(member.hydra):
+                plan = self.command.joint_plan(member.cfg)
+            if plan is not None:
+                plans[member.label] = plan
+        outcomes = {}
+        for label, error in self.command.together(plans):
+            outcomes[label] = concluded(self.command.name, label, error)
+        return outcomes
 
     def _launched(self, members: list[_Member]) -> dict[str, Outcome]:
         """The outcomes of members that a launcher runs, by label."""

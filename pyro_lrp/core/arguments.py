@@ -21,8 +21,9 @@ PATH_KEYS = (
     "data.index",
     "codes",
     "held_out",
+    "style",
 )
-LIST_KEYS = ("images", "runs")  # path keys that also take a list
+LIST_KEYS = ("images", "runs", "style")  # path keys that also take a list
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _RESERVED = ("null", "true", "false", "nan", "inf")  # Hydra reads them as values that are no text
 

@@ -33,6 +33,19 @@ class _ScaleGrad(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad * ctx.beta, None
 
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, tensor: Tensor, beta: float | Tensor) -> tuple[Tensor, int | None]:
+        """For several models computed as one, each of which may have its own beta."""
+        dim, beta_dim = in_dims
+        if beta_dim is None:
+            return _ScaleGrad.apply(tensor, beta), dim
+        if dim is None:
+            tensor = tensor.expand(info.batch_size, *tensor.shape)
+        else:
+            tensor = tensor.movedim(dim, 0)
+        factors = beta.reshape(-1, *[1] * (tensor.dim() - 1))  # type: ignore[union-attr]
+        return _ScaleGrad.apply(tensor, factors), 0
+
 
 def scale_grad(tensor: Tensor, beta: float | Tensor) -> Tensor:
     """The identity, whose gradient is multiplied by ``beta``.
@@ -74,7 +87,36 @@ class _GatedGrad(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         if ctx.gate.factor is None:
             raise RuntimeError("a gradient flows back through a gate whose factor was never set")
-        return grad * ctx.gate.factor, None
+        return ctx.gate.apply_to(grad), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, tensor: Tensor, gate: Gate) -> tuple[Tensor, int]:
+        """For several models computed as one, each of which decides its own factor."""
+        return _GatedGrad.apply(tensor.movedim(in_dims[0], 0), gate), 0
+
+
+class _Keep(torch.autograd.Function):
+    """Keeps the factor of a gate; of several models computed as one, the factors of all."""
+
+    @staticmethod
+    def forward(factor: Tensor, gate: Gate) -> Tensor:
+        gate.kept = factor
+        gate.of_many = False
+        return factor.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None]:
+        return None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, factor: Tensor, gate: Gate) -> tuple[Tensor, int]:
+        gate.kept = factor.movedim(in_dims[0], 0)
+        gate.of_many = True
+        return gate.kept.clone(), 0
 
 
 class Gate:
@@ -93,10 +135,28 @@ class Gate:
     """
 
     def __init__(self) -> None:
-        self.factor: Tensor | None = None
+        self.kept: Tensor | None = None
+        self.of_many = False  # whether the first dimension is that of several models
+
+    @property
+    def factor(self) -> Tensor | None:
+        return self.kept
+
+    @factor.setter
+    def factor(self, factor: Tensor) -> None:
+        _Keep.apply(factor.detach(), self)
 
     def __call__(self, tensor: Tensor) -> Tensor:
         return _GatedGrad.apply(tensor, self)
+
+    def apply_to(self, grad: Tensor) -> Tensor:
+        """A gradient times the factor."""
+        assert self.kept is not None, "the factor is set before gradients flow"
+        factor = self.kept
+        if self.of_many:
+            ones = [1] * (grad.dim() - factor.dim())
+            factor = factor.reshape(len(factor), *ones, *factor.shape[1:])
+        return grad * factor
 
 
 @contextmanager

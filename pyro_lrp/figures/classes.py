@@ -15,7 +15,7 @@ from pyro_lrp.data import Condition
 from pyro_lrp.figures.images import grid
 from pyro_lrp.models import Autoencoder
 
-__all__ = ["draw_by_class", "rows_by_class"]
+__all__ = ["draw_by_class", "label_font", "rows_by_class"]
 
 _FONT_SIZE = 14  # pixels
 _MARGIN = 6  # pixels on both sides of a label
@@ -82,11 +82,16 @@ def rows_by_class(images: Mapping[str, Tensor]) -> Tensor:
     return _labelled(grid(torch.cat(cells), columns), labels)
 
 
+def label_font() -> ImageFont.FreeTypeFont:
+    """The font of labels, which has the letters of most alphabets."""
+    import matplotlib as mpl  # slow to import
+
+    return ImageFont.truetype(Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), _FONT_SIZE)
+
+
 def _labelled(picture: Tensor, labels: Sequence[str]) -> Tensor:
     """A grid with a label to the left of each row, on white."""
-    import matplotlib as mpl  # for its font, which has the letters of most alphabets
-
-    font = ImageFont.truetype(Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), _FONT_SIZE)
+    font = label_font()
     widest = max(font.getlength(label) for label in labels)
     left = math.ceil(widest) + 2 * _MARGIN
     height, width = picture.shape[1:]

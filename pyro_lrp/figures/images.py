@@ -35,6 +35,7 @@ _FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".gif": ("GIF", {}),
     ".pdf": ("PDF", {"creationDate": _LONG_AGO, "modDate": _LONG_AGO}),
 }
+_FAST = {"compress_level": 1}
 
 Box = tuple[float, float, float, float]
 """The left, the bottom, the width and the height of an image, as fractions of the figure."""
@@ -64,16 +65,19 @@ def grid(images: Tensor, columns: int | None = None) -> Tensor:
     return as_bytes(picture)
 
 
-def save_picture(path: Path, picture: Tensor) -> None:
+def save_picture(path: Path, picture: Tensor, *, fast: bool = False) -> None:
     """Write a uint8 picture of shape ``(3, H, W)``, atomically; equal pictures give equal bytes.
 
     Args:
         path: The file; its ending is one of ``.png``, ``.jpg``, ``.jpeg``, ``.gif`` and ``.pdf``.
         picture: The picture.
+        fast: Compress a ``.png`` in a third of the time, to a larger file.
     """
     pixels = picture.permute(1, 2, 0).contiguous()
     image = Image.fromarray(pixels.numpy())
     file_format, options = _FORMATS[path.suffix.lower()]
+    if fast and file_format == "PNG":
+        options = _FAST
 
     def write(target: Path) -> None:
         image.save(target, format=file_format, **options)

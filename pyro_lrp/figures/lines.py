@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from pyro_lrp.figures.style import PAGE, PALETTE, new_figure, style
+from pyro_lrp.figures.style import DASHES, MARKERS, PAGE, new_figure, palette, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +18,7 @@ Lines = Mapping[str, Mapping[Any, Sequence[float]]]
 """Values of the seeds, by the name of a line and by the value of the setting."""
 
 _COLUMNS = 4  # panels beside each other
+_WIDE = 5  # highest over lowest value of a logarithmic axis on which not every tick has a number
 
 
 def lines_against(panels: Mapping[str, Lines], setting: str, result: str, *, log: bool = True) -> Figure:
@@ -43,15 +44,12 @@ def lines_against(panels: Mapping[str, Lines], setting: str, result: str, *, log
         for number, (title, lines) in enumerate(panels.items()):
             panel = axes.flat[number]
             for name, line in lines.items():
-                colour = PALETTE[names.index(name) % len(PALETTE)]
-                _draw_line(panel, name, line, values, colour)
+                _draw_line(panel, name, line, values, names.index(name))
             panel.set_title(title)
             panel.set_xticks(range(len(values)), [f"{value:g}" for value in values])
             panel.set_xlabel(setting)
             if log:
-                panel.set_yscale("log")
-                panel.yaxis.set_major_formatter("{x:g}")
-                panel.yaxis.set_minor_formatter("{x:g}")
+                _logarithmic(panel)
             if number % columns == 0:
                 panel.set_ylabel(result)
         handles, labels = _legend([*axes.flat])
@@ -60,15 +58,32 @@ def lines_against(panels: Mapping[str, Lines], setting: str, result: str, *, log
 
 
 def _draw_line(
-    panel: Axes, name: str, line: Mapping[Any, Sequence[float]], values: Sequence[Any], colour: str
+    panel: Axes, name: str, line: Mapping[Any, Sequence[float]], values: Sequence[Any], number: int
 ) -> None:
+    colours = palette()
+    colour = colours[number % len(colours)]
+    dashes = DASHES[number % len(DASHES)]
+    marker = MARKERS[number % len(MARKERS)]
     places = [place for place, value in enumerate(values) if line.get(value)]
     seeds = [line[values[place]] for place in places]
     means = [mean(of_one) for of_one in seeds]
     lowest = [min(of_one) for of_one in seeds]
     highest = [max(of_one) for of_one in seeds]
     panel.fill_between(places, lowest, highest, color=colour, alpha=0.15, linewidth=0)
-    panel.plot(places, means, marker="o", markersize=3, color=colour, label=name)
+    panel.plot(places, means, dashes, marker=marker, markersize=3, color=colour, label=name)
+
+
+def _logarithmic(panel: Axes) -> None:
+    """A logarithmic axis with plain numbers, as many as have room."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    panel.set_yscale("log")
+    low, high = panel.get_ylim()
+    panel.yaxis.set_major_formatter("{x:g}")
+    panel.yaxis.set_minor_formatter("{x:g}")
+    if high > _WIDE * low:
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _legend(panels: Sequence[Axes]) -> tuple[list[Any], list[str]]:

@@ -16,6 +16,7 @@ from pyro_lrp import figures
 from pyro_lrp.core.errors import UserError, printable
 from pyro_lrp.core.files import write_atomically
 from pyro_lrp.figures.style import PAIR
+from pyro_lrp.figures.words import symbols
 from pyro_lrp.latents.views import Strip
 from pyro_lrp.models import Draw
 
@@ -131,7 +132,9 @@ def write_strip(out: Path, strip: Strip) -> list[Path]:
 
 def draw_strip(strip: Strip) -> Figure:
     """Draw a strip as a figure."""
-    return figures.strips(strip.images, strip.rows, strip.columns, groups=strip.groups)
+    rows = [symbols(row) for row in strip.rows]
+    columns = [symbols(column) for column in strip.columns]
+    return figures.strips(strip.images, rows, columns, groups=strip.groups)
 
 
 def _write_arrays(out: Path, images: Tensor, latents: Tensor) -> None:

@@ -16,6 +16,7 @@ from pyro_lrp.data import chunks
 from pyro_lrp.figures import posed
 from pyro_lrp.figures.output import draw_strip
 from pyro_lrp.figures.requests import Request, edit, interpolate, some, traverse
+from pyro_lrp.figures.words import preset
 from pyro_lrp.latents import views
 from pyro_lrp.latents.views import Distance, Space, decode, means
 from pyro_lrp.metrics.functional import classifier_two_sample_test
@@ -189,7 +190,7 @@ def overview(requests: Sequence[Request]) -> Figure:
             context = _random_contexts(request, 4)
             samples = request.autoencoder.draw(4, context=context).images
         rows.append(torch.cat([samples.cpu(), walk.images[0].cpu()]))
-        labels.append(f"{settings.preset('model')}\nβ = {settings.beta:g}")
+        labels.append(f"{preset(settings.preset('model'))}\nβ = {settings.beta:g}")
     columns = ["", "samples", "", "", *walk.columns]
     return figures.strips(torch.stack(rows), labels, columns)
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyro_lrp.figures.style import COLUMN, PAGE, PALETTE, new_figure, style
+from pyro_lrp.figures.style import COLUMN, DASHES, PAGE, new_figure, palette, style
+from pyro_lrp.figures.words import symbols
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["change_bands", "forces", "latent_spaces", "variation"]
 
-_PRIOR_COLOUR = PALETTE[0]
-_CODES_COLOUR = PALETTE[3]
+_PRIOR = 0  # the colour of the palette
+_CODES = 3
 
 
 def change_bands(changes: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
@@ -47,11 +48,11 @@ def change_bands(changes: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
 
 
 def _draw_bands(panel: Axes, name: str, by_path: Mapping[str, np.ndarray]) -> None:
-    for colour, (path, values) in zip(PALETTE, by_path.items(), strict=False):
+    for colour, dashes, (path, values) in zip(palette(), DASHES, by_path.items(), strict=False):
         steps = np.arange(1, values.shape[1] + 1)
         low, median, high = np.percentile(values, (5, 50, 95), axis=0)
         panel.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
-        panel.plot(steps, median, color=colour, label=path)
+        panel.plot(steps, median, dashes, color=colour, label=symbols(path))
     variations = ", ".join(f"{variation(values):.2f}" for values in by_path.values())
     panel.set_title(f"{name}\nvariation {variations}")
     panel.set_ylim(bottom=0)
@@ -119,7 +120,8 @@ def _draw_points(panel: Axes, content: Mapping[str, Any]) -> None:
 def _colour(label: int) -> str:
     if label < 0:
         return "#999999"
-    return PALETTE[label % len(PALETTE)]
+    colours = palette()
+    return colours[label % len(colours)]
 
 
 def forces(panels: Sequence[Mapping[str, Any]]) -> Figure:
@@ -134,16 +136,17 @@ def forces(panels: Sequence[Mapping[str, Any]]) -> Figure:
         side = PAGE / max(3, len(panels))
         figure = new_figure(side * len(panels), side + 0.55)
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        of_prior, of_codes = _two_colours()
         for panel, content in zip(axes, panels, strict=True):
-            _draw_density(panel, content, "prior", "on_prior", _PRIOR_COLOUR)
-            _draw_density(panel, content, "posterior", "on_codes", _CODES_COLOUR)
+            _draw_density(panel, content, "prior", "on_prior", of_prior)
+            _draw_density(panel, content, "posterior", "on_codes", of_codes)
             panel.set_title(content["title"])
             panel.set_aspect("equal", adjustable="datalim")
             panel.set_box_aspect(1)
             panel.set_xticks([])
             panel.set_yticks([])
-        (prior,) = axes[0].plot([], [], color=_PRIOR_COLOUR, label="prior p(z), and the pull on it")
-        (codes,) = axes[0].plot([], [], color=_CODES_COLOUR, label="codes q(z), and the push on them")
+        (prior,) = axes[0].plot([], [], color=of_prior, label="prior p(z), and the pull on it")
+        (codes,) = axes[0].plot([], [], color=of_codes, label="codes q(z), and the push on them")
         figure.legend(
             handles=[prior, codes],
             loc="outside lower center",
@@ -151,6 +154,12 @@ def forces(panels: Sequence[Mapping[str, Any]]) -> Figure:
             frameon=False,
         )
     return figure
+
+
+def _two_colours() -> tuple[str, str]:
+    """The colours of the prior and of the codes."""
+    colours = palette()
+    return colours[_PRIOR], colours[_CODES % len(colours)]
 
 
 def _draw_density(panel: Axes, content: Mapping[str, Any], density: str, arrows: str, colour: str) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.files import write_atomically
 
 if TYPE_CHECKING:  # matplotlib is slow to import, so it is imported only when something is plotted
     from matplotlib.figure import Figure
 
-__all__ = ["COLUMN", "PAGE", "PAIR", "PALETTE", "new_figure", "save_figure"]
+__all__ = [
+    "COLUMN", "DASHES", "MARKERS", "PAGE", "PAIR", "PALETTE", "new_figure", "palette", "save_figure", "style",
+    "with_styles",
+]  # fmt: skip
 
 COLUMN = 3.3  # inches: one column of a paper
 PAGE = 6.8  # inches: both columns
@@ -29,13 +34,18 @@ PALETTE = (  # Okabe and Ito (2008), Color Universal Design, with a grey and a v
     "#8C8C8C",
     "#5B3A8E",
 )
-_STYLE: Any = {
+DASHES = ("-", "--", "-.", ":")  # beside colours, for prints without any
+MARKERS = ("o", "s", "^", "D", "v")
+_SIZES: Any = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
     "legend.fontsize": 7,
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
+}
+_STYLE: Any = {
+    **_SIZES,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "lines.linewidth": 1.4,
@@ -53,13 +63,57 @@ _METADATA: dict[str, dict[str, Any]] = {
 PAIR = tuple(_METADATA)  # a picture for the screen, and one for a paper
 
 
+_chosen: ContextVar[tuple[str, ...]] = ContextVar("styles of matplotlib that are chosen", default=())
+
+
 @contextmanager
 def style() -> Iterator[None]:
     """Within the block, matplotlib uses this style; afterwards its global settings are restored."""
     import matplotlib as mpl
+    from cycler import cycler  # of matplotlib
+    from matplotlib import style as styles
 
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context({**_STYLE, "axes.prop_cycle": cycler(color=PALETTE)}):
+        for name in _chosen.get():
+            styles.use(name)
+            if name in styles.available:  # those of matplotlib have letters for figures twice as large
+                mpl.rcParams.update(_SIZES)
         yield
+
+
+@contextmanager
+def with_styles(names: str | Sequence[str] | None) -> Iterator[None]:
+    """Within the block, :func:`style` is this style with some of matplotlib's over it.
+
+    Args:
+        names: Names of matplotlib's styles, such as ``"grayscale"``, without their sizes of letters; or files
+            ``*.mplstyle``, which may set all; None for none.
+
+    Raises:
+        UserError: If there is no such style or file.
+    """
+    from matplotlib import style as styles
+
+    listed = [names] if isinstance(names, str) else names or []
+    chosen = []
+    for name in listed:
+        path = Path(name).expanduser()
+        if name not in styles.available and not path.is_file():
+            known = ", ".join(each for each in styles.available if not each.startswith("_"))
+            raise UserError(f"style: there is no style and no file {name}; matplotlib has {known}")
+        chosen.append(name if name in styles.available else str(path))
+    token = _chosen.set(tuple(chosen))
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def palette() -> list[str]:
+    """The colours of lines, within :func:`style`."""
+    import matplotlib as mpl
+
+    return mpl.rcParams["axes.prop_cycle"].by_key().get("color", list(PALETTE))
 
 
 def new_figure(width: float, height: float) -> Figure:

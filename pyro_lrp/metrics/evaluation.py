@@ -11,11 +11,17 @@ from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.files import read_json, write_json
 from pyro_lrp.features import sha256
 from pyro_lrp.metrics import METRICS, Metric
+from pyro_lrp.metrics.meanings import GROUPS, arrow, group
 from pyro_lrp.metrics.subject import Subject
 
-__all__ = ["Evaluation", "choose", "known_metrics", "refuse_uncomputable", "request", "sentence", "table"]
+__all__ = [
+    "Evaluation", "choose", "known_metrics", "missing", "refuse_uncomputable", "request", "sentence", "table",
+    "verdicts",
+]  # fmt: skip
 
 Results = dict[str, dict[str, Any]]
+
+_LEGEND = "↓ smaller is better, ↑ larger; a surrogate compares with others of the same classifier alone"
 
 
 def known_metrics(names: str | list[str], key: str, metrics: Mapping[str, Metric] = METRICS) -> str | list[str]:
@@ -197,14 +203,54 @@ def request(name: str, subject: Any, network: str | None) -> dict[str, Any]:
     return {**asked, "weights": sha256(network, file)}
 
 
+def missing(reasons: Mapping[str, str], metrics: Mapping[str, Metric] = METRICS) -> list[str]:
+    """A line for each metric that was not computed, with the reason; one for all that lack their weights.
+
+    Args:
+        reasons: The reasons by name.
+        metrics: The metrics by name.
+    """
+    without: dict[str, list[str]] = {}  # by network
+    lines = []
+    for name, reason in reasons.items():
+        metric = metrics.get(name)
+        if metric is not None and metric.network and reason == metric.without_weights:
+            without.setdefault(metric.network, []).append(name)
+        else:
+            lines.append(f"not computed: {name} {reason}")
+    if sum(map(len, without.values())) == 1:
+        ((network, (name,)),) = without.items()
+        lines.insert(0, f"not computed: {name} {metrics[name].without_weights}")
+    elif without:
+        needing = [f"{', '.join(names)} (weights.{network})" for network, names in without.items()]
+        lines.insert(
+            0,
+            f"not computed without weights.NAME=FILE, unless they are asked for by name, which downloads: "
+            f"{', '.join(needing)}",
+        )
+    return lines
+
+
 def table(results: dict[str, Any]) -> str:
-    """Results as lines of text: name, value, error, number of images, remarks."""
+    """Results as lines of text by group: name, arrow towards better values, value, error, number of images."""
     width = max(map(len, results), default=0) + 2
-    lines = [f"{name:<{width}}{_row(one)}".rstrip() for name, one in results.items()]
+    groups: dict[str, list[str]] = {name: [] for name in GROUPS}
     for name, one in results.items():
-        if "verdict" in one:
-            lines.append(f"{name}: {one['verdict']}")
-    return "\n".join(lines)
+        groups[group(name)].append(f"{name:<{width}}{arrow(name)} {_row(one)}".rstrip())
+    filled = {heading: rows for heading, rows in groups.items() if rows}
+    lines = []
+    for heading, rows in filled.items():
+        if len(filled) > 1:
+            lines += ["", f"{heading}:"]
+        lines += rows
+    if any(arrow(name).strip() for name in results):
+        lines += ["", _LEGEND]
+    return "\n".join(lines).strip("\n")
+
+
+def verdicts(results: dict[str, Any]) -> list[str]:
+    """A sentence of each result that has one."""
+    return [f"{name}: {one['verdict']}" for name, one in results.items() if "verdict" in one]
 
 
 def _row(one: dict[str, Any]) -> str:

@@ -53,10 +53,15 @@ class Metric:
         if reason is not None:
             return reason
         if self.network is not None and not obtainable(self.network, subject.weights):
-            return f"needs weights.{self.network}=FILE, or to be asked for by name: then it is downloaded"
+            return self.without_weights
         if self.hours and torch.device(subject.device).type == "cpu":
             return "takes an hour on a CPU: ask for it by name"
         return None
+
+    @property
+    def without_weights(self) -> str:
+        """The reason to leave it out where its network is not at hand."""
+        return f"needs weights.{self.network}=FILE, or to be asked for by name: then it is downloaded"
 
 
 class Seeded(Protocol):

@@ -34,12 +34,13 @@ from pyro_lrp.metrics.gap_in_codes import (
     with_error,
 )
 from pyro_lrp.metrics.metric import Metric, enough_images, labels_or_attributes, result
-from pyro_lrp.metrics.prior_verdict import OF_A_RUN, verdict
+from pyro_lrp.metrics.prior_verdict import OF_A_RUN, OF_A_TRAINING, Verdict, verdict
 from pyro_lrp.metrics.reconstruction import reconstruction_mse
 from pyro_lrp.metrics.subject import DECODED, Results, Subject
 
-__all__ = ["METRICS", "prior_gap"]
+__all__ = ["METRICS", "prior_gap", "verdict_in_codes"]
 
+_QUICK = 1000  # codes of each kind for a verdict at the end of a training
 _SETS = {
     "samples": "prior samples",
     "resampled": "codes of training images, decoded: what a prior equal to q(z) would give",
@@ -62,7 +63,23 @@ def prior_gap(subject: Subject) -> Results:
         UserError: If there are fewer than 20 training images, test images or finite samples.
     """
     n = subject.count(10_000, quick=5_000)
-    references = max(n, REFERENCE[subject.quick])
+    results, samples, training, test = _compared(subject, n, max(n, REFERENCE[subject.quick]))
+    results |= _by_scale(subject, samples, training, test)
+    results |= base_moments(subject, test)
+    results |= _active_units(subject, test)
+    results["prior_gap_distortion"] = reconstruction_mse(subject)["reconstruction_mse"]
+    results |= _frechet(subject, n)
+    return results | _verdict(subject, results, samples)
+
+
+def _compared(subject: Subject, n: int, references: int) -> tuple[Results, Tensor, DrawnCodes, DrawnCodes]:
+    """Densities, two-sample tests and copying; samples of the prior, training codes and test codes.
+
+    Args:
+        subject: The model and its data.
+        n: Codes of each kind.
+        references: Training codes that samples may be copies of.
+    """
     pool = _codes(subject, subject.some(subject.train, references, "training"), "training")
     with seeded(subject.seed, "evaluate", "prior_gap", "order"):
         # a split that is taken whole comes in an order of its own
@@ -77,13 +94,18 @@ def prior_gap(subject: Subject) -> Results:
         )
     results = densities(subject, training, test)
     results |= two_samples(subject, samples, training.flat, test.flat)
-    results |= _by_scale(subject, samples, training, test)
     results |= copies(subject, samples, test.flat, pool.flat)
-    results |= base_moments(subject, test)
-    results |= _active_units(subject, test)
-    results["prior_gap_distortion"] = reconstruction_mse(subject)["reconstruction_mse"]
-    results |= _frechet(subject, n)
-    return results | _verdict(subject, results, samples)
+    return results, samples, training, test
+
+
+def verdict_in_codes(subject: Subject) -> Verdict:
+    """Whether the prior over- or under-fits, in a second: from 1,000 codes of each kind, without images.
+
+    Raises:
+        UserError: If there are fewer than 20 training images, test images or finite samples.
+    """
+    results, samples, _, _ = _compared(subject, _QUICK, 10 * _QUICK)
+    return verdict(evidence(subject, results, samples.shape[1], OF_A_TRAINING))
 
 
 def _codes(subject: Subject, split: Split, label: str) -> DrawnCodes:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pyro_lrp.metrics.functional.two_sample import Copying, TwoSample
 
-__all__ = ["COPIES", "OF_A_RUN", "Advice", "Evidence", "Verdict", "verdict"]
+__all__ = ["COPIES", "OF_A_RUN", "OF_A_TRAINING", "Advice", "Evidence", "Verdict", "verdict"]
 
 COPIES = 0.6  # both probabilities of copying exceed it if about every fifth sample is a copy
 _STANDARD_ERRORS = 5  # by which they also exceed 0.5
@@ -35,6 +35,9 @@ OF_A_RUN = Advice(
     "without labels or attributes",
 )
 """For a prior that ``train`` learned."""
+
+OF_A_TRAINING = OF_A_RUN._replace(no_distances="from codes: evaluate does")
+"""The same at the end of its training, where no distances of images are computed."""
 
 
 @dataclass(frozen=True)

@@ -45,11 +45,23 @@ class Weight(nn.Module):
             raise ValueError("expected beta to be a number where there is a beta_schedule, got a tensor")
         self.value = value
         self.schedule = schedule
+        self.in_tensor = False
         if schedule:
-            # not saved: it is a function of the step
-            zero = torch.zeros(())
-            self.register_buffer("scheduled", zero, persistent=False)
+            self.keep_in_tensor()
             self.advance(Progress(0, 0.0))
+
+    def keep_in_tensor(self) -> None:
+        """Read the value from a tensor from now on, though it may be constant.
+
+        Several models that are computed as one may then have different values. A constant of 0.0 leaves no
+        term out any more.
+        """
+        if self.in_tensor or isinstance(self.value, Tensor):
+            return
+        self.in_tensor = True
+        # not saved: it is a function of the step
+        value = torch.tensor(float(self.value))
+        self.register_buffer("scheduled", value, persistent=False)
 
     def advance(self, progress: Progress) -> None:
         """Set the value of a scheduled weight."""
@@ -58,9 +70,9 @@ class Weight(nn.Module):
             self.scheduled.fill_(float(self.value) * factor)
 
     def forward(self) -> float | Tensor:
-        if self.schedule is None:
-            return self.value
-        return self.scheduled
+        if self.in_tensor:
+            return self.scheduled
+        return self.value
 
     def terms(self, name: str) -> dict[str, Tensor]:
         """The weight for the log, under ``name``; empty if it is constant."""

@@ -15,10 +15,11 @@ all of it::
     reports.write(runs, "runs/report")
 """
 
+from pyro_lrp.metrics.meanings import better
 from pyro_lrp.reports.collect import Collection, ReportedRun, collect
 from pyro_lrp.reports.page import Lead
 from pyro_lrp.reports.record import read
-from pyro_lrp.reports.scores import Score, better
+from pyro_lrp.reports.scores import Score
 from pyro_lrp.reports.table import Cell, Row, Table, summarize
 from pyro_lrp.reports.text import closing, markdown, terminal
 from pyro_lrp.reports.write import default_folder, write

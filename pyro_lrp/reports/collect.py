@@ -32,7 +32,9 @@ Curve = tuple[tuple[int, float], ...]
 
 _LARGEST_DRAWN = 1e12  # nats; what is beyond is no likelihood, and axes overflow
 _REMAINS = ("metrics.jsonl", "summary.json", "checkpoints")  # a folder with one of them was a run
-_INSIDE = ("checkpoints", "samples", "figures", "tensorboard", "report")  # folders of a run that hold no runs
+_INSIDE = (  # folders of a run that hold no runs
+    "checkpoints", "samples", "figures", "tensorboard", "wandb", "trackio", "report"
+)  # fmt: skip
 _EARLIER = {  # further keys that runs of the first versions lack, which cannot be resumed
     "beta_schedule": "constant",
     "order": "joint",

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyro_lrp.figures.curves import cut_lowest
 from pyro_lrp.figures.style import PAGE, PALETTE, new_figure, style
 from pyro_lrp.reports.collect import CURVES, Curve
 from pyro_lrp.reports.table import Table
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["colour", "curves_png", "dashes"]
@@ -27,10 +27,8 @@ _TITLES = {
     "log_prior": "log p(z), codes of training batches",
     "test/log_prior": "log p(z), test codes",
 }
-_LOWER = 25  # percent of the values, the lowest, that an axis may cut where they would flatten the rest
 _FEW = 20  # points of a curve that are marked
 _MARGIN = 1.02  # of the last step, at which a point is seen as a whole
-_FLATTENED = 10  # how many times as long the axis would be with them
 
 
 def colour(group: int) -> str:
@@ -76,7 +74,7 @@ def _figure(table: Table) -> Figure | None:
         panel.set_xlabel("training step")
         panel.set_ylabel("nats per image")
         panel.set_xlim(0, _MARGIN * last or 1)
-        _cut_lowest(panel, np.array(values))
+        cut_lowest(panel, np.array(values))
     for panel in panels[len(terms) :]:
         panel.set_axis_off()
     _add_legend(figure, table)
@@ -90,16 +88,6 @@ def _curves(table: Table, term: str) -> Iterator[tuple[int, Curve]]:
             curve = run.curves.get(term)
             if curve:
                 yield row.group, curve
-
-
-def _cut_lowest(panel: Axes, values: np.ndarray) -> None:
-    """Let the axis end above the lowest values, of first steps or a collapse, where they flatten the rest."""
-    low, high = np.percentile(values, [_LOWER, 100])
-    span = high - low
-    if span > 0 and high - values.min() > _FLATTENED * span:
-        bottom = low - span
-        panel.set_ylim(bottom, high + 0.1 * span)
-        panel.set_title(f"{panel.get_title()} (some below {bottom:,.0f})")
 
 
 def _add_legend(figure: Figure, table: Table) -> None:

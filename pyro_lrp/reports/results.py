@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
+from pyro_lrp.metrics.meanings import title
 from pyro_lrp.reports.claims import Observation, Verdict
 from pyro_lrp.reports.collect import ReportedRun
 from pyro_lrp.reports.experiments import Experiment
@@ -48,6 +49,7 @@ def chosen(runs: Sequence[ReportedRun], settings: Mapping[str, Any]) -> list[Rep
 def lines(experiment: Experiment, runs: Sequence[ReportedRun]) -> Figure:
     """The figure of a result against a setting: a panel and a line for the values of two others."""
     from pyro_lrp.figures.lines import lines_against
+    from pyro_lrp.figures.words import preset
 
     show = experiment.show["lines"]
     panels: dict[str, dict[str, dict[Any, list[float]]]] = {}
@@ -58,8 +60,7 @@ def lines(experiment: Experiment, runs: Sequence[ReportedRun]) -> Figure:
         panel = panels.setdefault(_named(run, show["panel"]), {})
         line = panel.setdefault(_named(run, show["line"]), {})
         line.setdefault(run.settings.get(show["along"], 0), []).append(value)
-    along = _SYMBOLS.get(show["along"], show["along"].replace("_", " "))
-    return lines_against(panels, along, show["result"].replace("_", " "), log=show.get("log", True))
+    return lines_against(panels, preset(show["along"]), title(show["result"]), log=show.get("log", True))
 
 
 def table(experiment: Experiment, runs: Sequence[ReportedRun]) -> tuple[list[str], list[list[str]]]:
@@ -96,15 +97,14 @@ def _cell(runs: Sequence[Observation], column: str, space: str | None) -> str:
     return _spread([run.metrics[column] for run in having])
 
 
-_SYMBOLS = {"beta": "β", "gamma": "γ", "latent_dim": "latent dimensions"}
-
-
 def _named(run: Observation, key: str) -> str:
     """The value of a key, with the key where the value alone says little."""
+    from pyro_lrp.figures.words import preset
+
     value = run.settings.get(key)
     if value is None or isinstance(value, str):
-        return value or ""
-    return f"{_SYMBOLS.get(key, key)} = {value:g}"
+        return preset(value)
+    return f"{preset(key)} = {value:g}"
 
 
 def _spread(values: Sequence[float]) -> str:

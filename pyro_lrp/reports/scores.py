@@ -7,14 +7,13 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.trees import leaves
 
-__all__ = ["FINAL_TERMS", "Score", "better", "read_final", "read_results", "requests"]
+__all__ = ["FINAL_TERMS", "Score", "read_final", "read_results", "requests"]
 
 FINAL_TERMS = ("test/log_likelihood", "test/log_prior", "test/kl")
 """Terms of the last row of ``summary.json`` that count as metrics, in nats per image."""
@@ -23,42 +22,6 @@ _OUTCOMES = ("classifier_accuracy", "kept_images", "majority_accuracy", "non_fin
 """Entries of a protocol that say what came out, and not how it was computed."""
 
 _LARGEST = 2**63
-_DIRECTIONS = (  # the first pattern that fits decides; an unknown metric has no direction
-    ("*_training", None),  # of the data set's images, not of a model
-    ("*_truth", None),
-    ("*_real", None),
-    ("*_of_another_pose", None),
-    ("fid*", "smaller"),
-    ("fd_*", "smaller"),
-    ("kid*", "smaller"),
-    ("kd_*", "smaller"),
-    ("ppl*", "smaller"),
-    ("reconstruction_mse", "smaller"),
-    ("separability*", "smaller"),
-    ("class_separability*", "smaller"),
-    ("interpolation_distance*", "smaller"),
-    ("inception_score", "larger"),
-    ("is_*", "larger"),
-    ("precision*", "larger"),
-    ("recall*", "larger"),
-    ("density*", "larger"),
-    ("coverage*", "larger"),
-    ("class_accuracy*", "larger"),
-    ("pose_recovery*", "larger"),
-    ("log_likelihood_bound", "larger"),
-)
-
-
-def better(metric: str) -> str | None:
-    """Which values of a metric are better, ``"smaller"`` or ``"larger"``; None if that is not known.
-
-    >>> better("fd_classifier"), better("recall"), better("test/kl"), better("fid_training")
-    ('smaller', 'larger', None, None)
-    """
-    for pattern, direction in _DIRECTIONS:
-        if fnmatchcase(metric, pattern):
-            return direction
-    return None
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from pyro_lrp.core.errors import UserError
+from pyro_lrp.metrics.meanings import better
 from pyro_lrp.reports.collect import Collection, ReportedRun
 from pyro_lrp.reports.differences import IMAGES, columns, grouped, labelled, letter, shown
-from pyro_lrp.reports.scores import FINAL_TERMS, Score, better, number
+from pyro_lrp.reports.scores import FINAL_TERMS, Score, number
 
 __all__ = ["MOST_METRICS", "Cell", "Note", "Row", "Table", "summarize"]
 

@@ -16,15 +16,15 @@ from pyro_lrp.config.identity import Identity
 from pyro_lrp.core.errors import printable
 from pyro_lrp.data import Condition
 from pyro_lrp.metrics import METRICS
+from pyro_lrp.metrics.meanings import arrow
 from pyro_lrp.reports.differences import letter
-from pyro_lrp.reports.scores import Score, better, read_final, read_results, requests
+from pyro_lrp.reports.scores import Score, read_final, read_results, requests
 from pyro_lrp.sharing.loading import loading
 from pyro_lrp.sharing.programs import TOLERANCE, Program
 
 __all__ = ["Facts", "card"]
 
 _SPREADS = ("standard_error", "standard_deviation")
-_ARROWS = {"smaller": "↓", "larger": "↑", None: ""}
 _LONGEST = 12  # names of contexts that are listed
 
 
@@ -217,7 +217,7 @@ def _numbers(facts: Facts) -> Iterator[str]:
         protocols.setdefault(mark, score)
         images = "" if score.n is None else f"{score.n:,}"
         value = _value(score, facts.results.get(name, {}))
-        yield f"| `{_cell(name)}` | {value} | {_ARROWS[better(name)]} | {images} | {mark} |"
+        yield f"| `{_cell(name)}` | {value} | {arrow(name).strip()} | {images} | {mark} |"
     yield ""
     for mark, score in protocols.items():
         terms = [f"{key}: {value}" for key, value in score.terms.items() if value != "null"]

@@ -9,30 +9,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from pyro_lrp.core.errors import UserError
+from pyro_lrp.trainer.compiling import CompiledStep, Outcome
 from pyro_lrp.trainer.obstacles import watched
 from pyro_lrp.trainer.processes import Processes, SharedStep
+from pyro_lrp.trainer.stack import StackedStep
 from pyro_lrp.trainer.step import Step
+from pyro_lrp.trainer.tracing import Compiler, inductor, tensors
 
-__all__ = ["CapturedStep", "CudaGraph", "Graph", "StepFactory", "choose_compile"]
+__all__ = ["CapturedStep", "CudaGraph", "Graph", "StepFactory", "choose_compile", "make_factory"]
 
-_KINDS = ("auto", "off", "graph")
+_KINDS = ("auto", "off", "graph", "full")
+_NEEDS = {"graph": ("cuda",), "full": ("cuda", "cpu")}
 _WARM_UP = 3  # eager steps before recording, in which optimizers and libraries allocate what they keep
 
 
 def choose_compile(compile: str, device: torch.device, processes: int = 1) -> str:
-    """``"off"`` or ``"graph"``, whichever ``auto``, ``off`` or ``graph`` stands for on a device.
+    """``"off"``, ``"graph"`` or ``"full"``, whichever a choice stands for on a device.
 
     Args:
-        compile: What was asked for.
+        compile: What was asked for: one of these, or ``"auto"``, which is graph on CUDA, else off.
         device: The device.
-        processes: How many train together; steps of several are not captured.
+        processes: How many train together; steps of several are neither captured nor compiled.
 
     Raises:
         UserError: If it is unknown, or needs another device.
@@ -41,19 +44,36 @@ def choose_compile(compile: str, device: torch.device, processes: int = 1) -> st
     'off'
     """
     if compile not in _KINDS:
-        raise UserError(f"compile must be auto, off or graph, got {compile!r}")
-    on_cuda = device.type == "cuda"
+        raise UserError(f"compile must be auto, off, graph or full, got {compile!r}")
     if processes > 1:
-        if compile == "graph":
-            raise UserError("compile=graph is for one process: use compile=auto or off with devices= or nodes=")
+        if compile in ("graph", "full"):
+            raise UserError(
+                f"compile={compile} is for one process: use compile=auto or off with devices= or nodes="
+            )
         return "off"
     if compile == "auto":
-        return "graph" if on_cuda else "off"
-    if compile == "graph" and not on_cuda:
-        raise UserError(
-            f"compile=graph needs a CUDA device, and this is {device.type}: use compile=auto or off"
-        )
+        return "graph" if device.type == "cuda" else "off"
+    devices = _NEEDS.get(compile, (device.type,))
+    if device.type not in devices:
+        needed = {"graph": "a CUDA device", "full": "a CUDA device or a CPU"}[compile]
+        raise UserError(f"compile={compile} needs {needed}, and this is {device.type}: use compile=auto or off")
     return compile
+
+
+def make_factory(
+    compile: str, log: Callable[[str], None], device: torch.device, processes: Processes
+) -> StepFactory:
+    """What makes the steps of a training.
+
+    Args:
+        compile: See :func:`choose_compile`.
+        log: Receives lines of text.
+        device: The device.
+        processes: Those that train together.
+    """
+    graph = CudaGraph if device.type == "cuda" else None
+    chosen = choose_compile(compile, device, processes.size)
+    return StepFactory(chosen, log, graph, processes)
 
 
 class Graph(Protocol):
@@ -62,8 +82,13 @@ class Graph(Protocol):
     def aside(self) -> AbstractContextManager[None]:
         """The block of an eager step before recording."""
 
-    def record(self, body: Callable[[], None]) -> None:
-        """Record what ``body`` computes, and compute nothing."""
+    def record(self, body: Callable[[], None], generators: Sequence[torch.Generator] = ()) -> None:
+        """Record what ``body`` computes, and compute nothing.
+
+        Args:
+            body: Computes a step.
+            generators: Those that it draws from besides the device's default one.
+        """
 
     def replay(self) -> None:
         """Compute it once, on the memory it was recorded on."""
@@ -85,7 +110,9 @@ class CudaGraph:
             yield
         current.wait_stream(self._stream)
 
-    def record(self, body: Callable[[], None]) -> None:
+    def record(self, body: Callable[[], None], generators: Sequence[torch.Generator] = ()) -> None:
+        for generator in generators:
+            self._graph.register_generator_state(generator)
         with torch.cuda.graph(self._graph):
             body()
 
@@ -93,25 +120,22 @@ class CudaGraph:
         self._graph.replay()
 
 
-class CapturedStep(Step):
-    """A step whose device's half is recorded after three eager calls, and replayed from then on.
+class CapturedStep(CompiledStep):
+    """A step whose device's half is recorded after three calls, and replayed from then on.
 
-    What no graph can hold is looked for in the last eager call. If there is any, all calls are eager. Between
+    What no graph can hold is looked for in the last of these. If there is any, all calls are eager. Between
     calls, tensors may be changed in place; other changes of the game have no effect once it is recorded.
 
     Args:
-        *args: Those of :class:`Step`.
+        *args: Those of :class:`~pyro_lrp.trainer.compiling.CompiledStep`.
         graph: Records it.
-        give_up: Called once with the reason if the step cannot be recorded.
-        **options: Those of :class:`Step`.
+        **options: Those of :class:`~pyro_lrp.trainer.compiling.CompiledStep`; with a compiler the step that is
+            recorded is the compiled one.
     """
 
-    def __init__(
-        self, *args: Any, graph: Graph, give_up: Callable[[str], None] = lambda reason: None, **options: Any
-    ) -> None:
+    def __init__(self, *args: Any, graph: Graph, **options: Any) -> None:
         super().__init__(*args, **options)
         self.graph: Graph | None = graph
-        self.give_up = give_up
         self._taken = 0
         self._inputs: list[Tensor] = []  # what the graph reads
         self._names: list[str] = []
@@ -121,7 +145,7 @@ class CapturedStep(Step):
         """The device's half.
 
         Args:
-            batches: See :meth:`Step.__call__`; each has a method ``map``, as :class:`~pyro_lrp.data.Batch`.
+            batches: See :meth:`CompiledStep.__call__`.
 
         Returns:
             The terms of all turns, detached scalars on the device. They are float32 once the step is recorded,
@@ -130,71 +154,89 @@ class CapturedStep(Step):
         Raises:
             UserError: If recording fails.
         """
+        self.compile(batches)
         if self.graph is None:
-            return super().__call__(batches)
+            return self.compute(batches)
         if self._taken < _WARM_UP:
             self._taken += 1
             return self._warm_up(self.graph, batches)
         if not self._inputs:
             self._record(self.graph, batches)
-        torch._foreach_copy_(self._inputs, _tensors(batches))
+        torch._foreach_copy_(self._inputs, tensors(batches))
         self.graph.replay()
         terms = self._row.clone().unbind()
         return dict(zip(self._names, terms, strict=True))
 
+    def meet(self, obstacle: str) -> None:
+        self.compiler = None
+        self.graph = None
+        self.outcome.lose(obstacle, "compiled", "captured")
+
     def _warm_up(self, graph: Graph, batches: Sequence[Any]) -> dict[str, Tensor]:
-        """An eager call; the last one is watched."""
-        if self._taken < _WARM_UP:
+        """A call before recording; the last one is watched, unless it was when the step was compiled."""
+        if self._taken < _WARM_UP or self.program is not None:
             with graph.aside():
-                return super().__call__(batches)
+                return self.compute(batches)
         with graph.aside(), watched(self.fabric.device) as watch:
-            terms = super().__call__(batches)
+            terms = self.compute(batches)
         if watch.found:
             self.graph = None
-            self.give_up(watch.found)
+            self.outcome.lose(watch.found, "captured")
         return terms
 
     def _record(self, graph: Graph, batches: Sequence[Any]) -> None:
         inputs = [batch.map(torch.clone) for batch in batches]
-        self._inputs = _tensors(inputs)
+        self._inputs = tensors(inputs)
         # so that gradients are allocated in the graph's memory
         self.game.zero_grad(set_to_none=True)
         try:
             with _capturable(self.optimizers.values()):
-                graph.record(lambda: self._compute(inputs))
+                graph.record(lambda: self._compute(inputs), self.generators)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise UserError(f"a step cannot be recorded as a CUDA graph, use compile=off: {reason}") from error
 
     def _compute(self, inputs: Sequence[Any]) -> None:
-        terms = super().__call__(inputs)
+        terms = self.compute(inputs)
         self._names = list(terms)
         values = [term.float() for term in terms.values()]
         self._row = torch.stack(values)
+
+
+class CapturedStack(CapturedStep, StackedStep):
+    """The steps of several models as one computation, which is recorded after three calls and then replayed.
+
+    Args:
+        *args: Those of :class:`~pyro_lrp.trainer.stack.StackedStep`.
+        **options: Those of :class:`CapturedStep`.
+    """
 
 
 class StepFactory:
     """Makes the step of each phase.
 
     Args:
-        compile: ``"off"`` or ``"graph"``.
-        log: Receives a sentence for each phase that is to be captured and cannot.
-        graph: Makes the graph of a phase.
+        compile: ``"off"``, ``"graph"`` or ``"full"``.
+        log: Receives a sentence for each phase that cannot be what was asked for.
+        graph: Makes the graph of a phase; None if ``"full"`` is to compile alone, as on a CPU.
         processes: Those that share each step, or None.
+        compiler: Compiles under ``"full"``.
     """
 
     def __init__(
         self,
         compile: str,
         log: Callable[[str], None],
-        graph: Callable[[], Graph] = CudaGraph,
+        graph: Callable[[], Graph] | None = CudaGraph,
         processes: Processes | None = None,
+        compiler: Compiler = inductor,
     ) -> None:
         self.compile = compile
         self.processes = processes
         self.log = log
         self.graph = graph
-        self._not_captured: dict[str, str] = {}
+        self.compiler = compiler
+        self._outcomes: list[Outcome] = []
 
     def __call__(self, phase: str, *args: Any, **options: Any) -> Step:
         """The step of a phase.
@@ -208,19 +250,42 @@ class StepFactory:
             return SharedStep(*args, processes=self.processes, **options)
         if self.compile == "off":
             return Step(*args, **options)
-        give_up = partial(self._give_up, phase)
-        return CapturedStep(*args, graph=self.graph(), give_up=give_up, **options)
+        outcome = Outcome(phase, self.log)
+        self._outcomes.append(outcome)
+        options["outcome"] = outcome
+        if self.compile == "full":
+            options["compiler"] = self.compiler
+        if self.graph is None:
+            return CompiledStep(*args, **options)
+        return CapturedStep(*args, graph=self.graph(), **options)
+
+    @property
+    def announcement(self) -> str:
+        """What a log line about the steps ends with."""
+        return "" if self.compile == "off" else f", compile={self.compile}"
+
+    def stacked(self, phase: str, steps: Sequence[Step]) -> StackedStep:
+        """The steps of several models as one computation, captured if single steps are.
+
+        Args:
+            phase: Its name.
+            steps: The step of each model.
+        """
+        if self.compile == "off" or self.graph is None:
+            return StackedStep(steps)
+        return CapturedStack(steps, graph=self.graph(), outcome=Outcome(phase, self.log))
 
     def used(self) -> dict[str, Any]:
-        """For the summary: how steps were taken, and the phases without a graph with the reason of each."""
+        """For the summary: how steps were taken, seconds of compiling, and reasons against it, by phase."""
         used: dict[str, Any] = {"compile": self.compile}
-        if self._not_captured:
-            used["not_captured"] = self._not_captured
+        for kind in ("compiled", "captured"):
+            reasons = {o.phase: o.reasons[kind] for o in self._outcomes if kind in o.reasons}
+            if reasons:
+                used[f"not_{kind}"] = reasons
+        seconds = {o.phase: round(o.seconds, 1) for o in self._outcomes if o.seconds is not None}
+        if seconds:
+            used["compile_seconds"] = seconds
         return used
-
-    def _give_up(self, phase: str, reason: str) -> None:
-        self._not_captured[phase] = reason
-        self.log(f"{phase} runs without a CUDA graph: {reason}")
 
 
 @contextmanager
@@ -235,16 +300,3 @@ def _capturable(optimizers: Iterable[torch.optim.Optimizer]) -> Iterator[None]:
     finally:
         for group, value in zip(groups, before, strict=True):
             group["capturable"] = value
-
-
-def _tensors(batches: Sequence[Any]) -> list[Tensor]:
-    """The tensors of minibatches, in order."""
-    tensors: list[Tensor] = []
-
-    def keep(tensor: Tensor) -> Tensor:
-        tensors.append(tensor)
-        return tensor
-
-    for batch in batches:
-        batch.map(keep)
-    return tensors

@@ -8,7 +8,6 @@ parameters, optimizer moments and s, and a resumed run is bit for bit the run th
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,9 @@ from pyro_lrp.data import Batches, ImageData
 from pyro_lrp.data.batches import image_batches
 from pyro_lrp.objectives import Game
 from pyro_lrp.schedules import Constant, Phase, Schedule
-from pyro_lrp.trainer import snapshots
-from pyro_lrp.trainer.bar import progress_bar, show
-from pyro_lrp.trainer.capture import StepFactory, choose_compile
+from pyro_lrp.trainer import layouts, snapshots
+from pyro_lrp.trainer.bar import ProgressLine
+from pyro_lrp.trainer.capture import make_factory
 from pyro_lrp.trainer.checks import check_batches, check_data
 from pyro_lrp.trainer.decoder_phase import check_code_noise, decoder_batches
 from pyro_lrp.trainer.devices import check_shares, make_fabric, matrix_products
@@ -36,7 +35,7 @@ from pyro_lrp.trainer.phases import Span, lay_out
 from pyro_lrp.trainer.prior_phase import PriorOnly, PriorPhase
 from pyro_lrp.trainer.processes import Processes
 from pyro_lrp.trainer.saving import Saver
-from pyro_lrp.trainer.scoring import Callback, Scoring, Window
+from pyro_lrp.trainer.scoring import Callback, Clock, Scoring, Window
 from pyro_lrp.trainer.step import Step
 from pyro_lrp.trainer.threads import Threads, limited, settled
 
@@ -70,11 +69,15 @@ class Trainer:
         devices: Processes on this machine, of which each takes its rows of every minibatch.
         nodes: Machines; see :func:`~pyro_lrp.trainer.devices.make_fabric`. Only the first process writes,
             prints and calls back.
+        sync_batch_norm: Batch norms of several processes take the statistics of the whole minibatch, not of the
+            rows of each.
         threads: CPU threads: a number; ``"auto"``, one for small networks and the idle cores for large ones; or
             None, torch's own number. A resumed run keeps the number that ``"auto"`` chose.
         precision: ``"32"``, ``"tf32"`` (CUDA), or ``"bf16-mixed"``, under which densities stay in float32.
-        compile: ``"graph"`` replays each step from a CUDA graph, except of phases that no graph can hold;
-            ``"off"`` does not; ``"auto"`` is graph on CUDA, else off. Both compute the same.
+        memory_format: ``"contiguous"``, or ``"channels_last"`` for convolutions.
+        compile: ``"graph"`` replays each step from a CUDA graph; ``"full"`` compiles its losses and gradients
+            too, also on a CPU; ``"off"`` does neither; ``"auto"`` is graph on CUDA, else off. What no graph can
+            hold runs without one. All compute the same, compiled steps up to rounding.
         report_every: Steps between rows of the metrics.
         evaluations: Evenly spaced scorings of all splits in a phase.
         evaluation_images: Images of a split that are scored, always the same ones, chosen at random.
@@ -117,8 +120,10 @@ class Trainer:
         device: str = "auto",
         devices: int = 1,
         nodes: int = 1,
+        sync_batch_norm: bool = False,
         threads: Threads = "auto",
         precision: str = "32",
+        memory_format: str = "contiguous",
         compile: str = "auto",
         report_every: int = 50,
         evaluations: int = 10,
@@ -131,14 +136,14 @@ class Trainer:
     ) -> None:
         check_shares(devices, nodes, batch_size, prior_batch_size or batch_size)
         self.fabric = make_fabric(device, precision, devices, nodes)
-        self.processes = Processes(self.fabric)
+        self.processes = Processes(self.fabric, sync_batch_norm=sync_batch_norm)
         if self.processes.rank:
             directory, callbacks = None, ()
         log = self.processes.only_first(log)
         self.threads = threads
         self.precision = precision
-        compile = choose_compile(compile, self.fabric.device, self.processes.size)
-        self.step_factory = StepFactory(compile, log, processes=self.processes)
+        self.layout = layouts.memory_format(memory_format)
+        self.step_factory = make_factory(compile, log, self.fabric.device, self.processes)
         self.game = game
         self.seed = seed
         self.lr = lr
@@ -200,15 +205,14 @@ class Trainer:
         """
         with self.saver.one_writer(), untouched_generators(), pyro.validation_enabled(False):
             state = self.processes.shared(snapshots.last(self.saver))
-            self.threads = settled(self.threads, state.get("threads"), self._forward, self.log)
+            self.threads = settled(self.threads, state.get("threads"), self.forward, self.log)
             stop = Stop(self.log, "stops after this step")
             with limited(self.threads), matrix_products(self.precision), stop.listening():
-                self._prepare(state)
-                self._announce()
+                self.prepare(state)
                 self._train(stop)
         return self.history.rows
 
-    def _forward(self) -> None:
+    def forward(self) -> None:
         """Score a minibatch."""
         self.game.to(self.fabric.device)
         with eval_mode(self.game), seeded(self.seed, "threads"), self.fabric.autocast():
@@ -216,7 +220,7 @@ class Trainer:
 
     def _train(self, stop: Stop) -> None:
         """All phases, or what is left of them."""
-        with progress_bar(self.total_steps, self.step, visible=self.show_progress) as self.bar:
+        with ProgressLine(self.spans, self.step, visible=self.show_progress) as self.bar:
             try:
                 for span in self.spans:
                     self._run(span, stop)
@@ -226,9 +230,10 @@ class Trainer:
             finally:
                 self.game.eval()
 
-    def _prepare(self, state: Mapping[str, Any]) -> None:
+    def prepare(self, state: Mapping[str, Any]) -> None:
         """Set up what lives on the device, and go on from a checkpoint's state, unless it is empty."""
         self.game.to(self.fabric.device)
+        layouts.set_layout(self.game, self.layout)
         if not self.optimizers:
             with seeded(self.seed, "initialize"):
                 self.game.initialize(self.images.joined(_INITIAL))
@@ -246,6 +251,7 @@ class Trainer:
         if state:
             snapshots.restore(self, state)
         self.history = History(metrics, self.step, self.log)
+        self._announce()
 
     def _announce(self) -> None:
         cautions = [self.game.caution(span.name, self.splits["train"]) for span in self.spans]
@@ -253,10 +259,8 @@ class Trainer:
             self.log(note)
         where = f"{self.directory}: " if self.directory else ""
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        captured = ""
-        if self.step_factory.compile != "off":
-            captured = f", compile={self.step_factory.compile}"
-        self.log(f"{where}{self.total_steps} steps on {self.fabric.device}, {threads}{captured}")
+        compiled = self.step_factory.announcement
+        self.log(f"{where}{self.total_steps} steps on {self.fabric.device}, {threads}{compiled}")
 
     def _run(self, span: Span, stop: Stop) -> None:
         """Train a phase, or the rest of it.
@@ -264,51 +268,52 @@ class Trainer:
         Raises:
             Stopped: If a signal asked for it.
         """
-        if self.stopped or self.step >= span.stop:
+        if not self.is_within(span):
             return
-        self._restart_clock()
-        self.bar.set_description(span.name)
-        batches = self._begin(span)
+        batches = self.begin(span)
         batches.share = self.processes.own
         step = self.step_of(span)
 
-        while self.step < span.stop and not self.stopped:
+        while self.is_within(span):
             # the host writes what changes, and fetches one minibatch of each stream
             step.prepare(self.step, span.progress(self.step))
             number = self.step - span.start
             inputs = [batches.at(number, i) for i in range(step.streams)]
 
             # the device computes
-            terms = step(inputs)
-            self.window.add(terms)
-            self._images_since_report += span.batch_size
-            self.step += 1
-            self.bar.update()
-
-            stopping = self.processes.agree(self.step, wish=stop.signal is not None)
-            if self.step % self.report_every == 0 or self.step == span.stop:
-                self._report(span)
-            elif stopping or self.saver.overdue():  # the next report may be far away
-                self._save()
-            if stopping:
-                self._stop(stop.signal or signal.SIGTERM)
+            self.window.add(step(inputs))
+            if self.count(span, stop):
+                words = f"stopped at step {self.step} of {self.total_steps}{self.keep()}"
+                raise Stopped(words, stop.signal or signal.SIGTERM)
         self.prior_only = None
 
-    def _stop(self, number: int) -> None:
-        """End training between two steps, with a checkpoint of the last one."""
-        where = ""
-        if self.saver.folder is not None:
-            if self.saver.saved_step != self.step:
-                self._save()
-            where = f", and saved in {self.saver.folder}"
-        raise Stopped(f"stopped at step {self.step} of {self.total_steps}{where}", number)
+    def is_within(self, span: Span) -> bool:
+        """Whether steps of a phase are left."""
+        return self.step < span.stop and not self.stopped
 
-    def _save(self) -> None:
-        """Write a checkpoint between two reports."""
-        self.saver.save(snapshots.take(self))
+    def count(self, span: Span, stop: Stop) -> bool:
+        """Count a step that was taken, and report and save if it is time to; True if training is to stop."""
+        self.clock.images += span.batch_size
+        self.step += 1
+        self.bar.update()
+        stopping = self.processes.agree(self.step, wish=stop.signal is not None)
+        if self.step % self.report_every == 0 or self.step == span.stop:
+            self._report(span)
+        elif stopping or self.saver.overdue():  # the next report may be far away
+            self.saver.save(snapshots.take(self))
+        return stopping
 
-    def _begin(self, span: Span) -> Batches:
+    def keep(self) -> str:
+        """See to it that there is a checkpoint of the last step; says where, after a comma."""
+        if self.saver.folder is None:
+            return ""
+        if self.saver.saved_step != self.step:
+            self.saver.save(snapshots.take(self))
+        return f", and saved in {self.saver.folder}"
+
+    def begin(self, span: Span) -> Batches:
         """Set the game up for a phase; its minibatches, of images or of codes."""
+        self.clock = Clock()
         shared: dict[str, Any] = {"seed": self.seed, "fabric": self.fabric, "log": self.log}
         if span.name == "decoder_only":
             train = self.splits["train"]
@@ -356,30 +361,18 @@ class Trainer:
 
         self.history.append(row)
         self.on_row(row)
-        show(self.bar, row)
+        self.bar.show(row)
 
         if save_due:
             self.saver.save(snapshots.take(self))
-        self._restart_clock()
+        self.clock = Clock()
 
     def _row(self, span: Span) -> dict[str, Any]:
         """Where training stands, and the means of its terms since the last row."""
         terms = self.processes.averaged(self.window.read(self.step))
-        seconds = time.perf_counter() - self._clock
-        steps = self.step - span.start
-        epoch = span.first_epoch + steps / span.steps_per_epoch
-        factor = self.schedule(span.progress(self.step - 1))
-        speed = self._images_since_report / max(seconds, 1e-9)
-        return {
-            "step": self.step,
-            "images_seen": span.first_image + steps * span.batch_size,
-            "epoch": round(epoch, 4),
-            "phase": span.name,
-            **terms,
-            "lr": self.lr * factor,
-            "images_per_second": round(speed, 1),
-            "seconds": round(self.history.seconds + seconds, 3),
-        }
+        rate = self.lr * self.schedule(span.progress(self.step - 1))
+        speed = self.clock.entries(self.history.seconds)
+        return {**span.position(self.step), **terms, "lr": rate, **speed}
 
     def _score(self, row: dict[str, Any], *, at_end: bool, score_due: bool, save_due: bool) -> None:
         """Add scores to a row; end a prior-only phase early if they stopped rising."""
@@ -394,7 +387,3 @@ class Trainer:
 
         if self.stopped or at_end:
             row |= self.prior_only.keep_best(lambda: self.scoring(row, picture_due=True))
-
-    def _restart_clock(self) -> None:
-        self._clock = time.perf_counter()
-        self._images_since_report = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.objectives import Game, Turn
@@ -48,6 +49,17 @@ class Span:
         epoch = self.first_epoch + done // self.steps_per_epoch
         fraction = done / (self.stop - self.start)
         return Progress(epoch, fraction, self.name, self.prior_was_joint)
+
+    def position(self, step: int) -> dict[str, Any]:
+        """Where training stands after a step of the phase, for a row of the metrics."""
+        done = step - self.start
+        epoch = self.first_epoch + done / self.steps_per_epoch
+        return {
+            "step": step,
+            "images_seen": self.first_image + done * self.batch_size,
+            "epoch": round(epoch, 4),
+            "phase": self.name,
+        }
 
     def due(self, step: int, times: int, every: int) -> bool:
         """Whether one of ``times`` evenly spaced moments lies in the ``every`` steps up to ``step``."""

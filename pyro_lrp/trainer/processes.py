@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from pyro_lrp.trainer.batch_norm import SharedStatistics
 from pyro_lrp.trainer.step import Step
 
 if TYPE_CHECKING:
@@ -30,14 +31,16 @@ class Processes:
 
     Args:
         fabric: Launched.
+        sync_batch_norm: Whether batch norms take the statistics of all processes' rows.
 
     Attributes:
         rank: The number of this process; 0 writes files and prints.
         size: How many there are.
     """
 
-    def __init__(self, fabric: Fabric) -> None:
+    def __init__(self, fabric: Fabric, *, sync_batch_norm: bool = False) -> None:
         self.fabric = fabric
+        self.sync_batch_norm = sync_batch_norm
         self.rank = fabric.global_rank
         self.size = fabric.world_size
 
@@ -57,6 +60,16 @@ class Processes:
         if self.size == 1:
             return nullcontext()
         return OwnRows(self.rank, self.size)
+
+    def statistics(self) -> AbstractContextManager:
+        """The block in which batch norms see all processes' rows, if they are to."""
+        if self.size == 1 or not self.sync_batch_norm:
+            return nullcontext()
+        return SharedStatistics(self.total, self.rank, self.size)
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over the processes."""
+        return self._reduced(tensor.contiguous().clone(), "sum")
 
     def shared(self, value: Any) -> Any:
         """The value that the first process has."""
@@ -92,7 +105,7 @@ class Processes:
                 tensor.copy_(part.view_as(tensor))
 
     def average_statistics(self, module: nn.Module) -> None:
-        """Average the running statistics of batch norms, which each process takes of its own rows."""
+        """Average the running statistics of batch norms, which each process may take of its own rows."""
         statistics: list[Tensor] = []
         for part in module.modules():
             if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is not None:
@@ -122,7 +135,7 @@ class SharedStep(Step):
         self.processes = processes
 
     def __call__(self, batches: Sequence[Any]) -> dict[str, Tensor]:
-        with self.processes.noise():
+        with self.processes.noise(), self.processes.statistics():
             return super().__call__(batches)
 
     def reduce(self, moves: Sequence[str]) -> None:

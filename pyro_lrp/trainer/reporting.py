@@ -1,9 +1,10 @@
-"""Reports for people: log lines, TensorBoard, the summary, closing words."""
+"""Reports for people: log lines, the summary, closing words."""
 
 from __future__ import annotations
 
 import logging
 import platform
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
@@ -14,14 +15,14 @@ import torch
 from torch import nn
 
 from pyro_lrp.core.arguments import command_line
-from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.terminal import shows_bars
 from pyro_lrp.models import Autoencoder
+from pyro_lrp.trainer.bar import ScreenHandler
 from pyro_lrp.trainer.loop import Trainer
 from pyro_lrp.trainer.overfitting import advice, overfitting
 from pyro_lrp.trainer.scoring import Report
 
-__all__ = ["LOG", "TensorBoard", "closing_words", "log_report", "log_to", "summarize"]
+__all__ = ["LOG", "closing_words", "log_report", "log_to", "summarize"]
 
 LOG = logging.getLogger("pyro_lrp")
 _FINAL_TERMS = {
@@ -30,68 +31,56 @@ _FINAL_TERMS = {
     "log p(z), training codes": "train/log_prior",
     "KL(q(z|x) || p(z)), test": "test/kl",
 }
+_NATS = [
+    "  a nat is 1.44 bits; all are per image, higher is better but for the KL, and only runs of the same data",
+    "  and likelihood compare: log p(x|z) is a density of all pixels together, which may be above 0",
+]
+_PICTURES = {
+    "real beside generated": "overview.png",
+    "samples as they formed": "progress.gif",
+    "curves of these terms": "curves.png",
+}
+_WIDTH = 104  # columns of closing words
 _VERSIONS = ("pyro_lrp", "torch", "pyro-ppl", "torchvision", "lightning-fabric", "hydra-core", "numpy")
 
 
-def log_report(report: Report) -> None:
+def log_report(report: Report, log: logging.Logger = LOG) -> None:
     """A line for the log file; on a screen too, where the output is no terminal and so has no progress bar."""
     row = report.row
     terms = ("log_likelihood", "log_prior")
     names = [f"{split}/{term}" for split in ("train", "test") for term in terms]
     numbers = [f"{name} {row[name]:.2f}" for name in names if name in row]
     text = "  ".join(numbers)
-    LOG.debug("step %d  epoch %.1f  %s  %s", row["step"], row["epoch"], row["phase"], text)
-
-
-class TensorBoard:
-    """Writes rows of the metrics as scalars, to ``DIR/tensorboard``."""
-
-    def __init__(self, directory: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UserError("logger=tensorboard needs a package: pip install tensorboard") from error
-        self.directory = directory
-        self._make = SummaryWriter
-        self._writer: Any = None
-
-    def __call__(self, row: Mapping[str, Any]) -> None:
-        # made late, so that a refused run touches nothing; later steps are purged
-        if self._writer is None:
-            folder = self.directory / "tensorboard"
-            self._writer = self._make(str(folder), purge_step=row["step"])
-        for name, value in row.items():
-            if isinstance(value, (int, float)) and name != "step":
-                self._writer.add_scalar(name, value, row["step"])
-
-    def close(self) -> None:
-        """Flush what is not yet written."""
-        if self._writer is not None:
-            self._writer.close()
+    log.debug("step %d  epoch %.1f  %s  %s", row["step"], row["epoch"], row["phase"], text)
 
 
 @contextmanager
-def log_to(directory: Path, *, bar: bool = True, least: int = logging.DEBUG) -> Iterator[None]:
+def log_to(
+    directory: Path, *, bar: bool = True, least: int = logging.DEBUG, log: logging.Logger = LOG, label: str = ""
+) -> Iterator[None]:
     """Send the log to ``train.log``, and to the screen: less of it where a progress bar can be seen.
 
     Args:
         directory: The run directory.
         bar: Whether there is a progress bar, if the screen can show one.
         least: The least level of the lines that the screen shows.
+        log: The log.
+        label: Begins each line on the screen.
     """
-    LOG.setLevel(logging.DEBUG)
-    LOG.propagate = False
+    log.setLevel(logging.DEBUG)
+    log.propagate = False
     to_file = logging.FileHandler(directory / "train.log", encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    to_screen = logging.StreamHandler()
+    to_screen = ScreenHandler()
     to_screen.setLevel(least)
+    to_screen.setFormatter(logging.Formatter(f"{label.replace('%', '%%')}%(message)s"))
     if bar and shows_bars():
         to_screen.setLevel(max(least, logging.INFO))
-    LOG.handlers = [to_file, to_screen]
+    log.handlers = [to_file, to_screen]
     try:
         yield
     finally:
-        LOG.handlers = []
+        log.handlers = []
         to_file.close()
 
 
@@ -111,6 +100,7 @@ def summarize(
         "after_phase": last,
         "overfitting": overfitting(rows, _phases_of_the_prior(trainer)),
         "log_likelihood_unit": autoencoder.likelihood.unit,
+        "log_likelihood_without_error": autoencoder.likelihood.best(trainer.splits["test"].images[0].numel()),
         "seconds": final.get("seconds", 0.0),
         "images_per_second": speeds,
         "parameters": {name: _count(player) for name, player in players.items()},
@@ -158,41 +148,67 @@ def closing_words(
     options: Mapping[str, Any],
     asking: Mapping[str, Any] | None = None,
 ) -> str:
-    """The last lines on the screen: how it went, where the picture is, what to try next.
+    """The last lines on the screen: how it went, where the pictures are, what to try next.
 
     Args:
         directory: The run's directory.
-        summary: The result of :func:`summarize`.
+        summary: The result of :func:`summarize`, and the ``prior_verdict`` in a sentence if there is one.
         options: Options that other commands need for this run, by key; None is left out.
         asking: Options that ask ``sample`` for contexts, of a conditional prior.
     """
     final = summary["final"]
-    lines = []
-    for label, key in _FINAL_TERMS.items():
-        if final.get(key) is None:  # a deterministic encoder has no KL
-            continue
-        unit = "nats"
-        if key == "test/log_likelihood":
-            unit = summary["log_likelihood_unit"]
-        lines.append(f"  {label:<28}{final[key]:>12.2f} {unit}")
-
     counts = [f"{name} {n:,}" for name, n in summary["parameters"].items()]
     sample = {"run": directory, "n": 100, "temperature": 0.8, **(asking or {}), **options}
     evaluate = {"run": directory, **options}
     return "\n".join([
         f"{directory}: {final.get('step', 0)} steps in {summary['seconds']:.0f} s of training",
-        *lines,
+        *_terms(summary),
         f"  parameters                  {', '.join(counts)}",
-        f"  samples of the prior        {directory / 'figures' / 'samples.png'}",
-        *_warning(summary),
+        *_pictures(directory),
+        *_verdict(summary),
         "try next:",
         f"  {command_line('sample', sample)}",
         f"  {command_line('evaluate', evaluate)}",
     ])  # fmt: skip
 
 
-def _warning(summary: Mapping[str, Any]) -> list[str]:
-    found = summary.get("overfitting")  # which summaries of earlier runs do not have
-    if found is None:
-        return []
-    return advice(found)
+def _terms(summary: Mapping[str, Any]) -> list[str]:
+    """The final terms, and what their unit is."""
+    final = summary["final"]
+    lines = []
+    for label, key in _FINAL_TERMS.items():
+        if final.get(key) is None:  # a deterministic encoder has no KL
+            continue
+        unit = "nats"
+        remark = ""
+        if key == "test/log_likelihood":
+            unit = summary["log_likelihood_unit"]
+            best = summary.get("log_likelihood_without_error")  # which summaries of earlier runs do not have
+            if best is not None:
+                remark = f"  ({best:.2f} if reconstructions had no error)"
+        lines.append(f"  {label:<28}{final[key]:>12.2f} {unit}{remark}")
+    if lines:
+        lines += _NATS
+    return lines
+
+
+def _pictures(directory: Path) -> list[str]:
+    """The pictures that there are, and the folder of previews."""
+    figures = directory / "figures"
+    lines = [f"  samples of the prior        {figures / 'samples.png'}"]
+    for label, name in _PICTURES.items():
+        if (figures / name).is_file():
+            lines.append(f"  {label:<28}{figures / name}")
+    lines.append(f"  previews through training   {directory / 'samples'}")
+    return lines
+
+
+def _verdict(summary: Mapping[str, Any]) -> list[str]:
+    """Whether the prior over- or under-fits, as its codes and the curves show."""
+    lines = []
+    found = summary.get("prior_verdict")
+    if found is not None:
+        lines = textwrap.wrap(found["sentence"], _WIDTH, initial_indent="  ", subsequent_indent="    ")
+    if summary.get("overfitting") is not None:
+        lines += advice(summary["overfitting"])
+    return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from pyro_lrp.objectives import Game
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Callback", "Report", "Scoring", "Window"]
+__all__ = ["Callback", "Clock", "Report", "Scoring", "Window"]
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,27 @@ class Window:
         if fault is not None:
             raise UserError(f"training stops at step {step}: {fault}")
         return means
+
+
+class Clock:
+    """The time and the images since the last report.
+
+    Attributes:
+        images: Images that were trained on.
+    """
+
+    def __init__(self) -> None:
+        self.images = 0
+        self._begun = time.perf_counter()
+
+    def entries(self, seconds_before: float) -> dict[str, float]:
+        """The entries of a row: the speed since the last report, and the seconds of the whole training."""
+        seconds = time.perf_counter() - self._begun
+        speed = self.images / max(seconds, 1e-9)
+        return {
+            "images_per_second": round(speed, 1),
+            "seconds": round(seconds_before + seconds, 3),
+        }
 
 
 class Scoring:

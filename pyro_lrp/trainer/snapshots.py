@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyro_lrp.core import checkpoint
 from pyro_lrp.core.errors import UserError
+from pyro_lrp.trainer.layouts import match_moments
 from pyro_lrp.trainer.phases import Span
 from pyro_lrp.trainer.saving import Saver
 
@@ -63,6 +64,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
         moments = state["optimizers"][name]
         whole["state"] = {int(index): values for index, values in moments.items()}
         optimizer.load_state_dict(whole)
+        match_moments(optimizer)
 
     trainer.step = position(trainer.spans, state)
     total = trainer.total_steps

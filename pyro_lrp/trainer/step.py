@@ -74,6 +74,7 @@ class Step:
         self.schedule = schedule or Constant()
         self.schedules = schedules or {}
         self.averages = averages or {}
+        self.generators: list[torch.Generator] = []  # of noise that is not drawn from the device's default one
 
     @property
     def streams(self) -> int:
@@ -92,12 +93,19 @@ class Step:
             step: The number of the step, through all phases.
             progress: Where it stands, for schedules.
         """
+        self.advance(progress)
+        reseed(self.noise_seed(step), self.fabric.device)
+
+    def advance(self, progress: Progress) -> None:
+        """Write learning rates and scheduled weights."""
         for player in self.moves:
             schedule = self.schedules.get(player, self.schedule)
             set_rate(self.optimizers[player], schedule(progress))
         self.game.advance(progress)
-        seed = derive_seed(self.seed, "noise", step)
-        reseed(seed, self.fabric.device)
+
+    def noise_seed(self, step: int) -> int:
+        """The seed of all noise of a step."""
+        return derive_seed(self.seed, "noise", step)
 
     def __call__(self, batches: Sequence[Any]) -> dict[str, Tensor]:
         """The device's half.
@@ -113,12 +121,15 @@ class Step:
         for turn in self.turns:
             inputs = batches[: turn.batches]
             losses = self._descend(turn, inputs, memo)
-            name = f"{turn.name}_loss"
-            if len(self.turns) == 1:
-                name = "loss"
-            terms[name] = losses.loss.detach()
-            terms |= losses.terms
+            terms |= self.named(turn, losses.loss.detach(), losses.terms)
         return terms
+
+    def named(self, turn: Turn, loss: Tensor, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The loss and the terms of a turn by their names in the metrics."""
+        name = f"{turn.name}_loss"
+        if len(self.turns) == 1:
+            name = "loss"
+        return {name: loss, **terms}
 
     def reduce(self, moves: Sequence[str]) -> None:
         """Combine the gradients of several processes, between backward and the optimizers.
@@ -131,18 +142,24 @@ class Step:
         with self.fabric.autocast():
             losses = self.game(turn.name, batches, memo)
 
-        movers = [self.optimizers[player] for player in turn.moves]
-        for optimizer in movers:
-            optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(losses.loss)
-        self.reduce(turn.moves)
-        for optimizer in movers:
-            optimizer.step()
-
         for player in turn.moves:
+            self.optimizers[player].zero_grad(set_to_none=True)
+        self.fabric.backward(losses.loss)
+        self.move(turn)
+        return losses
+
+    def move(self, turn: Turn) -> None:
+        """Move the players of a turn along their gradients."""
+        self.reduce(turn.moves)
+        for player in turn.moves:
+            self.optimizers[player].step()
+        self.average(turn.moves)
+
+    def average(self, players: Sequence[str]) -> None:
+        """Take players that moved into their averages."""
+        for player in players:
             if player in self.averages:
                 self.averages[player].update()
-        return losses
 
 
 def reseed(seed: int, device: torch.device) -> None:
