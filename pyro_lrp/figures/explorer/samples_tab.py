@@ -62,13 +62,15 @@ class SamplesTab:
         self.chosen = gr.State(None)
         inputs = [temperature, seed, *given]
         draw = desk.answering(self._draw, 2)
-        for component in inputs:
-            component.change(draw, inputs, [grid, self.drawn], **LIVE)
+        outputs = [grid, self.drawn]
+        temperature.input(draw, inputs, outputs, **LIVE)
+        for component in inputs[1:]:
+            component.change(draw, inputs, outputs, **LIVE)
         another.click(lambda number: int(number or 0) + 1, seed, seed, **LIVE)
         pick = desk.answering(self._pick, 3)
         pressed = gr.Number(0, visible=False)
-        outputs = [detail, self.chosen, self.move]
-        grid.select(pick, [self.drawn, pressed], outputs, js=_PRESSED, **LIVE)
+        more = [detail, self.chosen, self.move]
+        grid.select(pick, [self.drawn, pressed], more, js=_PRESSED, **LIVE)
 
     def _first(self, given: list[Any]) -> tuple[str, Samples | None]:
         """The samples that the page shows at once."""
