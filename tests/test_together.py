@@ -79,7 +79,8 @@ def test_every_game_is_trained_as_one(name, rates):
     alone = copy.deepcopy(together)
     said = []
     done = fit_together(together, said.append)
-    assert (said, done.errors) == ([], {})
+    assert not any("after another" in line for line in said)
+    assert done.errors == {}
     for one, other in zip(alone, together, strict=True):
         assert largest_difference(one.fit(), other.history.rows) < 1e-4
 
@@ -98,9 +99,8 @@ def test_every_preset_is_trained_as_one_or_says_why_not(name):
     alone = copy.deepcopy(together)
     said = []
     fit_together(together, said.append)
-    assert [line.partition(" is trained one step after another: vmap: ")[0] for line in said] == NOT_AS_ONE.get(
-        name, []
-    )
+    reasons = [line.split(" is trained one step after another: vmap: ") for line in said]
+    assert [phase for phase, *reason in reasons if reason] == NOT_AS_ONE.get(name, [])
     for one, other in zip(alone, together, strict=True):
         assert largest_difference(one.fit(), other.history.rows) < 1e-3
 
@@ -116,7 +116,7 @@ def test_captured_steps_of_several_are_those_steps_bit_for_bit(name):
         one.step_factory = StepFactory("graph", said.append, RecordedGraph)
     fit_together(plain)
     fit_together(captured)
-    assert said == []
+    assert not any("without a CUDA graph" in line for line in said)
     for one, other in zip(plain, captured, strict=True):
         assert largest_difference(one.history.rows, other.history.rows) == 0
         assert all(map(torch.equal, one.game.state_dict().values(), other.game.state_dict().values()))
@@ -129,7 +129,7 @@ def test_each_has_its_own_weight():
     keep_weights_in_tensors([one.game for one in together])
     said = []
     fit_together(together, said.append)
-    assert said == []
+    assert said[0] == "joint: 3 at once, from step 0 of 16"
     for one, other in zip(alone, together, strict=True):
         assert largest_difference(one.fit(), other.history.rows) < 1e-4
 
@@ -140,7 +140,7 @@ def test_a_weight_that_only_python_knows_is_noticed():
     alone = copy.deepcopy(together)
     said = []
     fit_together(together, said.append)
-    assert said == ["joint is trained one step after another: model 1 has other losses than alone"]
+    assert said[0] == "joint is trained one step after another: model 1 has other losses than alone"
     for one, other in zip(alone, together, strict=True):
         assert largest_difference(one.fit(), other.history.rows) == 0
 

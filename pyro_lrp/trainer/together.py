@@ -213,6 +213,8 @@ class Together:
         if reason:
             self.log(f"{span.name} is trained one step after another: {reason}")
             return alone
+        step = self.trainers[group[0]].step
+        self.log(f"{span.name}: {len(group)} at once, from step {step} of {span.stop}")
         return AsOne(alone)
 
     def _count(self, name: str, span: Span, terms: Mapping[str, Tensor], stop: Stop) -> bool:
