@@ -112,6 +112,8 @@ def load_latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
             return path, load(path)
         except UserError as error:
             if before is not None and before == _version(path):
+                if isinstance(error.__cause__, PermissionError):
+                    raise  # it may be intact
                 raise UserError(f"{error}{_remedy(path)}") from error
         time.sleep(0.01)
     raise UserError(f"checkpoints in {folder} are replaced faster than they can be read: try again")

@@ -99,7 +99,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        error.filename = str(path)  # that of the temporary file, or none, says nothing to a user
+        if error.errno is not None:
+            error.filename = str(path)  # that of the temporary file, or none, says nothing to a user
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ It reads requests from its standard input, a JSON object a line, and answers eac
 the forked process alone; the library knows nothing of them.
 """
 
+import ctypes
 import importlib
 import json
 import os
@@ -149,10 +150,19 @@ def largest_file(size):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-def user(number):
-    """Go on as another user."""
-    os.setgid(number)
-    os.setuid(number)
+def ordinary_user(_):
+    """Obey the permissions of files, as root does not (capabilities DAC_OVERRIDE and DAC_READ_SEARCH)."""
+    if os.getuid():
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; twice
+    if libc.capget(header, sets):
+        raise OSError(ctypes.get_errno(), "capget")
+    for position in range(3):
+        sets[position] &= ~0b110
+    if libc.capset(header, sets):
+        raise OSError(ctypes.get_errno(), "capset")
 
 
 def clock(step):
@@ -217,7 +227,7 @@ FAULTS = {
     "die_at_rename": die_at_rename,
     "count_renames": count_renames,
     "largest_file": largest_file,
-    "user": user,
+    "ordinary_user": ordinary_user,
     "clock": clock,
     "slow": slow,
     "nan_gradient": nan_gradient,

@@ -15,7 +15,7 @@ NUMBERS = {  # trials of each attack by processes
     "SIGTERM and Ctrl-C": (1,),
     "files that cannot grow": (3,),
     "full file system": (1,),
-    "another user, who may not write": (2, 3),
+    "a run that may not be written, or not read": (2, 3),
     "two writers, and a reader": (1, 2),
     "clock backwards": (1,),
     "NaN in data, loss, gradient, parameters": (0, 2, 3),
@@ -50,7 +50,7 @@ def test_processes(place, name):
     for number in NUMBERS[name]:
         fault = attacks.ATTACKS[name][0](place, number)
         if fault == attacks.SKIPPED:
-            pytest.skip("needs root: for a file system of its own, or for another user")
+            pytest.skip("needs root, for a file system of its own")
         assert fault is None
 
 
