@@ -73,7 +73,7 @@ class Desk:
 
     # ----------------------------------------------------------------- inputs
 
-    def given(self, *, every: bool) -> list[gr.components.Component]:
+    def given(self, *, every: bool) -> list[Any]:
         """The choice of what a conditional prior is given: one input, or none.
 
         Args:

@@ -38,7 +38,7 @@ class PathsTab:
                 name = "constant speed in features of a classifier of the data set"
             self.speeds[name] = distance
         by_example = explorer.given.by_example
-        ends = []
+        ends: list[Any] = []
         with gr.Row():
             for name, number in (("From", 0), ("To", 1)):
                 with gr.Column(min_width=280):
