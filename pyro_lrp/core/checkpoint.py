@@ -33,7 +33,7 @@ _LOAD_ERRORS = (
     TypeError,
     ValueError,
     OSError,
-    RecursionError,
+    RuntimeError,  # of a file that another process replaced after it was found, and of trees too deep
     MemoryError,
     AttributeError,
 )
