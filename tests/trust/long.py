@@ -65,13 +65,14 @@ def run(path, minutes, only):
 def summary(path):
     """A table of all counts, in Markdown."""
     rows = rows_of(path)
-    print("| attack | trials | faults | skipped |\n|---|---|---|---|")
+    print("| attack | trials | of | faults | skipped |\n|---|---|---|---|---|")
     for name in ALL:
         own = [row for row in rows if row["attack"] == name]
         each = sum(row.get("files", row.get("configurations", 1)) for row in own)
+        (size,) = fuzz.counted(name).values() or (1,)
         faults = sum(row["fault"] not in (None, attacks.SKIPPED) for row in own)
         skipped = sum(row["fault"] == attacks.SKIPPED for row in own)
-        print(f"| {name} | {each:,} | {faults} | {skipped} |")
+        print(f"| {name} | {each:,} | {size * ALL[name][1]:,} | {faults} | {skipped} |")
 
 
 def main():
