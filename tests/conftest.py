@@ -61,6 +61,13 @@ def _fresh_state():
     conditions._KINDS.update(kinds)  # without those that a test defined
 
 
+@pytest.fixture(autouse=True)
+def _no_curves(request, monkeypatch):
+    """Trainings in this process draw no curves, which take longer than a small one; tests of them do."""
+    if "watching" not in request.path.name and "guide" not in request.path.name:
+        monkeypatch.setattr("pyro_lrp.figures.training.training_curves", lambda rows, unit: None)
+
+
 @pytest.fixture
 def ae():
     """An autoencoder of 8x8 images in float64, away from its initial values: for comparisons of gradients."""

@@ -25,14 +25,15 @@ from pyro_lrp.trainer.scoring import Report
 __all__ = ["LOG", "closing_words", "log_report", "log_to", "summarize"]
 
 LOG = logging.getLogger("pyro_lrp")
+_KL = "test/kl"
 _FINAL_TERMS = {
     "log p(x|z), test images": "test/log_likelihood",
     "log p(z), test codes": "test/log_prior",
     "log p(z), training codes": "train/log_prior",
-    "KL(q(z|x) || p(z)), test": "test/kl",
+    "KL(q(z|x) || p(z)), test": _KL,
 }
 _NATS = [
-    "  a nat is 1.44 bits; all are per image, higher is better but for the KL, and only runs of the same data",
+    "  a nat is 1.44 bits; all are per image, higher is better{but}, and only runs of the same data",
     "  and likelihood compare: log p(x|z) is a density of all pixels together, which may be above 0",
 ]
 _PICTURES = {
@@ -187,8 +188,11 @@ def _terms(summary: Mapping[str, Any]) -> list[str]:
             if best is not None:
                 remark = f"  ({best:.2f} if reconstructions had no error)"
         lines.append(f"  {label:<28}{final[key]:>12.2f} {unit}{remark}")
+    but = ""
+    if final.get(_KL) is not None:
+        but = " but for the KL"
     if lines:
-        lines += _NATS
+        lines += [line.format(but=but) for line in _NATS]
     return lines
 
 
