@@ -245,6 +245,25 @@ def test_a_training_that_was_begun_with_others_goes_on_alone(tmp_path):
     assert largest_difference(alone[2].fit(), last.fit()) < 1e-4
 
 
+def test_one_whose_checkpoint_is_damaged_leaves_the_others_alone(tmp_path):
+    def trainers():
+        return [
+            trainer(one.game, one.seed, directory=tmp_path / str(one.seed))
+            for one in members(small_game, count=2)
+        ]
+
+    first = trainers()
+    stop_at(first[0], 10)
+    with pytest.raises(Stopped):
+        fit_together(first)
+    (tmp_path / "0" / "checkpoints" / "last.safetensors").write_bytes(b"damaged")
+    resumed = trainers()
+    done = fit_together(resumed)
+    assert [*done.errors] == ["0"]
+    assert "is truncated or is not a checkpoint" in str(done.errors["0"])
+    assert resumed[1].step == 32
+
+
 def test_one_that_fails_leaves_the_others_alone():
     together = members(small_game)
     alone = copy.deepcopy(together)

@@ -92,7 +92,7 @@ class Together:
                 stack.enter_context(trainer.saver.one_writer())
             stack.enter_context(untouched_generators())
             stack.enter_context(pyro.validation_enabled(False))
-            states = {name: snapshots.last(trainer.saver) for name, trainer in self.trainers.items()}
+            states = self._states()
             begun_with = next((state["threads"] for state in states.values() if "threads" in state), None)
             threads = settled(first.threads, begun_with, first.forward, self.log)
             stop = Stop(self.log, "stops after this step")
@@ -102,12 +102,21 @@ class Together:
             self._prepare(states, threads)
             self._train(stop)
 
+    def _states(self) -> dict[str, dict[str, Any]]:
+        """What each training was saved with last; one whose checkpoint is damaged is left out."""
+        states = {}
+        for name, trainer in self.trainers.items():
+            with self._failing_alone(name):
+                states[name] = snapshots.last(trainer.saver)
+        return states
+
     def _prepare(self, states: Mapping[str, Mapping[str, Any]], threads: int) -> None:
         """Set each training up; one that cannot go on is left out."""
-        for name, trainer in self.trainers.items():
+        for name, state in states.items():
+            trainer = self.trainers[name]
             trainer.threads = threads
             with self._failing_alone(name):
-                trainer.prepare(states[name])
+                trainer.prepare(state)
 
     def _train(self, stop: Stop) -> None:
         """Train group after group until none is left."""
