@@ -22,7 +22,8 @@ SMALL = (
     "prior.layers=2", "prior.width=8", *QUICK[1:], "epochs=3",
 )  # fmt: skip
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-SOURCES = "place => [...document.querySelectorAll(place + ' img')].map(image => image.src).join()"
+SOURCES = """place => [...document.querySelectorAll(place + " img, " + place + " .lrp-grid")]
+    .map(shown => shown.src || shown.style.getPropertyValue("--picture")).join()"""
 TABS = ("Samples", "Map", "Directions", "Interpolation")
 
 

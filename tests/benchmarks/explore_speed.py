@@ -19,7 +19,8 @@ import time
 from playwright.sync_api import sync_playwright
 
 WAIT = 60_000  # milliseconds
-SOURCES = "place => [...document.querySelectorAll(place + ' img')].map(image => image.src).join()"
+SOURCES = """place => [...document.querySelectorAll(place + " img, " + place + " .lrp-grid")]
+    .map(shown => shown.src || shown.style.getPropertyValue("--picture")).join()"""
 # Resolves with the milliseconds from the call to the frame that follows a change of the images.
 TIMED = f"""([place, selector, key]) => new Promise((resolve) => {{
     const sources = {SOURCES};
@@ -53,7 +54,7 @@ def first_image(browser, address):
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     start = time.perf_counter()
     page.goto(address)
-    page.wait_for_selector("#samples img", timeout=WAIT)
+    page.wait_for_selector("#samples [data-index]", timeout=WAIT)
     seconds = time.perf_counter() - start
     return page, seconds
 
@@ -61,7 +62,7 @@ def first_image(browser, address):
 def answers(page, tab, place, selector, key, rounds):
     """Milliseconds of the answers to a slider of a tab."""
     page.get_by_role("tab", name=tab).click()
-    page.wait_for_selector(f"{place} img", timeout=WAIT)
+    page.wait_for_selector(f"{place} img, {place} .lrp-grid", timeout=WAIT)
     page.wait_for_timeout(1000)
     times = []
     for number in range(rounds + 2):

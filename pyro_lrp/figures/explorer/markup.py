@@ -7,6 +7,7 @@ import html
 import io
 from collections.abc import Sequence
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -37,16 +38,26 @@ def img(image: Tensor, alt: str) -> str:
     >>> img(torch.zeros(1, 8, 8), "test image 3")[:42]
     '<img alt="test image 3" class="lrp-pixels"'
     """
+    is_small = _is_small(image)
+    style = ' class="lrp-pixels"' if is_small else ""
+    return f'<img alt="{html.escape(alt)}"{style} src="{_address(image, exact=is_small)}">'
+
+
+def _is_small(image: Tensor) -> bool:
+    """Whether an image is shown pixel by pixel."""
+    return max(image.shape[1:]) <= _EXACT
+
+
+def _address(image: Tensor, *, exact: bool) -> str:
+    """The content of an image as an address: PNG, or JPEG where it need not be exact."""
     pixels = as_bytes(image.detach().cpu()).permute(1, 2, 0).numpy()
     if pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
-    is_small = max(pixels.shape[:2]) <= _EXACT
-    kind = "png" if is_small else "jpeg"
+    kind = "png" if exact else "jpeg"
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind, quality=92)
     content = base64.b64encode(buffer.getvalue()).decode()
-    style = ' class="lrp-pixels"' if is_small else ""
-    return f'<img alt="{html.escape(alt)}"{style} src="data:image/{kind};base64,{content}">'
+    return f"data:image/{kind};base64,{content}"
 
 
 def figure(image: Tensor, caption: str) -> str:
@@ -67,6 +78,9 @@ def row(figures: Sequence[str], size: str = "") -> str:
 def grid(images: Tensor, names: Sequence[str], columns: Sequence[str] = (), chosen: int | None = None) -> str:
     """Images as buttons, numbered from 0.
 
+    All images are one picture, of which each button shows its part: a browser decodes one in a fraction of the
+    time of many.
+
     Args:
         images: In [0, 1], shape ``(n, C, H, W)``.
         names: What each is, for those who do not see it.
@@ -76,16 +90,32 @@ def grid(images: Tensor, names: Sequence[str], columns: Sequence[str] = (), chos
     cells = []
     for column in columns:
         cells.append(f'<div class="lrp-title">{html.escape(column)}</div>')
-    for index, (image, name) in enumerate(zip(images, names, strict=True)):
+    for index, name in enumerate(names):
         pressed = str(index == chosen).lower()
+        place = 100 * index / max(1, len(names) - 1)
         cells.append(
             f'<button type="button" data-index="{index}" aria-pressed="{pressed}" '
-            f'aria-label="{html.escape(name)}">{img(image, "")}</button>'
+            f'aria-label="{html.escape(name)}"><span style="background-position: {place:.4f}% 0">'
+            "</span></button>"
         )
-    style = ""
+    style = _picture_of(images)
     if columns:
-        style = f' style="grid-template-columns: repeat({len(columns)}, minmax(0, 1fr))"'
-    return f'<div class="lrp-grid"{style}>{"".join(cells)}</div>'
+        style += f"grid-template-columns: repeat({len(columns)}, minmax(0, 1fr));"
+    return f'<div class="lrp-grid" style="{style}">{"".join(cells)}</div>'
+
+
+def _picture_of(images: Tensor) -> str:
+    """The style that gives the buttons of a grid one picture of all images, side by side."""
+    if not len(images):
+        return ""
+    exact = _is_small(images[0])
+    height, width = images.shape[2:]
+    side_by_side = torch.cat([*images.detach()], dim=2)
+    rendering = "pixelated" if exact else "auto"
+    return (
+        f"--picture: url({_address(side_by_side, exact=exact)}); --count: {len(images)}; "
+        f"--shape: {width} / {height}; --rendering: {rendering};"
+    )
 
 
 def gauge(gauge: Gauge | None, reading: Reading | None) -> str:
