@@ -34,6 +34,9 @@ _UNKNOWN_KEYS = (
 )
 
 
+_OWN_NAME = "a file of --config-dir builds on a file of its own name: give it another name"
+
+
 def described(error: Exception, name: str) -> str:
     """An error in one line; one that is a bug, or a mistake that is not anticipated, with its kind.
 
@@ -50,6 +53,8 @@ def described(error: Exception, name: str) -> str:
 
 def uncomposed(error: Exception) -> UserError:
     """The error of arguments of which no configuration can be made: whatever it is, they cause it."""
+    if isinstance(error, RecursionError):
+        return UserError(_OWN_NAME)
     text = " ".join(str(error).split())[:200]
     kind = type(error).__name__
     return UserError(f"no configuration can be made of these arguments ({kind}: {text}); see --help")
@@ -65,7 +70,7 @@ def one_line(error: BaseException, name: str) -> str:
     if isinstance(error, OverrideParseException):
         return _unreadable(error.override)
     if isinstance(error, RecursionError):
-        return "a file of --config-dir builds on a file of its own name: give it another name"
+        return _OWN_NAME
     text = _message(error)
     unknown_choice = _UNKNOWN_CHOICE.search(text)
     if unknown_choice:

@@ -206,6 +206,7 @@ class Contender:
         """The number of codes on which EM ends in time, by the speed of matrix products here."""
         mixture = self.prior
         assert isinstance(mixture, Mixture), "EM is the mixture's"
+        mixture.check_fit(len(self.codes.train))  # which no time would help
         components = len(mixture.logits)
         dim = self.codes.dim
         products = dim**2 if mixture.covariance == "full" else 2 * dim
