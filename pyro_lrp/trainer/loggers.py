@@ -120,7 +120,27 @@ class TensorBoard(Logger):
         return self._opened
 
 
-class WandB(Logger):
+class _ClientRun(Logger):
+    """Writes to a run of a client, which takes rows and pictures by steps."""
+
+    run: Any = None
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Write the numbers of a row."""
+        self.run.log(_numbers(row), step=row["step"])
+
+    def picture(self, name: str, step: int, picture: Tensor) -> None:
+        """Write a picture beside the row of its step."""
+        image = self.client.Image(_pillow(picture))
+        self.run.log({name: image}, step=step)
+
+    def close(self) -> None:
+        """Wait until all is written, or sent."""
+        if self.run is not None:
+            self.run.finish()
+
+
+class WandB(_ClientRun):
     """Writes to Weights & Biases by its client, which keeps its files in ``wandb`` of the current folder.
 
     The client's environment variables hold: ``WANDB_MODE=offline`` sends nothing, ``WANDB_PROJECT`` names the
@@ -130,7 +150,6 @@ class WandB(Logger):
 
     package = "wandb"
     extra = "wandb"
-    run: Any = None
 
     def begin(self, configuration: Mapping[str, Any]) -> None:
         """Begin a run, or go on with the one that the directory knows."""
@@ -149,22 +168,8 @@ class WandB(Logger):
                 f"logger=wandb: {reason} (WANDB_MODE=offline in the environment keeps all on this machine)"
             ) from error
 
-    def row(self, row: Mapping[str, Any]) -> None:
-        """Write the numbers of a row."""
-        self.run.log(_numbers(row), step=row["step"])
 
-    def picture(self, name: str, step: int, picture: Tensor) -> None:
-        """Write a picture beside the row of its step."""
-        image = self.client.Image(_pillow(picture))
-        self.run.log({name: image}, step=step)
-
-    def close(self) -> None:
-        """Wait until all is written, or sent."""
-        if self.run is not None:
-            self.run.finish()
-
-
-class Trackio(Logger):
+class Trackio(_ClientRun):
     """Writes to trackio's database on this machine, ``TRACKIO_DIR``, by its client.
 
     ``trackio show --project pyro_lrp`` opens its page. Nothing is sent unless the client's environment
@@ -173,7 +178,6 @@ class Trackio(Logger):
 
     package = "trackio"
     extra = "trackio"
-    run: Any = None
 
     def begin(self, configuration: Mapping[str, Any]) -> None:
         """Begin a run, or go on with the one that the directory knows."""
@@ -185,20 +189,6 @@ class Trackio(Logger):
             auto_log_cpu=False,
             auto_log_gpu=False,
         )
-
-    def row(self, row: Mapping[str, Any]) -> None:
-        """Write the numbers of a row."""
-        self.run.log(_numbers(row), step=row["step"])
-
-    def picture(self, name: str, step: int, picture: Tensor) -> None:
-        """Write a picture."""
-        image = self.client.Image(_pillow(picture))
-        self.run.log({name: image}, step=step)
-
-    def close(self) -> None:
-        """Wait until all is written."""
-        if self.run is not None:
-            self.run.finish()
 
 
 LOGGERS: dict[str, Callable[[Path], Logger]] = {

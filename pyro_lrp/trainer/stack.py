@@ -23,8 +23,9 @@ from pyro_lrp.objectives import Losses, Turn
 from pyro_lrp.schedules import Progress
 from pyro_lrp.trainer.stacked_adam import StackedAdam
 from pyro_lrp.trainer.step import Step
+from pyro_lrp.trainer.tracing import filled, tensors
 
-__all__ = ["MemberNoise", "Stack", "StackedBatches", "StackedStep", "tensors_of"]
+__all__ = ["MemberNoise", "Stack", "StackedBatches", "StackedStep"]
 
 
 class Stack:
@@ -180,8 +181,7 @@ class StackedStep(Step):
         def one(
             parameters: Any, buffers: Any, inputs: list[Tensor], known: dict[str, Tensor], number: Tensor
         ) -> Any:
-            tensors = iter(inputs)
-            own = [batch.map(lambda _: next(tensors)) for batch in batches]
+            own = filled(batches, inputs)
             known = dict(known)
             with MemberNoise(number, self.generators):
                 losses = functional_call(self.game, (parameters, buffers), (turn.name, own, known))
@@ -189,7 +189,7 @@ class StackedStep(Step):
 
         mapped = vmap(one, randomness="error")
         stack = self.stack
-        loss, terms, known = mapped(stack.parameters, stack.buffers, tensors_of(batches), memo, self.numbers)
+        loss, terms, known = mapped(stack.parameters, stack.buffers, tensors(batches), memo, self.numbers)
         memo.update(known)
         return Losses(loss, terms)
 
@@ -327,19 +327,6 @@ def _same_images(first: Batches, other: Batches) -> bool:
 
 
 def _joined(batches: Sequence[Any]) -> Any:
-    columns = zip(*(tensors_of([batch]) for batch in batches), strict=True)
-    stacked = iter([torch.stack(column) for column in columns])
-    return batches[0].map(lambda _: next(stacked))
-
-
-def tensors_of(batches: Sequence[Any]) -> list[Tensor]:
-    """The tensors of minibatches, in order."""
-    tensors: list[Tensor] = []
-
-    def keep(tensor: Tensor) -> Tensor:
-        tensors.append(tensor)
-        return tensor
-
-    for batch in batches:
-        batch.map(keep)
-    return tensors
+    columns = zip(*(tensors([batch]) for batch in batches), strict=True)
+    (joined,) = filled(batches[:1], [torch.stack(column) for column in columns])
+    return joined

@@ -19,7 +19,18 @@ from pyro_lrp.objectives import Turn
 from pyro_lrp.trainer.layouts import like
 from pyro_lrp.trainer.step import Step
 
-__all__ = ["Compiler", "Program", "Results", "dry", "eager", "inductor", "tensors", "trace", "uncompiled"]
+__all__ = [
+    "Compiler",
+    "Program",
+    "Results",
+    "dry",
+    "eager",
+    "filled",
+    "inductor",
+    "tensors",
+    "trace",
+    "uncompiled",
+]
 
 _TURN = "turn"  # of a node: the turn that it belongs to
 
@@ -187,7 +198,7 @@ def trace(step: Step, batches: Sequence[Any], compiler: Compiler = uncompiled) -
     def flat(*values: Tensor) -> list[Tensor]:
         tracer = get_proxy_mode().tracer  # type: ignore[union-attr]
         outputs: list[Tensor] = []
-        for number, results in enumerate(eager(step, _filled(batches, values))):
+        for number, results in enumerate(eager(step, filled(batches, values))):
             for node in tracer.graph.nodes:
                 node.meta.setdefault(_TURN, number)
             kinds.append(results)
@@ -258,7 +269,7 @@ def tensors(batches: Sequence[Any]) -> list[Tensor]:
     return found
 
 
-def _filled(batches: Sequence[Any], values: Sequence[Tensor]) -> list[Any]:
+def filled(batches: Sequence[Any], values: Sequence[Tensor]) -> list[Any]:
     """The minibatches with other tensors, in the order of :func:`tensors`."""
     left = iter(values)
     return [batch.map(lambda tensor: next(left)) for batch in batches]
