@@ -8,7 +8,6 @@ mutates what it kept.
 import gzip
 import io
 import json
-import os
 import pickle
 import random
 import sys
@@ -139,14 +138,11 @@ def overrides(place, number, examples=BATCH):
         fault = fault_of([argument for argument in arguments if not argument.startswith("-")])
         assert fault is None, fault
 
-    before = os.getcwd()
-    os.chdir(place.folder)
     try:
-        law()
+        with kit.inside(place.folder):
+            law()
     except AssertionError as error:
         return str(error).splitlines()[0]
-    finally:
-        os.chdir(before)
     return None
 
 

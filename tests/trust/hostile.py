@@ -14,6 +14,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from trust import kit
+
 SECONDS = 10
 MIB = 1024
 
@@ -406,8 +408,8 @@ HOSTILE = {
 
 def attack(server, place, name):
     """Run one kind in a folder that holds a trained run; returns what is wrong, or None, and the end."""
-    os.chdir(place)
-    command, *arguments = HOSTILE[name](place / "hostile")
+    with kit.inside(place):
+        command, *arguments = HOSTILE[name](place / "hostile")
     end = server.run(command, *arguments, cwd=place, seconds=12 * SECONDS)
     fault = end.fault()
     if fault is None and end.cpu > SECONDS:

@@ -182,6 +182,17 @@ def same_training(one, other):
     return None
 
 
+@contextlib.contextmanager
+def inside(folder):
+    """Within it, a folder is the current one."""
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
 def fresh(folder):
     """An empty folder."""
     shutil.rmtree(folder, ignore_errors=True)

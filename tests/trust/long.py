@@ -9,6 +9,7 @@ import json
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 from trust import attacks, damage, fuzz, kit
@@ -76,6 +77,7 @@ def summary(path):
 
 
 def main():
+    warnings.simplefilter("ignore")  # those of Pillow, which the commands hide
     options = dict(argument.split("=", 1) for argument in sys.argv[1:])
     path = Path(options.get("out", OUT))
     if options.get("summary") == "true":

@@ -39,10 +39,8 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trust")
     for above in (folder, folder.parent):
         os.chmod(above, 0o755)  # also for another user
-    before = os.getcwd()
     with kit.commands(folder / "server") as server:
         yield attacks.Place(folder, server)
-    os.chdir(before)
 
 
 @pytest.mark.parametrize("name", NUMBERS)
