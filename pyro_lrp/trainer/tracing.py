@@ -7,6 +7,7 @@ operations, one graph for each turn. A compiler may fuse them; the optimizers st
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,8 +50,25 @@ def inductor(graph: GraphModule, examples: list[Tensor]) -> Function:
     import torch._inductor  # here, because it takes seconds
 
     options = {"fallback_random": True, "reorder_for_locality": False}
-    compiled: Any = torch._inductor.compile(graph, [*examples], options=options)
+    with _context():
+        compiled: Any = torch._inductor.compile(graph, [*examples], options=options)
     return compiled
+
+
+@contextmanager
+def _context() -> Iterator[None]:
+    """Within the block torch describes tensors in one mode.
+
+    Without it there is a new one for each operation that is traced, which takes longer than all else. And a run
+    that is resumed does not find its graphs in torch's cache, and compiles them anew.
+    """
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    mode = FakeTensorMode(allow_fallback_kernels=True, allow_non_fake_inputs=True, shape_env=ShapeEnv())
+    with tracing(TracingContext(mode)):
+        yield
 
 
 @dataclass(frozen=True)
@@ -205,7 +223,8 @@ def trace(step: Step, batches: Sequence[Any], compiler: Compiler = uncompiled) -
             outputs += results.flat()
         return outputs
 
-    traced = dry(step, lambda: make_fx(flat)(*tensors(batches)))
+    with _context():
+        traced = dry(step, lambda: make_fx(flat)(*tensors(batches)))
     constants = _named_constants(traced)
     nodes = [*traced.graph.nodes]
     inputs = [node.name for node in nodes if node.op == "placeholder"]
