@@ -117,13 +117,15 @@ def read_yaml(path: Path) -> Any:
         raise UserError(f"{path} is larger than a configuration can be ({FILE_BYTES:,} bytes)")
     try:
         text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not readable YAML") from error
-    if root is not None:
-        _refuse_explosion(root, path)
+    if root is None:
+        return None
+    _refuse_explosion(root, path)
     try:
-        tree = yaml.safe_load(text)
+        tree = loader.construct_document(root)
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path} is not readable YAML") from error
     _refuse_other_types(tree, path)

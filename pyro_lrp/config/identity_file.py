@@ -50,6 +50,10 @@ PLACE_KEYS = tuple(f"data.{key}" for key in PLACES)  # the fingerprint tells dat
 """Keys that say where data lie, and not which they are."""
 
 
+# LibYAML's, where PyYAML has it, and for trusted values alone: the depth of a stranger's text could exhaust its
+# stack. Files are written by the other one, so that their text does not depend on what is installed.
+_FAST_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_FAST_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _PRESET = re.compile(r"\w[\w .+-]*")
 
 
@@ -188,7 +192,8 @@ def stamp(identity: Mapping[str, Any]) -> str:
 
 def plain_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
     """An identity as it is read from the file to which it is written."""
-    return yaml.safe_load(_dump(identity))
+    text = yaml.dump(dict(identity), Dumper=_FAST_DUMPER, sort_keys=False)
+    return yaml.load(text, Loader=_FAST_LOADER)
 
 
 def is_sealed(directory: Path) -> bool:
