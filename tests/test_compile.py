@@ -8,6 +8,7 @@ import pytest
 import torch
 from builders import small_autoencoder, small_game
 from commands import QUICK, only_run
+from presets import ZOO, planned
 from recorded_graph import RecordedGraph
 from test_capture import (
     ALL,
@@ -16,13 +17,11 @@ from test_capture import (
     NumberedBeta,
     are_equal,
     hindered,
-    planned,
     trained,
     trainer,
     used_by,
 )
 from test_step import batches, make_step
-from test_zoo import ZOO
 
 from pyro_lrp import objectives, priors
 from pyro_lrp.core.randomness import seeded
@@ -62,7 +61,7 @@ def pair(make, graph=None, compiler=uncompiled, **options):
 @pytest.mark.parametrize(("precision", "graph"), [("32", None), ("bf16-mixed", RecordedGraph)])
 @pytest.mark.parametrize("name", ALL)
 def test_a_traced_game_is_the_eager_one_bit_for_bit(name, precision, graph):
-    """16 joint and 16 prior-only steps, alone and recorded by a graph."""
+    """8 joint and 8 prior-only steps, alone and recorded by a graph."""
     expected, found, used = pair(ALL[name], graph, precision=precision)
     assert "joint" in used["compile_seconds"]
     assert used.keys() == {"compile", "compile_seconds"}

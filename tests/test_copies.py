@@ -8,6 +8,7 @@ import pyro.distributions.transforms as T
 import pytest
 import torch
 from builders import GAMES, small_autoencoder
+from commands import SERVER
 from test_hierarchy import PRIORS as HIERARCHIES
 from test_hierarchy import people, posed
 from test_laws import CORRECT
@@ -222,11 +223,10 @@ def trained():
     return prior, z, log_density(prior, z)
 
 
-def test_a_prior_is_sent_to_a_spawned_process(trained):
+def test_a_prior_is_sent_to_another_process(trained):
     """As ``torch.multiprocessing.spawn`` and data-parallel training do."""
     prior, z, expected = trained
-    context = torch.multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
+    with SERVER.Pool(1) as pool:
         found = pool.apply(log_density, (prior, z))
     torch.testing.assert_close(found, expected)
 

@@ -298,11 +298,11 @@ def test_lpips_is_the_packages(network, tmp_path, capsys):
     assert capsys.readouterr().out == ""
     assert not any(p.requires_grad for p in distance.parameters())
     reference = packages_own(network, state)
-    x, y = torch.rand(2, 3, 3, 40, 32)
+    x, y = torch.rand(2, 2, 3, 40, 32)
     with torch.no_grad():
         found = distance(x, y)
         torch.testing.assert_close(found, reference(2 * x - 1, 2 * y - 1).flatten())  # spec 15.33
-        assert found.shape == (3,)
+        assert found.shape == (2,)
         assert found.min() > 0
         assert distance(x, x).abs().max() == 0  # spec 15.32
         torch.testing.assert_close(distance(y, x), found)
@@ -392,7 +392,7 @@ def inception(tmp_path_factory):
 def test_the_distance_of_png_files_is_that_of_pytorch_fids_command(inception, tmp_path):
     """Colour against grey, in its 64 lowest features, which take a tenth of the time of all 2,048."""
     folders = [tmp_path / "colour", tmp_path / "grey"]
-    sets = [fid.write_images(folder, 12, channels) for folder, channels in zip(folders, (3, 1), strict=True)]
+    sets = [fid.write_images(folder, 6, channels) for folder, channels in zip(folders, (3, 1), strict=True)]
     value = fid.ours(inception / "ours.safetensors", sets, 64)
     assert value > 0.1
     assert value == pytest.approx(fid.theirs(inception, folders, 64), rel=1e-4)

@@ -102,7 +102,7 @@ CORRECT = {
     **{f"torch's mixture {dim}": lambda dim=dim: Honest(dim) for dim in (2, 5, 16)},
     "mixture 1": lambda: Mixture(1, 4, covariance="diag"),
     "flow on a mixture 6": lambda: paper_flow(6, 4, 16, base=Mixture(6, 3)),
-    "flow 16": lambda: paper_flow(16, 8, 128),
+    "flow 16": lambda: paper_flow(16, 4, 32),
     "conditional flow 2": lambda: conditional_paper_flow(2, 3, 4, 16),
     "conditional flow 6": lambda: conditional_paper_flow(6, 3, 4, 16),
     "VampPrior 3": vamp_prior,

@@ -266,8 +266,8 @@ def test_too_few_images_are_said():
     )
 
 
-def test_distances_of_a_model_beside_its_floors(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYRO_LRP_CACHE", str(tmp_path))
+def test_distances_of_a_model_beside_its_floors(tmp_path, monkeypatch, lend_cache):
+    monkeypatch.setenv("PYRO_LRP_CACHE", str(lend_cache(tmp_path / "cache")))
 
     class Perfect(models.Autoencoder):
         """Reconstructs exactly; its samples are training images, or training images and noise."""

@@ -112,6 +112,8 @@ def test_two_images_can_be_learned_by_heart(name):
         loss = (decoder(encoder(x)[0]) - x).square().mean()
         loss.backward()
         adam.step()
+        if loss.item() < 0.02:
+            break
     assert loss.item() < 0.02  # the best constant image has 0.25
 
 

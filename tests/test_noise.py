@@ -162,7 +162,7 @@ NOISY = ("network.noise=floor", "network.noise_floor=0.2", "network.latent_norm=
 
 
 def test_a_run_with_noise_trains_resumes_and_loads(train, interrupt_at):
-    options = (*QUICK, "network=mlp", "epochs=4", "trainer.report_every=1", "trainer.save_minutes=0", *NOISY)
+    options = (*QUICK, "network=mlp", "epochs=4", "trainer.report_every=3", "trainer.save_minutes=0", *NOISY)
     assert train(*options, "name=whole")[0] == 0
     interrupt_at(5)
     train(*options, "name=parts")

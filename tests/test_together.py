@@ -9,10 +9,9 @@ import pytest
 import torch
 from builders import GAMES, small_game
 from commands import QUICK
+from presets import UNETS, ZOO, planned
 from recorded_graph import RecordedGraph
-from test_capture import planned
 from test_step import RAMP
-from test_zoo import UNETS, ZOO
 from torch import nn
 
 from pyro_lrp import config, data, schedules
@@ -29,6 +28,7 @@ from pyro_lrp.trainer.together import Together, keep_weights_in_tensors
 ALL = {**GAMES, **RAMP}
 CLOCK = ("seconds", "images_per_second")
 IMAGES = data.fake(64, (1, 8, 8))
+SHORT = [Phase("joint", 1), Phase("prior_only", 1)]
 PARTS = {"phases": [Phase("joint", 2), Phase("prior_only", 2)], "prior_phase": PriorPhase(0.3, ema=0.9)}
 
 
@@ -71,11 +71,11 @@ def largest_difference(rows, others):
 # equality
 
 
-@pytest.mark.parametrize("rates", [(1e-3, 1e-3, 1e-3), (1e-3, 2e-3, 3e-3)], ids=["one rate", "three rates"])
+@pytest.mark.parametrize("rates", [(1e-3, 1e-3), (1e-3, 2e-3)], ids=["one rate", "two rates"])
 @pytest.mark.parametrize("name", ALL)
 def test_every_game_is_trained_as_one(name, rates):
-    """16 joint and 16 prior-only steps of three games: every row of the metrics is that of a training alone."""
-    together = members(ALL[name], rates=rates)
+    """8 joint and 8 prior-only steps of two games: every row of the metrics is that of a training alone."""
+    together = members(ALL[name], count=2, rates=rates, phases=SHORT)
     alone = copy.deepcopy(together)
     said = []
     done = fit_together(together, said.append)
@@ -109,7 +109,7 @@ def test_every_preset_is_trained_as_one_or_says_why_not(name):
 def test_captured_steps_of_several_are_those_steps_bit_for_bit(name):
     """On the recorder that repeats kernels as a CUDA graph does; with all that changes from step to step."""
     schedule = schedules.ConstantThenLinear(start=0.0, final=0.1)
-    plain = members(ALL[name], schedule=schedule, count=2)
+    plain = members(ALL[name], schedule=schedule, count=2, phases=SHORT)
     captured = copy.deepcopy(plain)
     said = []
     for one in captured:
@@ -381,11 +381,11 @@ def test_groups_are_of_one_shape():
 
 
 def test_members_of_a_sweep_are_trained_as_one_and_the_others_by_the_launcher(train):
-    code, out, err = train("-m", *SMALL, "seed=0,1", "latent_dim=2,4,6", "name=x-${latent_dim}")
+    code, out, err = train("-m", *SMALL, "seed=0,1", "latent_dim=2,4", "name=x-${latent_dim}")
     assert code == 0, err
-    assert out.count("2 members as one computation: ") == 3
+    assert out.count("2 members as one computation: ") == 2
     directories = sorted(Path("runs").glob("*/*"))
-    assert len(directories) == 6
+    assert len(directories) == 4
     assert all((directory / "summary.json").is_file() for directory in directories)
 
 
