@@ -200,6 +200,9 @@ def two_draws():
     not (os.environ.get("CXX") or any(map(shutil.which, COMPILERS))), reason="needs a C++ compiler"
 )
 def test_a_compiled_run_is_near_the_eager_one_and_resumes_bit_for_bit(tmp_path, interrupt_at):
+    """And what goes on finds its graph in torch's cache."""
+    from torch._dynamo.utils import counters
+
     def run(folder, **options):
         with seeded(0, "game"):
             game = two_draws()
@@ -212,9 +215,11 @@ def test_a_compiled_run_is_near_the_eager_one_and_resumes_bit_for_bit(tmp_path, 
     assert_near(expected, found, 1e-4)
 
     interrupt_at(5)
+    found_before = counters["inductor"]["fxgraph_cache_hit"]
     with pytest.raises(KeyboardInterrupt):
         run("parts", compile="full").fit()
     run("parts", compile="full").fit()
+    assert counters["inductor"]["fxgraph_cache_hit"] == found_before + 2
     ends = [tmp_path / folder / "checkpoints" / "last.safetensors" for folder in ("whole", "parts")]
     assert ends[0].read_bytes() == ends[1].read_bytes()
 
