@@ -32,7 +32,9 @@ def main():
     for directory in options.runs:
         noise = relative_noise(config.Run(directory, data_root=options.data_root))
         mean = noise.log().mean().exp()
-        print(f"| {directory} | {len(noise)} | {noise.min():.3f} | {mean:.3f} | {noise.max():.3f} |", flush=True)
+        print(
+            f"| {directory} | {len(noise)} | {noise.min():.3f} | {mean:.3f} | {noise.max():.3f} |", flush=True
+        )
 
 
 if __name__ == "__main__":
