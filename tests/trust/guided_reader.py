@@ -29,7 +29,7 @@ def main(name, folder, runs):
                 raise AssertionError(f"several lines: {error}") from error
 
     options = (
-        *(f"-runs={runs}", f"-timeout={SECONDS}", f"-rss_limit_mb={MIB}", "-seed=1", "-max_len=20000"),
+        *(f"-runs={runs}", f"-timeout={SECONDS}", f"-rss_limit_mb={MIB}", "-seed=1", "-max_len=200000"),
         *(f"-artifact_prefix={folder}/fault_", f"{folder}/corpus"),
     )
     atheris.Setup([sys.argv[0], *options], one)
