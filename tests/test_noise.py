@@ -31,16 +31,18 @@ MEANS = torch.tensor([[0.0, 0.0], [2.0, 20.0]])  # deviations 1 and 10
 
 
 @pytest.mark.parametrize(
-    ("noise", "own", "expected"),
+    ("noise", "own", "floor", "expected"),
     [
-        ("fixed", 3.0, [0.5, 5.0]),
-        ("fixed", None, [0.5, 5.0]),
-        ("floor", 1.2, [1.3, (1.44 + 25) ** 0.5]),
-        ("floor", None, [0.5, 5.0]),
+        ("fixed", 3.0, 0.5, [0.5, 5.0]),
+        ("fixed", None, 0.5, [0.5, 5.0]),
+        ("fixed", None, [0.5, 0.1], [0.5, 1.0]),
+        ("floor", 1.2, 0.5, [1.3, (1.44 + 25) ** 0.5]),
+        ("floor", 1.2, [0.5, 0.0], [1.3, 1.2]),
+        ("floor", None, 0.5, [0.5, 5.0]),
     ],
 )
-def test_known_scales(noise, own, expected):
-    encoder = NoisyEncoder(Fixed(own), 2, noise, 0.5)
+def test_known_scales(noise, own, floor, expected):
+    encoder = NoisyEncoder(Fixed(own), 2, noise, floor)
     loc, scale = encoder(MEANS)
     assert torch.equal(loc, MEANS)
     torch.testing.assert_close(scale, torch.tensor([expected, expected]))
@@ -91,6 +93,14 @@ BAD = {
     ),
     "nan": ({"noise": "floor", "noise_floor": float("nan")}, "noise_floor must be a number of at least 0"),
     "flag": ({"noise": "floor", "noise_floor": True}, "noise_floor must be a number of at least 0"),
+    "as many as dimensions": (
+        {"noise": "fixed", "noise_floor": [0.1, 0.2]},
+        "noise_floor has 2 numbers, and a code 4 dimensions",
+    ),
+    "text in a list": (
+        {"noise": "fixed", "noise_floor": [0.1, 0.2, "a", 0.1]},
+        "noise_floor must be a number of at least 0, got 'a'",
+    ),
     "no effect": ({"noise_floor": 0.1}, "noise_floor has no effect with noise=learned"),
     "nothing": ({"noise": "fixed"}, "noise=fixed needs a noise_floor above 0"),
 }
@@ -158,7 +168,8 @@ def test_an_entropy_alone_needs_means_that_cannot_spread():
 
 # ----------------------------------------------------------------- runs
 
-NOISY = ("network.noise=floor", "network.noise_floor=0.2", "network.latent_norm=batch")
+FLOORS = [0.2, 0.2, 0.3, 0.2, 0.2, 0.4, 0.2, 0.2]
+NOISY = ("network.noise=floor", f"network.noise_floor={FLOORS}".replace(" ", ""), "network.latent_norm=batch")
 
 
 def test_a_run_with_noise_trains_resumes_and_loads(train, interrupt_at):
@@ -172,7 +183,7 @@ def test_a_run_with_noise_trains_resumes_and_loads(train, interrupt_at):
         assert torch.equal(tensor, parts.state_dict()[name]), name
     run = pyro_lrp.Run("runs/whole/seed_0")
     codes = run.codes("test")
-    assert (codes.scale > 0.2 * whole.encoder.spread * 0.999).all()
+    assert (codes.scale > torch.tensor(FLOORS) * whole.encoder.spread * 0.999).all()
     summary = json.loads((run.directory / "summary.json").read_text())
     assert summary["final"]["test/relative_scale"] > 0.19
 

@@ -24,6 +24,7 @@ from pyro_lrp.config.arguments import Typed
 from pyro_lrp.config.engine import VERSION, engine
 from pyro_lrp.config.folders import EXPERIMENTS, conf_dir, note_replaced
 from pyro_lrp.config.messages import described, uncomposed
+from pyro_lrp.core.allocator import keep_freed_memory
 from pyro_lrp.core.errors import MISTAKES, TRACEBACK, UserError, printable
 from pyro_lrp.core.terminal import tolerate_any_encoding
 
@@ -57,6 +58,7 @@ class Command:
     def __call__(self) -> None:
         """Run the command for the arguments in ``sys.argv``."""
         tolerate_any_encoding()
+        keep_freed_memory()
         arguments = sys.argv[1:]
         with one_line_errors(self.name, arguments):
             typed = Typed(arguments)
@@ -183,6 +185,7 @@ def run_plain(name: str, text: str, run: Callable[[list[str]], None]) -> None:
         run: Receives the arguments; errors that a user can cause are printed in one line.
     """
     tolerate_any_encoding()
+    keep_freed_memory()
     arguments = sys.argv[1:]
     if {"--help", "-h"} & set(arguments):
         print(text, end="")

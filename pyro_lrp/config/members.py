@@ -18,6 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from pyro_lrp.config.messages import described
+from pyro_lrp.core.allocator import keep_freed_memory
 from pyro_lrp.core.errors import TRACEBACK, printable
 from pyro_lrp.core.terminal import tolerate_any_encoding
 
@@ -71,6 +72,7 @@ class Job:
             return attempt(self.command, cfg, label, parallel=False)
         os.chdir(self.working)
         tolerate_any_encoding()
+        keep_freed_memory()
         if self.should_stop:
             return Outcome(label, f"{label}: not begun")
         try:

@@ -150,7 +150,7 @@ class Source:
                 raise UserError(
                     f"{self.key}: {path} is no readable .zip: it is damaged or truncated"
                 ) from error
-            self._entries = {_entry_name(entry): entry for entry in entries if not entry.is_dir()}
+            self._entries = {_entry_name(entry): entry for entry in entries if _is_file(entry)}
             if any(entry.flag_bits & _ENCRYPTED for entry in entries):
                 raise UserError(f"{self.key}: {path} is encrypted: unpack it, and name the folder")
             return list(self._entries)
@@ -232,6 +232,11 @@ def is_hidden(name: str) -> bool:
     """Whether a name is of a hidden file, or of one that a system leaves beside images."""
     parts = name.split("/")
     return parts[-1].lower() in _LITTER or any(part.startswith((".", "__MACOSX")) for part in parts)
+
+
+def _is_file(entry: zipfile.ZipInfo) -> bool:
+    """Whether an entry is a file: a damaged archive may hold one without a name."""
+    return entry.filename != "" and not entry.is_dir()
 
 
 def _entry_name(entry: zipfile.ZipInfo) -> str:

@@ -15,6 +15,7 @@ neither with an end; ``latent_norm`` keeps it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,8 @@ class NoisyEncoder(nn.Module):
         latent_dim: Length of a code.
         noise: ``"learned"``, the encoder's own; ``"floor"``, its own and the floor's added as variances;
             ``"fixed"``, the floor's alone.
-        noise_floor: The floor in units of the spread of each dimension's mean, at least 0.
+        noise_floor: The floor in units of the spread of each dimension's mean, at least 0: one number, or one
+            for each dimension.
         latent_norm: ``"batch"`` standardises each dimension over a batch, with running statistics outside
             training; ``"layer"`` each code over its dimensions; ``"none"``.
         momentum: Weight of a new batch in the running statistics.
@@ -47,6 +49,7 @@ class NoisyEncoder(nn.Module):
         codes: Leng et al. (2025), REPA-E.
     """
 
+    noise_floor: float | Tensor
     spread: Tensor
     batches: Tensor
 
@@ -55,7 +58,7 @@ class NoisyEncoder(nn.Module):
         encoder: nn.Module,
         latent_dim: int,
         noise: str = "learned",
-        noise_floor: float = 0.0,
+        noise_floor: float | Sequence[float] = 0.0,
         latent_norm: str = "none",
         momentum: float = 0.1,
     ) -> None:
@@ -63,7 +66,10 @@ class NoisyEncoder(nn.Module):
         _check(noise, noise_floor, latent_norm, latent_dim)
         self.encoder = encoder
         self.noise = noise
-        self.noise_floor = float(noise_floor)
+        if isinstance(noise_floor, Sequence):
+            self.register_buffer("noise_floor", torch.tensor(list(noise_floor)), persistent=False)
+        else:
+            self.noise_floor = float(noise_floor)
         self.momentum = momentum
         self.norm = _norm(latent_norm, latent_dim, momentum)
         self.register_buffer("spread", torch.ones(latent_dim))
@@ -108,7 +114,7 @@ def with_noise(
     latent_dim: int,
     *,
     noise: str = "learned",
-    noise_floor: float = 0.0,
+    noise_floor: float | Sequence[float] = 0.0,
     latent_norm: str = "none",
 ) -> nn.Module:
     """The encoder with the options of :class:`NoisyEncoder`; the encoder itself if they change nothing.
@@ -124,20 +130,33 @@ def with_noise(
     return NoisyEncoder(encoder, latent_dim, noise, noise_floor, latent_norm)
 
 
-def _check(noise: str, noise_floor: float, latent_norm: str, latent_dim: int) -> None:
+def _check(noise: str, noise_floor: float | Sequence[float], latent_norm: str, latent_dim: int) -> None:
     if noise not in NOISES:
         raise ValueError(f"noise must be one of {', '.join(NOISES)}, got {noise!r}")
     if latent_norm not in LATENT_NORMS:
         raise ValueError(f"latent_norm must be one of {', '.join(LATENT_NORMS)}, got {latent_norm!r}")
-    is_number = isinstance(noise_floor, (int, float)) and not isinstance(noise_floor, bool)
-    if not is_number or not math.isfinite(noise_floor) or noise_floor < 0:
-        raise ValueError(f"noise_floor must be a number of at least 0, got {noise_floor!r}")
-    if noise == "learned" and noise_floor:
+    floors = _floors(noise_floor, latent_dim)
+    if noise == "learned" and any(floors):
         raise ValueError("noise_floor has no effect with noise=learned: use noise=floor or noise=fixed")
-    if noise != "learned" and not noise_floor:
+    if noise != "learned" and not any(floors):
         raise ValueError(f"noise={noise} needs a noise_floor above 0")
     if latent_norm == "layer" and latent_dim < 2:
         raise ValueError("latent_norm=layer needs a latent_dim of at least 2")
+
+
+def _floors(noise_floor: float | Sequence[float], latent_dim: int) -> list[float]:
+    """The numbers of a floor, checked: one, or one for each dimension."""
+    if isinstance(noise_floor, Sequence) and not isinstance(noise_floor, str):
+        if len(noise_floor) != latent_dim:
+            raise ValueError(f"noise_floor has {len(noise_floor)} numbers, and a code {latent_dim} dimensions")
+        return [_floor(number) for number in noise_floor]
+    return [_floor(noise_floor)]
+
+
+def _floor(number: object) -> float:
+    if isinstance(number, (int, float)) and not isinstance(number, bool) and 0 <= number < math.inf:
+        return number
+    raise ValueError(f"noise_floor must be a number of at least 0, got {number!r}")
 
 
 def _norm(latent_norm: str, latent_dim: int, momentum: float) -> nn.Module:

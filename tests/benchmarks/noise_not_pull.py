@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from own_noise import relative_noise
 
 import pyro_lrp
 from pyro_lrp import config, metrics
@@ -39,13 +40,14 @@ class Setting(NamedTuple):
 
     Attributes:
         beta: Weight of the regularization.
-        k: Deviations of fixed noise; 0: the encoder's own noise.
+        k: Deviations of fixed noise; 0: the encoder's own noise; "mean" and "each": the noise that the encoder
+            of beta = 1 gives itself, its geometric mean or dimension by dimension.
         options: Further arguments of its training.
         means: The setting whose autoencoders are taken, priors being fitted to the means of their codes alone.
     """
 
     beta: float
-    k: float
+    k: float | str
     options: tuple[str, ...] = ()
     means: str | None = None
 
@@ -59,6 +61,9 @@ SETTINGS = {
     "beta_0_k_0.3": Setting(0, 0.3),
 }
 REMEDIES = {
+    # as much noise as beta = 1 has, at every size; and where it has it
+    "beta_0_as_beta_1": Setting(0, "mean"),
+    "beta_0_as_beta_1_each": Setting(0, "each"),
     # a scale of the codes that cannot run away, upwards at beta = 0 and downwards at beta = 1
     "beta_0_k_0.1_norm": Setting(0, 0.1, ("network.latent_norm=batch",)),
     "beta_1_k_0.1_norm": Setting(1, 0.1, ("network.latent_norm=batch",)),
@@ -95,17 +100,28 @@ SCORES = {  # names in a row, and in the results of the metrics
 }
 
 
-def arguments_of(data, latent_dim, setting, seed):
+def floor_of(k, data, latent_dim, seed, root):
+    """A number, or one for each dimension."""
+    if not isinstance(k, str):
+        return k
+    own = relative_noise(pyro_lrp.train(*arguments_of(data, latent_dim, "beta_1", seed, root)))
+    if k == "mean":
+        return own.log().mean().exp().item()
+    return own.sort().values.tolist()
+
+
+def arguments_of(data, latent_dim, setting, seed, root):
     """The command line that trains an autoencoder."""
     setting = EVERY[setting].means or setting
     beta, k, options, _ = EVERY[setting]
-    noise = [f"network.noise_floor={k}", "network.noise=fixed"] if k else []
+    floor = floor_of(k, data, latent_dim, seed, root)
+    noise = [f"network.noise_floor={floor}".replace(" ", ""), "network.noise=fixed"] if floor else []
     prior = ["prior=flow"] if beta else ["prior=standard_normal"]
     return [
         f"experiment={EXPERIMENTS[data]}", "model=vae_flow_learned_gamma", "likelihood.lr=1e-2",
         f"latent_dim={latent_dim}", f"beta={beta}", *noise, *options, *prior, f"seed={seed}",
         "prior_epochs=0", "trainer.evaluations=1", "device=cpu", "threads=1", "progress=false",
-        f"name=noise_not_pull/{data}_z{latent_dim}_{setting}",
+        f"data.root={root}", f"name=noise_not_pull/{data}_z{latent_dim}_{setting}",
     ]  # fmt: skip
 
 
@@ -171,8 +187,8 @@ def interpolations(run):
 
 def cell(data, latent_dim, setting, seed, prior, root):
     """One row: an autoencoder, trained now if it was not before, under one prior."""
-    arguments = arguments_of(data, latent_dim, setting, seed)
-    run = pyro_lrp.train(*arguments, f"data.root={root}")
+    arguments = arguments_of(data, latent_dim, setting, seed, root)
+    run = pyro_lrp.train(*arguments)
     autoencoder, identity = with_prior(run, arguments, prior)
     epochs = 0
     if prior != "mixture":
@@ -205,7 +221,7 @@ def main(options):
             continue
         start = time.process_time()
         row = {"data": options.data, **dict(zip(keys, cells, strict=True))}
-        row["beta"], row["k"], *_ = EVERY[setting]
+        row["beta"], row["k"], *_ = EVERY[setting]  # k as a word, where it is taken from other runs
         row |= cell(options.data, latent_dim, setting, seed, prior, options.data_root)
         row["seconds_of_the_cell"] = time.process_time() - start
         with open(options.out, "a") as file:

@@ -74,6 +74,8 @@ class Place:
 def resumed(place, work, *arguments):
     """Resume a training: what is wrong with its end, or differs from an undisturbed one."""
     end = place.server.run("train", *kit.SHORT, "name=a", *arguments, cwd=work)
+    if end.timed_out:
+        return "resuming took too long"
     if end.code:
         return f"did not resume: {end.error or end.output[-200:]}"
     return kit.same_training(place.whole, work / kit.PLACE)

@@ -107,14 +107,15 @@ class Commands:
         )
         return answer["pid"], output
 
-    def wait(self, started, seconds=120):
+    def wait(self, started, seconds=600):
+        """Its end; it is killed after some seconds, which are many, since the machine may be busy."""
         pid, output = started
         answer = self._ask(pid=pid, seconds=seconds)
         self.cpu += answer["cpu"]
         text = output.read_text(errors="replace") if output.exists() else ""
         return End(answer["code"], text, answer["mib"], answer["cpu"], answer["timed_out"])
 
-    def run(self, command, *arguments, cwd, seconds=120, environment=None, **faults):
+    def run(self, command, *arguments, cwd, seconds=600, environment=None, **faults):
         return self.wait(self.start(command, *arguments, cwd=cwd, environment=environment, **faults), seconds)
 
     def kill_when(self, started, due, number=signal.SIGKILL, seconds=60):
