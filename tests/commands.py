@@ -83,7 +83,10 @@ def forked(command, *arguments, cwd, fork_workers=False, **environment):
 
 
 def run_forked(command, arguments, cwd, environment, fork_workers=False, output="output.txt"):
-    """Run a command in this process, which was forked for it, and end as the interpreter does."""
+    """Run a command in this process, which was forked for it, and end as the interpreter does.
+
+    As in the process of the tests, a training draws no curves.
+    """
     os.setsid()
     os.chdir(cwd)
     sys.path.insert(0, str(cwd))  # as python -m does
@@ -93,6 +96,7 @@ def run_forked(command, arguments, cwd, environment, fork_workers=False, output=
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = [f"pyro_lrp.{command}", *map(str, arguments)]
+    importlib.import_module("pyro_lrp.figures.training").training_curves = lambda rows, unit: None
     if fork_workers:
         fork_exec.fork_exec = _fork_instead
     try:
