@@ -24,7 +24,7 @@ PLUGINS = {"joblib": "joblib", "submitit_local": "submitit", "ray": "ray"}
 ONE_PROCESS = {  # for all members of a sweep: another process would have to import torch, too
     "joblib": ("hydra.launcher.n_jobs=2", "hydra.launcher.batch_size=2"),
     "submitit_local": (),
-    "ray": ("+hydra.launcher.ray.init.num_cpus=1",),
+    "ray": ("+hydra.launcher.ray.init.num_cpus=1", "+hydra.launcher.ray.init.include_dashboard=false"),
 }
 SECONDS = 300  # after which a process that hangs is ended
 
