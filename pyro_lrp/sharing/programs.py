@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.randomness import seeded
 from pyro_lrp.models import Autoencoder
-from pyro_lrp.sharing.pushforward import Pushforward, pushforward, simplify
+from pyro_lrp.sharing.pushforward import HierarchyPushforward, Pushforward, pushforward, simplify
 
 __all__ = ["FORMATS", "TOLERANCE", "Program", "write_programs"]
 
@@ -92,6 +92,9 @@ class _Sampler(nn.Module):
     def forward(
         self, noise: Tensor, temperature: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
+        if isinstance(self.push, HierarchyPushforward):
+            latents, images = self.push.with_images(noise, temperature, context)
+            return images, latents
         latents = self.push(noise, temperature, context)
         return self._autoencoder[0].decode(latents, context), latents
 

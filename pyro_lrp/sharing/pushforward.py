@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
 from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.gradients import full_precision
 from pyro_lrp.priors import Hierarchy, Mixture, NeuralSampler, Prior, VampPrior
 from pyro_lrp.priors.mixture import MixtureDistribution
 from pyro_lrp.transforms import InvertibleLinear
 
-__all__ = ["Pushforward", "pushforward", "simplify"]
+__all__ = ["HierarchyPushforward", "Pushforward", "pushforward", "simplify"]
 
 
 class Pushforward(nn.Module):
@@ -157,6 +158,18 @@ class HierarchyPushforward(Pushforward):
         self.noise_dim = sum(self.lengths)
 
     def forward(self, noise: Tensor, temperature: Tensor, context: Tensor | None = None) -> Tensor:
+        return self._walked(noise, temperature, context, to_image=False)[0]
+
+    def with_images(
+        self, noise: Tensor, temperature: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The codes and their mean images, in one pass of the decoder."""
+        codes, images = self._walked(noise, temperature, context, to_image=True)
+        return codes, full_precision(images)
+
+    def _walked(
+        self, noise: Tensor, temperature: Tensor, context: Tensor | None, *, to_image: bool
+    ) -> tuple[Tensor, Any]:
         assert isinstance(context, Tensor), "a prior of several latents is conditional"
         parts = noise.split(self.lengths, -1)
         codes: list[Tensor] = []
@@ -166,8 +179,8 @@ class HierarchyPushforward(Pushforward):
             codes.append(push(parts[number], temperature, features.flatten(1)))
             return codes[-1]
 
-        self.prior.walk(context, step)
-        return torch.cat(codes, -1)
+        images = self.prior.walk(context, step, to_image=to_image)
+        return torch.cat(codes, -1), images
 
     def draw(self, n: int) -> Tensor:
         scales: Any = self.scales
