@@ -64,7 +64,7 @@ def _fresh_state():
 @pytest.fixture(autouse=True)
 def _no_curves(request, monkeypatch):
     """Trainings in this process draw no curves, which take longer than a small one; tests of them do."""
-    if "watching" not in request.path.name and "guide" not in request.path.name:
+    if "watching" not in request.path.name:
         monkeypatch.setattr("pyro_lrp.figures.training.training_curves", lambda rows, unit: None)
 
 
