@@ -142,7 +142,7 @@ def _trained_once(tmp_path_factory, lend_cache):
 
 
 @pytest.fixture
-def trained_by(train, _trained_once):
+def trained_by(train, _trained_once, capsys):
     """Puts into the current folder what a training writes, for tests of what comes after it.
 
     ``run = trained_by(*QUICK)`` is ``train(*QUICK)``, but for the time it takes.
@@ -150,6 +150,7 @@ def trained_by(train, _trained_once):
 
     def copied(*arguments):
         place = _trained_once(arguments)
+        capsys.readouterr()  # nobody asked for what the first training printed
         shutil.copytree(place / "runs", "runs", dirs_exist_ok=True)
         shutil.copytree(place / "cache" / "runs", "cache/runs", dirs_exist_ok=True)  # what the user ran
         (run,) = (path.relative_to(place) for path in place.glob("runs/*/seed_*"))
