@@ -61,11 +61,13 @@ def _fresh_state():
     conditions._KINDS.update(kinds)  # without those that a test defined
 
 
-@pytest.fixture(autouse=True)
-def _no_curves(request, monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def _no_curves(request):
     """Trainings in this process draw no curves, which take longer than a small one; tests of them do."""
-    if "watching" not in request.path.name:
-        monkeypatch.setattr("pyro_lrp.figures.training.training_curves", lambda rows, unit: None)
+    with pytest.MonkeyPatch.context() as patch:
+        if "watching" not in request.path.name:
+            patch.setattr("pyro_lrp.figures.training.training_curves", lambda rows, unit: None)
+        yield
 
 
 @pytest.fixture

@@ -1,15 +1,16 @@
-"""One of two processes: every game takes steps shared with the other, and alone with the whole minibatch.
+"""Two processes: every game takes steps shared by both, and alone with the whole minibatch.
 
-The test starts it twice. It prints the largest relative difference of parameters and statistics, by game; those
-of games with batch norm also where its statistics are synchronised.
+They return the largest relative difference of parameters and statistics, by game; those of games with batch
+norm also where its statistics are synchronised.
 """
 
 import copy
-import json
-import sys
+import os
 
 import torch
 from builders import GAMES, difference, jiggle, small_autoencoder
+from commands import run_forked
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from pyro_lrp import data, likelihoods, models, networks, objectives, priors, transforms
 from pyro_lrp.data import Split
@@ -41,11 +42,11 @@ EVERY = {**GAMES, "adversarial, of a flow": adversarial, "convolutional": convol
 NORMALIZED = ("adversarial", "adversarial, beta on a ramp", "convolutional")
 
 
-def taken(game, kind, share, **options):
+def taken(game, fabric, kind, share, **options):
     """The parameters after some steps."""
     torch.set_default_dtype(torch.float64)
     optimizers = make_optimizers(game, game.players(), lr=1e-3)
-    step = kind(game, game.turns("joint"), optimizers, FABRIC, **options)
+    step = kind(game, game.turns("joint"), optimizers, fabric, **options)
     batches = Batches(data.fake(60, (1, 8, 8)).train, 12, fetch=Split.batch)
     batches.share = share
     for number in range(STEPS):
@@ -60,18 +61,39 @@ def apart(build, processes):
     torch.manual_seed(0)
     alone = jiggle(build()).double().train()
     together = copy.deepcopy(alone)
-    expected = taken(alone, Step, slice(None))
-    found = taken(together, SharedStep, processes.own, processes=processes)
+    expected = taken(alone, processes.fabric, Step, slice(None))
+    found = taken(together, processes.fabric, SharedStep, processes.own, processes=processes)
     return difference(expected, found, least=1e-3)
 
 
-if __name__ == "__main__":
-    FABRIC = make_fabric("cpu", "32")
-    PROCESSES = Processes(FABRIC)
-    SYNCHRONISED = Processes(FABRIC, sync_batch_norm=True)
-    differences = {name: apart(build, PROCESSES) for name, build in EVERY.items()}
+def compared():
+    """The largest differences by game, of one process that ``torchrun`` would start."""
+    torch.set_num_threads(1)
+    fabric = make_fabric("cpu", "32")
+    alone = Processes(fabric)
+    synchronised = Processes(fabric, sync_batch_norm=True)
+    differences = {name: apart(build, alone) for name, build in EVERY.items()}
     for name in NORMALIZED:
-        differences[f"{name}, synchronised"] = apart(EVERY[name], SYNCHRONISED)
-    if PROCESSES.rank == 0:
-        print(json.dumps(differences))
-    sys.stdout.flush()
+        differences[f"{name}, synchronised"] = apart(EVERY[name], synchronised)
+    return differences
+
+
+def train(folder, arguments, environment):
+    """Run the command as one process of ``torchrun``; ``output_<rank>.txt`` has what it prints."""
+    output = f"output_{os.environ['RANK']}.txt"
+    run_forked("train", arguments, folder, environment, output=output)
+
+
+def launched(function, *arguments):
+    """What a function returns in each of two processes of ``torchrun``, forked as commands are."""
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=2,
+        run_id="pair",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        start_method="forkserver",
+    )
+    return elastic_launch(config, function)(*arguments)

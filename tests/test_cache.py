@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import SERVER
 from PIL import Image
 
 from pyro_lrp import data
@@ -186,15 +187,23 @@ def test_images_in_a_cache_that_cannot_be_written_are_refused_by_name(root, monk
     assert list((root / "images").iterdir()) == []
 
 
-DECODE = "from pyro_lrp import data; print(data.folder('d', image_size=8).train.fingerprint())"
+def decode(root, together, results):
+    """In a process of its own: decode images as soon as the other one is ready to."""
+    os.chdir(root.parent)
+    os.environ["PYRO_LRP_CACHE"] = str(root)
+    together.wait()
+    results.put(data.folder("d", image_size=8).train.fingerprint())
 
 
 def test_processes_that_decode_at_once_are_all_right(root):
     pictures(60)
-    processes = [
-        subprocess.Popen([sys.executable, "-c", DECODE], stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    results = {process.communicate()[0].strip() for process in processes}
+    shared = (root, SERVER.Barrier(2), SERVER.Queue())
+    processes = [SERVER.Process(target=decode, args=shared) for _ in range(2)]
+    for process in processes:
+        process.start()
+    results = {shared[-1].get(timeout=120) for _ in processes}
+    for process in processes:
+        process.join()
     assert results == {data.folder("d", image_size=8).train.fingerprint()}
     assert len(list((root / "images").iterdir())) == 2
 

@@ -75,6 +75,11 @@ def test_a_kill_between_the_renames_leaves_the_newest(tmp_path):
     checkpoint.save(tmp_path / "fresh.safetensors", {"step": 1})
     (tmp_path / "last.safetensors").rename(tmp_path / "previous.safetensors")
     assert checkpoint.load(checkpoint.latest(tmp_path))["step"] == 1
+    checkpoint.finish_rotation(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last.safetensors", "previous.safetensors"]
+    assert checkpoint.load(tmp_path / "last.safetensors")["step"] == 1
+    checkpoint.finish_rotation(tmp_path)
+    assert checkpoint.load(tmp_path / "last.safetensors")["step"] == 1
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

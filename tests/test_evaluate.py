@@ -232,11 +232,12 @@ def test_mistakes_are_one_sentence(run, train, name):
 
 
 def test_a_likelihood_that_there_is_not(train):
-    train("model=aae_learned", *QUICK)
+    small = ("data=fake", "objective.discriminator.width=16", *QUICK)
+    train("model=aae_learned", "prior.width=16", *small)
     code, _, err = train(f"run={only_run()}", "metrics=[likelihood]", *NOW, command="evaluate")
     assert code == 1
     assert err == "error: metrics: likelihood needs log p(z), and NeuralSampler has no density\n"
-    train("model=aae", "name=aae", *QUICK)
+    train("model=aae", "name=aae", *small)
     code, _, err = train("run=runs/aae/seed_0", "metrics=[likelihood]", *NOW, command="evaluate")
     assert err == "error: metrics: likelihood needs a stochastic encoder, and this run's is deterministic\n"
 

@@ -1,13 +1,15 @@
 """The page of a run in a real browser: it answers to mouse and keyboard, on narrow screens, and stays local."""
 
+import os
 import re
 import shutil
 import signal
 import socket
+import time
 import urllib.request
 
 import pytest
-from commands import QUICK, Unread, in_process, start
+from commands import QUICK, Unread, forked, in_process
 from PIL import Image
 
 import pyro_lrp
@@ -207,9 +209,15 @@ def test_a_port_that_is_taken_is_one_sentence(address, run):
 
 def test_the_page_stays_on_this_machine(run, tmp_path):
     """As a command: on the loopback interface alone, with a policy against everything else, until Ctrl-C."""
-    process = start("explore", f"run={run}", "device=cpu", cwd=tmp_path)
+    process = forked("explore", f"run={run}", "device=cpu", cwd=tmp_path)
+    output = tmp_path / "output.txt"
+    deadline = time.monotonic() + 120
     try:
-        line = process.stdout.readline()
+        while not output.is_file() or not output.read_text().endswith("\n"):
+            assert process.is_alive()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        line = output.read_text()
         address, port = re.fullmatch(r"(http://127\.0\.0\.1:(\d+)/)  \(Ctrl-C ends it\)\n", line).groups()
         with urllib.request.urlopen(address) as page:
             policy = page.headers["content-security-policy"]
@@ -220,9 +228,9 @@ def test_the_page_stays_on_this_machine(run, tmp_path):
         if not other.startswith("127."):
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection((other, int(port)), timeout=2)
-        process.send_signal(signal.SIGINT)
-        rest, _ = process.communicate(timeout=60)
-        assert (rest, process.returncode) == ("", 0)
+        os.kill(process.pid, signal.SIGINT)
+        process.join(60)
+        assert (output.read_text(), process.exitcode) == (line, 0)
     finally:
         process.kill()
-        process.wait()
+        process.join()

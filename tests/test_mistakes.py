@@ -6,6 +6,7 @@ import pytest
 from commands import QUICK
 
 MISTAKES = {
+    "a data set that is none": (("+data={_partial_:true}",), "data: its _target_ must return an ImageData"),
     "unknown model": (("model=vae_flaw",), "model=vae_flaw is unknown; the known ones are: aae, aae_learned"),
     "unknown prior": (
         ("prior=banana",),

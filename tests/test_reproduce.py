@@ -15,6 +15,10 @@ from pyro_lrp.config.compose import members_of
 from pyro_lrp.metrics import METRICS
 from pyro_lrp.reports import Collection, ReportedRun, Score, experiments, results
 
+SMALL = (
+    *("data=fake", "data.image_shape=[1,8,8]", "data.n=120", "latent_dim=4", "data.flow.layers=2"),
+    *("data.flow.width=16", "network.hidden_dims=[16]", "device=cpu", "trainer.evaluations=1"),
+)
 ALL = [(name, scale) for name in experiments.names() for scale in experiments.SCALES]
 
 
@@ -67,8 +71,9 @@ def in_one_process(monkeypatch):
     monkeypatch.setattr(command, "_run", run)
 
 
+@pytest.mark.usefixtures("in_one_process")
 def test_a_smoke_run_ends_with_figure_verdicts_and_report(reproduce):
-    code, out, err = reproduce("figure=3", "scale=smoke")
+    code, out, err = reproduce("figure=3", "scale=smoke", *SMALL)
     assert code == 0, err
     folder = Path("runs/reproduce/figure_3_smoke")
     assert {"figure_3.png", "figure_3.pdf", "figure_3.md", "report.csv", "report.html"} <= set(
@@ -90,9 +95,16 @@ def test_a_smoke_run_ends_with_figure_verdicts_and_report(reproduce):
     assert (folder / "figure_3.md").read_text() == verdicts
 
 
+def test_commands_of_an_experiment_are_processes(reproduce, capfd):
+    assert command._run("check", "prior=flaw") == 1
+    out, err = capfd.readouterr()
+    assert out == "> python -m pyro_lrp.check prior=flaw\n"
+    assert err.startswith("error: prior=flaw is unknown")
+
+
 @pytest.mark.usefixtures("in_one_process")
 def test_a_table_stands_beside_the_paper(reproduce):
-    code, out, err = reproduce("table=1", "scale=smoke")
+    code, out, err = reproduce("table=1", "scale=smoke", *SMALL)
     assert code == 0, err
     table = Path("runs/reproduce/table_1_smoke/table_1.md").read_text()
     assert "| VAE + flow, β = 0, z_T | " in table
@@ -107,7 +119,7 @@ def test_a_table_stands_beside_the_paper(reproduce):
 
 @pytest.mark.usefixtures("in_one_process")
 def test_a_figure_of_the_latent_space_is_drawn(reproduce):
-    code, _, err = reproduce("figure=4", "scale=smoke")
+    code, _, err = reproduce("figure=4", "scale=smoke", "trainer.evaluations=1")
     assert code == 0, err
     assert Path("runs/reproduce/figure_4_smoke/figure_4.png").is_file()
 

@@ -90,9 +90,10 @@ def test_another_identity_is_refused_and_nothing_is_touched(train, trained_by):
 
 
 def test_perceptual_weights_are_recorded_and_checked(train):
+    perceptual = (*QUICK, "model=vae_perceptual", "data.n=24", "batch_size=10")
     random_vgg19("a.npz", convolutions=3)
     random_vgg19("b.npz", convolutions=3, seed=1)
-    code, _, err = train(*QUICK, "model=vae_perceptual", "weights.vgg19=a.npz")
+    code, _, err = train(*perceptual, "weights.vgg19=a.npz")
     assert code == 0
     assert "likelihood: layers ['relu_1_1', 'relu_2_1'], sha256 " in err
     run = only_run()
@@ -100,9 +101,9 @@ def test_perceptual_weights_are_recorded_and_checked(train):
     assert likelihood["layers"] == ["relu_1_1", "relu_2_1"]
     assert json.loads((run / "summary.json").read_text())["log_likelihood_unit"].startswith("(no density")
     Path("a.npz").rename("moved.npz")  # where they lie may change
-    code, _, err = train(*QUICK, "model=vae_perceptual", "weights.vgg19=moved.npz")
+    code, _, err = train(*perceptual, "weights.vgg19=moved.npz")
     assert (code, "already trained" in err) == (0, True)
-    code, _, err = train(*QUICK, "model=vae_perceptual", "weights.vgg19=b.npz")
+    code, _, err = train(*perceptual, "weights.vgg19=b.npz")
     assert code == 1
     assert "which differs in likelihood.sha256" in err
     Path("moved.npz").unlink()  # a trained run needs them no longer

@@ -2,18 +2,17 @@
 
 import contextlib
 import copy
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+import shared_steps
 import torch
 from builders import difference
-from commands import ROOT, in_process, start
+from commands import in_process, start
+from shared_steps import compared, launched
 
 from pyro_lrp.config import Run
 from pyro_lrp.core.errors import UserError
@@ -23,8 +22,9 @@ from pyro_lrp.trainer.processes import OwnRows
 
 SECONDS = 300  # after which a process that hangs is ended
 TINY = (
-    "data=digits", "network=mlp", "network.hidden_dims=[16]", "data.flow.layers=2", "data.flow.width=16",
-    "batch_size=50", "prior_batch_size=50", "device=cpu", "threads=1", "progress=false",
+    "data=digits", "data.limit=500", "network=mlp", "network.hidden_dims=[16]", "data.flow.layers=2",
+    "data.flow.width=16", "batch_size=50", "prior_batch_size=50", "device=cpu", "threads=1", "progress=false",
+    "trainer.evaluations=1",
 )  # fmt: skip
 
 
@@ -38,8 +38,11 @@ def ended(process, seconds=SECONDS):
     return process.returncode, out
 
 
-def train(folder, *arguments):
-    return ended(start("train", *TINY, *arguments, cwd=folder, start_new_session=True))
+def train_both(folder, *arguments):
+    """Train in two processes, as ``torchrun`` would; what both print."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    launched(shared_steps.train, folder, (*TINY, *arguments), environment)
+    return [(folder / f"output_{rank}.txt").read_text() for rank in range(2)]
 
 
 def parameters(folder, name):
@@ -48,19 +51,7 @@ def parameters(folder, name):
 
 def test_two_processes_take_the_steps_of_one():
     """In float64: a game whose noise, gradients or statistics were shared wrongly is far away."""
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "tests/shared_steps.py"]
-    process = subprocess.Popen(
-        [sys.executable, *words],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    code, out = ended(process)
-    assert code == 0, out
-    found = json.loads(next(line for line in out.splitlines() if line.startswith("{")))
+    found, _ = launched(compared).values()
     # batch norm of the neural sampler, and permutations of codes, see the rows of one process
     apart = {"total correlation", "adversarial", "adversarial, beta on a ramp", "convolutional"}
     assert {name: value for name, value in found.items() if name not in apart and not value < 1e-6} == {}
@@ -159,16 +150,16 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path, monkeypatch, c
         code, _, err = in_process("train", *TINY, *arguments, capsys=capsys, monkeypatch=monkeypatch)
         assert code == 0, err
 
-    code, out = train(tmp_path, *begun, "devices=2", "name=both")
-    assert code == 0, out
-    assert out.count("try next:") == 1  # one of them prints
+    outputs = train_both(tmp_path, *begun, "name=both")
+    assert ["try next:" in out for out in outputs] == [True, False]  # the first of them prints
     alone(*longer, "name=both")
     alone(*begun, "name=one")
     alone(*longer, "name=one")
     # float32 and Adam amplify rounding: after 75 steps of 1e-4 parameters could be 7e-3 apart
     assert difference(parameters(tmp_path, "one"), parameters(tmp_path, "both"), least=1e-2) < 1e-3
-    code, out = train(tmp_path, *longer, "name=both", "devices=2")
-    assert (code, "is already trained" in out) == (0, True)
+    first, other = train_both(tmp_path, *longer, "name=both")
+    assert "is already trained" in first
+    assert other == ""
 
 
 def test_ctrl_c_saves_once_and_ends_all(tmp_path):
@@ -188,7 +179,7 @@ def test_ctrl_c_saves_once_and_ends_all(tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     code, out = ended(process)
     assert code == 130, out
-    assert "the same command goes on" in out
+    assert out.count("the same command goes on") == 1
     assert Run(rows.parent).step > 0
 
 

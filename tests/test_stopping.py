@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 from builders import small_game
-from commands import QUICK, forked, only_run
+from commands import QUICK, ROOT, forked, only_run, start
 from test_trainer import _close, terms, trainer
 
 from pyro_lrp.config import rundir
@@ -99,6 +99,26 @@ def test_a_stopped_command_says_what_to_type(tmp_path, number, code):
     last = output.splitlines()[-1].strip()
     assert last == f"python -m pyro_lrp.train {' '.join(arguments[:4])} 'name=my run' device=cpu"
     assert (run / LAST).is_file()
+
+
+WHILE_IMPORTING = {  # the module that is imported, and what is printed
+    "omegaconf": "interrupted before anything began\n",
+    "torch": "interrupted; the same command goes on:\n  python -m pyro_lrp.train model=vae\n",
+}
+
+
+@pytest.mark.parametrize("module", WHILE_IMPORTING)
+def test_ctrl_c_while_modules_are_imported_is_a_plain_line(tmp_path, module):
+    """A module of that name sends the signal: before the command begins, and once it needs torch."""
+    (tmp_path / f"{module}.py").write_text(
+        "import os, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    process = start("train", "model=vae", cwd=tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    output, _ = process.communicate(timeout=120)
+    assert output == WHILE_IMPORTING[module]
+    assert process.returncode in (130, -signal.SIGINT)  # a shell says 130 of both
 
 
 # ----------------------------------------------------------------- one writer

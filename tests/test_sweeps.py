@@ -7,12 +7,12 @@ import re
 import signal
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import yaml
-from commands import QUICK, start
+from commands import QUICK, forked
 
 LAST = "checkpoints/last.safetensors"
 SMALL = (  # about 20 tiny steps
@@ -21,29 +21,36 @@ SMALL = (  # about 20 tiny steps
 )
 LONG = (*SMALL, "epochs=90000", "trainer.report_every=5")  # until it is stopped
 PLUGINS = {"joblib": "joblib", "submitit_local": "submitit", "ray": "ray"}
+ONE_PROCESS = {  # for all members of a sweep: another process would have to import torch, too
+    "joblib": ("hydra.launcher.n_jobs=2", "hydra.launcher.batch_size=2"),
+    "submitit_local": (),
+    "ray": ("+hydra.launcher.ray.init.num_cpus=1", "+hydra.launcher.ray.init.include_dashboard=false"),
+}
 SECONDS = 300  # after which a process that hangs is ended
 
 
 @contextmanager
-def process(*arguments, cwd, **environment):
-    """A command with processes of its own, all of which are gone after the block."""
-    child = start("train", *arguments, cwd=cwd, start_new_session=True, **environment)
+def process(*arguments, cwd, **options):
+    """A command in a process group of its own, all of which is gone after the block."""
+    child = forked("train", *arguments, cwd=cwd, **options)
     try:
         yield child
     finally:
-        with_children = os.getpgid(child.pid) if child.poll() is None else child.pid
-        try:
-            os.killpg(with_children, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        child.communicate()
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.join()
 
 
-def finish(*arguments, cwd, **environment):
+def ended(child, cwd):
+    """The exit code and the output of a command, once it has ended."""
+    child.join(SECONDS)
+    return child.exitcode, (cwd / "output.txt").read_text()
+
+
+def finish(*arguments, cwd, **options):
     """The exit code and the output of a command."""
-    with process(*arguments, cwd=cwd, **environment) as child:
-        output, _ = child.communicate(timeout=SECONDS)
-        return child.returncode, output
+    with process(*arguments, cwd=cwd, **options) as child:
+        return ended(child, cwd)
 
 
 def needs(launcher):
@@ -53,8 +60,9 @@ def needs(launcher):
 
 
 def everything(folder):
-    """All files below a folder."""
-    return {path.relative_to(folder) for path in Path(folder).rglob("*") if path.is_file()}
+    """All files below a folder, but for what a forked command prints."""
+    files = [path for path in Path(folder).rglob("*") if path.is_file()]
+    return {path.relative_to(folder) for path in files if path.name != "output.txt"}
 
 
 # ----------------------------------------------------------------- members
@@ -69,12 +77,13 @@ def test_members_are_the_runs_of_plain_commands(train, tmp_path):
     runs = sorted(Path("runs").glob("*/seed_*"))
     assert len(runs) == 4
     Path("runs").rename("swept")
-    for beta in ("0", "0.5"):
-        for prior in ("flow", "standard_normal"):
-            code, _, err = train(*SMALL, f"beta={beta}", f"prior={prior}")
-            assert code == 0, err
-    assert sorted(Path("runs").glob("*/seed_*")) == runs
-    for run in runs:
+    for beta, prior in (("0", "flow"), ("0.5", "standard_normal")):
+        code, _, err = train(*SMALL, f"beta={beta}", f"prior={prior}")
+        assert code == 0, err
+    plain = sorted(Path("runs").glob("*/seed_*"))
+    assert len(plain) == 2
+    assert set(plain) < set(runs)
+    for run in plain:
         swept_run = Path("swept", run.relative_to("runs"))
         assert everything(run) == everything(swept_run)
         for name in ("config.yaml", LAST):
@@ -209,7 +218,8 @@ def test_members_in_processes_of_their_own(tmp_path, launcher, train):
     """One succeeds, as its plain command would, with one thread; the failure of another is carried back."""
     needs(launcher)
     name = "name=run_${batch_size}"
-    sweep = ("-m", *SMALL, name, "batch_size=5000,50", f"hydra/launcher={launcher}")
+    options = (f"hydra/launcher={launcher}", *ONE_PROCESS[launcher])
+    sweep = ("-m", *SMALL, name, "batch_size=5000,50", *options)
     code, output = finish(*sweep, cwd=tmp_path, OMP_NUM_THREADS="2")
     assert code == 1, output
     failed = (
@@ -230,9 +240,17 @@ def test_members_in_processes_of_their_own(tmp_path, launcher, train):
 def wait_for(child, *files):
     deadline = time.monotonic() + SECONDS
     while not all(path.is_file() for path in files):
-        assert child.poll() is None, child.communicate()[0]
+        assert child.is_alive()
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def ends(group):
+    """Whether all processes of a group end by themselves within some seconds."""
+    deadline = time.monotonic() + 30
+    while alive(group) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not alive(group)
 
 
 def alive(group):
@@ -246,12 +264,12 @@ def test_ctrl_c_saves_and_ends_all_processes(tmp_path):
     needs("joblib")
     sweep = ("-m", *LONG, "seed=0,1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     runs = [tmp_path / f"runs/vae_flow-flow-fake-beta_0/seed_{seed}" for seed in range(3)]
-    with process(*sweep, cwd=tmp_path) as child:
+    with process(*sweep, cwd=tmp_path, fork_workers=True) as child:
         wait_for(child, *(run / "metrics.jsonl" for run in runs[:2]))
         os.killpg(child.pid, signal.SIGINT)
-        output, _ = child.communicate(timeout=SECONDS)
-        assert child.returncode == 130, output
-        assert not alive(child.pid)
+        code, output = ended(child, tmp_path)
+        assert code == 130, output
+        assert ends(child.pid)
     assert "the same command goes on:\n  python -m pyro_lrp.train -m" in output
     assert all((run / LAST).is_file() for run in runs[:2])
     assert not runs[2].exists()
@@ -262,13 +280,13 @@ def test_a_killed_sweep_is_completed_without_what_is_complete(tmp_path):
     needs("joblib")
     sweep = ("-m", *SMALL, "seed=0,1,2", "epochs=100", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     runs = [tmp_path / f"runs/vae_flow-flow-fake-beta_0/seed_{seed}" for seed in range(3)]
-    with process(*sweep, cwd=tmp_path) as child:
+    with process(*sweep, cwd=tmp_path, fork_workers=True) as child:
         wait_for(child, runs[0] / "summary.json", runs[2] / "metrics.jsonl")
         os.killpg(child.pid, signal.SIGKILL)
     complete = [run for run in runs if (run / "summary.json").is_file()]
     assert 1 <= len(complete) < 3
     stamps = [os.stat(run / LAST).st_mtime_ns for run in complete]
-    code, output = finish(*sweep, cwd=tmp_path)
+    code, output = finish(*sweep, cwd=tmp_path, fork_workers=True)
     assert code == 0, output
     assert [os.stat(run / LAST).st_mtime_ns for run in complete] == stamps
     assert all((run / "summary.json").is_file() for run in runs)
@@ -289,9 +307,8 @@ def test_a_process_that_is_killed_ends_no_other_member(tmp_path):
     )
     options = ("data._target_=deadly.images", "+data.dies=true,false", "allow_targets=[deadly.]")
     launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-    code, output = finish(
-        "-m", *SMALL, *options, "name=dies_${data.dies}", *launcher, cwd=tmp_path, OMP_NUM_THREADS="2"
-    )
+    sweep = ("-m", *SMALL, *options, "name=dies_${data.dies}", *launcher)
+    code, output = finish(*sweep, cwd=tmp_path, fork_workers=True, OMP_NUM_THREADS="2")
     assert code == 1, output
     assert set(re.findall(r"threads: (\d+)", output)) == {"1"}
     assert "1 of 2 members of the sweep failed:\n  +data.dies=True: its process ended without" in output

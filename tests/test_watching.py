@@ -146,7 +146,7 @@ def test_curves_show_the_splits_that_there_are():
 def test_a_verdict_on_the_prior_ends_a_training(train):
     code, out, _ = train(
         *("data=digits", "data.limit=400", "epochs=14", "prior_epochs=0", "device=cpu", "progress=false"),
-        *("prior=standard_normal", "model=vae", "beta=0"),
+        *("prior=standard_normal", "model=vae", "beta=0", "network=mlp", "trainer.evaluations=1"),
     )
     assert code == 0
     summary = json.loads((only_run() / "summary.json").read_text())

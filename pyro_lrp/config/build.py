@@ -151,7 +151,10 @@ def build_data(
             )
         elif key in recorded:
             node[key] = None
-    return _instantiate(node, "data", allow_targets)
+    data = _instantiate(node, "data", allow_targets)
+    if not isinstance(data, ImageData):
+        raise UserError(f"data: its _target_ must return an ImageData, got {type(data).__name__}")
+    return data
 
 
 def planned_places(plan: Plan) -> dict[str, str | None]:

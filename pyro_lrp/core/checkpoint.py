@@ -23,7 +23,10 @@ from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.files import write_atomically
 from pyro_lrp.core.trees import KeyPath, map_leaves
 
-__all__ = ["latest", "load", "load_into", "load_latest", "load_to_resume", "rotate_and_save", "save"]
+__all__ = [
+    *("finish_rotation", "latest", "load", "load_into", "load_latest", "load_to_resume"),
+    *("rotate_and_save", "save"),
+]
 
 _KEY = "pyro_lrp"  # a single metadata entry: safetensors writes several in no fixed order
 _TENSOR = "tensor:"  # prefix of the text that stands for a tensor in the JSON tree
@@ -185,6 +188,14 @@ def rotate_and_save(folder: Path, state: dict[str, Any]) -> None:
     if last.exists():
         os.replace(last, previous)
     os.replace(fresh, last)
+
+
+def finish_rotation(folder: Path) -> None:
+    """Name ``last`` what :func:`rotate_and_save` left as ``fresh``, since it was killed between its renames."""
+    last = folder / "last.safetensors"
+    fresh = folder / "fresh.safetensors"
+    if fresh.exists() and not last.exists():
+        os.replace(fresh, last)
 
 
 def latest(folder: Path) -> Path | None:

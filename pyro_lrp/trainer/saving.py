@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,16 @@ class Saver:
             return None
         return self.directory / "checkpoints"
 
-    def one_writer(self) -> AbstractContextManager:
-        """The lock of the directory, to be held while training."""
-        if self.directory is None:
-            return nullcontext()
+    @contextmanager
+    def one_writer(self) -> Iterator[None]:
+        """The lock of the directory, to be held while training; what a killed save left is put in order."""
+        if self.directory is None or self.folder is None:
+            yield
+            return
         self.directory.mkdir(parents=True, exist_ok=True)
-        return one_writer(self.directory / ".lock", what=str(self.directory))
+        with one_writer(self.directory / ".lock", what=str(self.directory)):
+            checkpoint.finish_rotation(self.folder)
+            yield
 
     def due(self) -> bool:
         """Whether a report that begins now comes with a checkpoint."""

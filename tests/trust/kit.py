@@ -169,6 +169,8 @@ def digest(path):
 
 def same_training(one, other):
     """What differs between two runs that should be one: None if nothing does."""
+    if not (other / LAST).is_file():
+        return "no last checkpoint"
     if digest(one / LAST) != digest(other / LAST):
         return "another checkpoint"
     ignored = ("seconds", "images_per_second", "checksum")

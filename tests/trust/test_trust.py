@@ -39,8 +39,10 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trust")
     for above in (folder, folder.parent):
         os.chmod(above, 0o755)  # also for another user
-    with kit.commands(folder / "server") as server:
-        yield attacks.Place(folder, server)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRUST_CURVES", "none")
+        with kit.commands(folder / "server") as server:
+            yield attacks.Place(folder, server)
 
 
 @pytest.mark.parametrize("name", NUMBERS)
