@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -201,6 +202,7 @@ class Contest:
         Raises:
             UserError: If none could be fitted.
         """
+        importlib.import_module("sklearn.mixture")  # of EM; the first import takes a second
         self.stop = time.perf_counter() + self.seconds
         by_em = [contender for contender in contenders if contender.by_em]
         others = [contender for contender in contenders if not contender.by_em]
