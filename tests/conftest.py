@@ -65,7 +65,7 @@ def _fresh_state():
 def _no_curves(request):
     """Trainings in this process draw no curves, which take longer than a small one; tests of them do."""
     with pytest.MonkeyPatch.context() as patch:
-        if "watching" not in request.path.name and "guide" not in request.path.name:
+        if "watching" not in request.path.name:
             patch.setattr("pyro_lrp.figures.training.training_curves", lambda rows, unit: None)
         yield
 
@@ -144,7 +144,7 @@ def _trained_once(tmp_path_factory, lend_cache):
 
 
 @pytest.fixture
-def trained_by(train, _trained_once):
+def trained_by(train, _trained_once, capsys):
     """Puts into the current folder what a training writes, for tests of what comes after it.
 
     ``run = trained_by(*QUICK)`` is ``train(*QUICK)``, but for the time it takes.
@@ -152,6 +152,7 @@ def trained_by(train, _trained_once):
 
     def copied(*arguments):
         place = _trained_once(arguments)
+        capsys.readouterr()  # nobody asked for what the first training printed
         shutil.copytree(place / "runs", "runs", dirs_exist_ok=True)
         shutil.copytree(place / "cache" / "runs", "cache/runs", dirs_exist_ok=True)  # what the user ran
         (run,) = (path.relative_to(place) for path in place.glob("runs/*/seed_*"))

@@ -101,7 +101,7 @@ def test_an_odd_number_of_columns_given_others(shifted):
 
 def test_a_context_lives_in_pipelines_and_searches(shifted):
     search = GridSearchCV(
-        make_pipeline(StandardScaler(), LearnedPrior("conditional_flow", seconds=0.5, random_state=0)),
+        make_pipeline(StandardScaler(), LearnedPrior("conditional_flow", seconds=0.1, random_state=0)),
         {"learnedprior__context": [[0], slice(0, 1)]},
         cv=2,
     ).fit(shifted)

@@ -19,11 +19,13 @@ GROUPS = {
     if folder.is_dir()
 }
 
-
+DEFAULTS = ("network=mlp", "likelihood=gaussian", "objective=bilevel", "trainer=default",
+            "beta_schedule=constant")  # fmt: skip
 SWAPS = [
     f"{g}={n}"
     for g in ("network", "likelihood", "objective", "trainer", "model", "beta_schedule")
     for n in GROUPS[g]
+    if f"{g}={n}" not in DEFAULTS
 ]
 
 
@@ -100,13 +102,13 @@ def test_every_preset_has_the_papers_weights(model):
         assert identity["trainer"]["optimizers"]["discriminator"] == {"lr": 1e-5, "betas": [0.5, 0.9]}
 
 
-FEW = ("data.n=24", "batch_size=10")  # two steps of each phase
-VGG = ("weights.vgg19=random vgg19.npz", *FEW)
+FEW = ("data.n=40", "batch_size=18")  # two steps of each phase
+VGG = ("weights.vgg19=random vgg19.npz",)
 NEEDS = {  # what a choice needs beside it
     "model=vae_perceptual": VGG,
     "likelihood=perceptual": VGG,
     "likelihood=vunet": VGG,
-    "network=infogan": FEW,
+    "network=infogan": ("network.channels=[8,16]", "network.hidden=64"),
     "model=vunet": POSED,
     "model=vunet_flow": POSED,
     "network=vunet": ("model=vunet_flow", *POSED),
@@ -116,11 +118,18 @@ NEEDS = {  # what a choice needs beside it
 }
 
 
+def test_a_choice_that_is_made_anyway_changes_nothing():
+    """So that ``model=vae_flow`` below trains all of them."""
+    expected = composed("data=fake", "model=vae_flow")
+    for choice in DEFAULTS:
+        assert composed("data=fake", "model=vae_flow", choice) == expected
+
+
 @pytest.mark.parametrize("choice", SWAPS)
 def test_every_choice_trains_and_loads(train, choice):
     if "perceptual" in choice or choice == "likelihood=vunet":
         random_vgg19("random vgg19.npz")
-    code, out, err = train(*QUICK, choice, *NEEDS.get(choice, ()))
+    code, out, err = train(*QUICK, *FEW, choice, *NEEDS.get(choice, ()))
     assert code == 0, err
     assert "samples of the prior" in out
     run = only_run()
@@ -154,14 +163,14 @@ def test_posed_small_trains_a_step_of_both_presets(train):
 def test_every_experiment_trains_two_steps_on_its_real_data(train, real_data, experiment):
     short = ("epochs=1", "prior_epochs=1", "data.limit=250", "device=cpu", "progress=false")
     if EXPERIMENTS[experiment][0] == "celeba":
-        split = "data.split=[30,10]"
         short = (
             "epochs=1",
             "prior_epochs=1",
+            "data.images=img_align_celeba_178x218_sample.zip",
+            "data.split=[22,10]",
             "data.limit=20",
             "batch_size=10",
             "prior_batch_size=10",
-            split,
             *short[3:],
         )
         short += () if experiment == "faces_small" else ("network.base=4", "prior.layers=2", "prior.width=8")
@@ -249,7 +258,7 @@ COMBINATIONS = [
 
 @pytest.mark.parametrize("choice", COMBINATIONS)
 def test_parts_combine(train, choice):
-    code, _, err = train(*QUICK, *choice.split(" "))
+    code, _, err = train(*QUICK, *FEW, *choice.split(" "))
     assert code == 0, err
     rows = [json.loads(line) for line in (only_run() / "metrics.jsonl").read_text().splitlines()]
     assert ("prior_only" in {row["phase"] for row in rows}) == ("model=vae free" not in choice)

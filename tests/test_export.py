@@ -27,7 +27,8 @@ TINY = ("data=digits", "network=mlp", "network.hidden_dims=[8]", "latent_dim=4",
         "data.flow.width=8")  # fmt: skip
 PRESETS = {  # what each prior needs beside its name to be small
     "conditional_flow": ("context=label",),
-    "flow": (), "flow_matching": (), "flow_on_mixture": ("prior.base.components=3",), "glow": (),
+    "flow": (), "flow_matching": ("prior.width=8",), "flow_on_mixture": ("prior.base.components=3",),
+    "glow": (),
     "iaf": ("prior.layers=1",), "maf": ("prior.layers=1",),
     "mixture": ("prior.components=3",), "neural_sampler": ("prior.width=8",),
     "realnvp": (), "spatial_flow": ("prior.shape=[2,1,2]",), "spline": ("prior.layers=1",),

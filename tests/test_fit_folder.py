@@ -20,11 +20,10 @@ LABELS = torch.arange(400) % 3
 
 @pytest.fixture
 def run(capsys, monkeypatch, tmp_path):
-    """A command in an empty folder, where z.npy and labelled.npz hold codes."""
+    """A command in an empty folder, where z.npy holds codes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYRO_LRP_CACHE", str(tmp_path / "cache"))
     np.save("z.npy", Z.numpy())
-    np.savez("labelled.npz", codes=Z.numpy() + LABELS.numpy()[:, None], labels=LABELS.numpy())
 
     def run(command, *arguments):
         more = ["device=cpu", "threads=1"]
@@ -48,11 +47,18 @@ def folder(run):
     return "runs/fit/z"
 
 
+@pytest.fixture(scope="module")
+def fitted_to_labels():
+    """A prior that is conditional on a class."""
+    codes = Z + LABELS[:, None]
+    return fitting.fit(codes, LABELS, "conditional_flow", seconds=0.5, threads=1)
+
+
 @pytest.fixture
-def labelled(run):
-    """A folder of ``fit`` whose prior is conditional on a class."""
-    run("fit", "codes=labelled.npz", "prior=conditional_flow", "seconds=1", "n=0")
-    return "runs/fit/labelled"
+def labelled(run, fitted_to_labels):
+    """The folder of this prior."""
+    fitted_to_labels.save("labelled")
+    return "labelled"
 
 
 def test_load_gives_the_prior(folder):

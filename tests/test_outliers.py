@@ -110,7 +110,7 @@ def test_mistakes_are_sentences(linear, images, scores, message):
 
 def test_a_run_scores_its_images_as_its_table_does(train):
     train(*QUICK)
-    assert train(f"run={only_run()}", "metrics=[scores]", "n=40", "k=3", command="evaluate")[0] == 0
+    assert train(f"run={only_run()}", "metrics=[scores]", "n=16", "k=3", command="evaluate")[0] == 0
     run = pyro_lrp.Run(only_run())
     with (run.directory / "scores.csv").open(newline="") as file:
         rows = [*csv.DictReader(file)]

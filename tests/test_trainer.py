@@ -10,10 +10,11 @@ from torch import nn
 from pyro_lrp import data, networks
 from pyro_lrp.core import checkpoint
 from pyro_lrp.core.errors import TrainingDiverged, UserError
+from pyro_lrp.figures.training import SamplePictures
 from pyro_lrp.objectives import BilevelELBO, Game, LatentGame, Losses, Turn
 from pyro_lrp.priors import StandardNormal
 from pyro_lrp.schedules import Constant, Halving, Linear, StepDecay
-from pyro_lrp.trainer import Phase, Trainer, reporting, saving, scoring
+from pyro_lrp.trainer import Phase, Report, Trainer, reporting, saving, scoring
 from pyro_lrp.trainer.history import DAMAGED, History, read_rows
 
 FAKE = data.fake(64, (1, 8, 8))
@@ -350,6 +351,29 @@ def test_the_model_is_in_eval_mode_after_an_interruption():
     assert not run.game.training
 
 
+def test_a_report_checks_a_thousand_codes_and_decodes_those_it_shows(tmp_path, monkeypatch):
+    game = small_game()
+    ae = game.autoencoder
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "figures").mkdir()
+    seen = []
+    decode = ae.decode
+
+    def counted(z, context=None):
+        seen.append(len(z))
+        return decode(z, context)
+
+    monkeypatch.setattr(ae, "decode", counted)
+    monkeypatch.setattr(
+        ae, "_codes", lambda *options: torch.zeros(1000, 4).index_fill_(0, torch.tensor([3, 900]), math.inf)
+    )
+    row = {"step": 5, "phase": "joint"}
+    entries = SamplePictures(tmp_path, 0, FAKE.train.context)(Report(game, 5, "joint", True, row))
+    assert sum(seen) == 64
+    assert entries == {"samples/non_finite": 2, "samples/max_abs_z": 0.0}
+    assert (tmp_path / "figures" / "samples.png").is_file()
+
+
 @pytest.mark.parametrize("shade", [0, 128, 255])
 def test_a_variance_that_collapses_on_constant_images_is_said(shade):
     images = data.Split(torch.full((40, 1, 8, 8), shade, dtype=torch.uint8))
@@ -363,7 +387,7 @@ def test_a_variance_that_collapses_on_constant_images_is_said(shade):
     }
     torch.manual_seed(1)
     learned = Trainer(
-        small_game(learn_gamma=True), constant, lr_of={"autoencoder.likelihood": 0.05}, evaluations=1, **options
+        small_game(learn_gamma=True), constant, lr_of={"autoencoder.likelihood": 0.2}, evaluations=1, **options
     )
     with pytest.raises(
         UserError, match=r"stops at step \d+: gamma, .* collapsed to .* a fixed variance"

@@ -24,7 +24,7 @@ from pyro_lrp.trainer.history import read_rows
 
 __all__ = ["SamplePictures", "draw_training"]
 
-_DRAWN = 1000  # samples that are checked
+_DRAWN = 1000  # samples whose codes are checked
 _PICTURED = 64  # samples in a picture
 
 
@@ -58,7 +58,7 @@ class SamplePictures:
         autoencoder = report.game.in_force()
         context = self._contexts(autoencoder)
         with seeded(self.seed, "pictures"):
-            draw = autoencoder.draw(len(context), context=context)
+            draw = autoencoder.draw(len(context), context=context, decoded=_PICTURED)
         if len(draw.images):
             picture = self._picture(autoencoder, draw.images)
             save_picture(frame(self.directory, report.row), picture, fast=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -86,7 +87,8 @@ def fit(
     fabric = make_fabric(device, "32")
     options = {"config_dir": config_dir, "allow_targets": allow_targets}
     with untouched_generators(), limited(threads or affordable()):
-        contest = Contest(checked, Judge(checked, fabric.device, seed), time.perf_counter() + seconds, log)
+        judge = Judge(checked, fabric.device, seed, seconds)
+        contest = Contest(checked, judge, seconds, log)
         contenders = contest.admitted(names, fabric, seed, options)
         best = contest.winner(contenders)
         rows = [*contest.refused, *(_row(contender) for contender in contenders)]
@@ -158,14 +160,15 @@ class Contest:
     Args:
         codes: The codes.
         judge: Measures the distance of samples.
-        stop: The time at which all must be over, by ``time.perf_counter``.
+        seconds: The time for learning and judging, in seconds from when the contenders are there.
         log: Receives a line for each judgement.
     """
 
-    def __init__(self, codes: CodeSet, judge: Judge, stop: float, log: Callable[[str], None]) -> None:
+    def __init__(self, codes: CodeSet, judge: Judge, seconds: float, log: Callable[[str], None]) -> None:
         self.codes = codes
         self.judge = judge
-        self.stop = stop
+        self.seconds = seconds
+        self.stop = math.inf
         self.log = log
         self.refused: list[Row] = []
 
@@ -199,6 +202,8 @@ class Contest:
         Raises:
             UserError: If none could be fitted.
         """
+        importlib.import_module("sklearn.mixture")  # of EM; the first import takes a second
+        self.stop = time.perf_counter() + self.seconds
         by_em = [contender for contender in contenders if contender.by_em]
         others = [contender for contender in contenders if not contender.by_em]
         self._em(by_em, self.left * (_FOR_EM if others else 1.0))

@@ -22,8 +22,11 @@ CRITERION = "energy distance of samples from held-out codes, each dimension stan
 
 _BLOCK = 1000  # samples; the distances of several blocks say how certain their mean is
 _LONG = 1024  # dimensions above which blocks are smaller, by the factor by which a code is longer
-_BLOCKS = (2, 10)  # at least and at most
+_LEAST = 2  # blocks
+_MOST = 10  # blocks of full size
 _SECONDS = 2.0  # after which no further block is drawn: some priors solve an equation for each sample
+_CONTEST = 60.0  # seconds of a contest below which blocks and this time are smaller in proportion
+_FEW = 200  # samples of a block at least
 _SCORED = 200  # held-out codes whose density is computed, for the same reason
 
 
@@ -39,11 +42,16 @@ class Judge:
         codes: The codes; the held-out ones are judged by.
         device: Where samples are drawn.
         seed: Seed of the samples.
+        contest: Seconds of the whole contest. In a short one blocks are smaller, and judging takes less time.
     """
 
-    def __init__(self, codes: CodeSet, device: torch.device, seed: int) -> None:
+    def __init__(self, codes: CodeSet, device: torch.device, seed: int, contest: float = _CONTEST) -> None:
         self.seed = seed
-        self.block = min(_BLOCK, max(_BLOCK // 5, _BLOCK * _LONG // codes.dim))
+        share = min(1.0, contest / _CONTEST)
+        self.seconds = share * _SECONDS
+        largest = min(_BLOCK, max(_FEW, _BLOCK * _LONG // codes.dim))
+        self.block = min(largest, max(_FEW, round(share * _BLOCK)))
+        self.most = _MOST * largest // self.block
         # the statistics are joined, and not the numbers: a copy of all codes would be large
         parts = [part for part in (codes.train, codes.context) if part.shape[1]]
         scale = torch.cat([part.std(0) for part in parts])
@@ -81,8 +89,7 @@ class Judge:
         return (pairs - self.mean) / self.scale
 
     def _enough(self, blocks: int, seconds: float) -> bool:
-        least, most = _BLOCKS
-        return blocks >= most or (blocks >= least and seconds > _SECONDS)
+        return blocks >= self.most or (blocks >= _LEAST and seconds > self.seconds)
 
     def _contexts(self, block: int) -> Tensor:
         """Contexts of a block of samples: those of the held-out codes, in turn."""

@@ -196,6 +196,8 @@ class Autoencoder(nn.Module):
         n: int,
         temperature: float = 1.0,
         context: Tensor | None = None,
+        *,
+        decoded: int | None = None,
     ) -> Draw:
         """``n`` samples of the prior and their mean images, without those that are not finite.
 
@@ -204,6 +206,7 @@ class Autoencoder(nn.Module):
             temperature: Multiplies the standard deviation of the prior's base.
             context: The context of each sample, shape ``(n, context_dim)``, or one for all of them,
                 ``(context_dim,)`` or ``(1, context_dim)``. An unconditional prior ignores it.
+            decoded: Number of samples, the first ones, that have an image; None for all.
 
         Raises:
             ValueError: If ``n`` is negative, or the number of contexts is neither 1 nor ``n``.
@@ -220,10 +223,11 @@ class Autoencoder(nn.Module):
             )
         with eval_mode(self):
             z = self._codes(temperature, context)
-            images = self._decode_in_parts(z, context)
-        finite = _finite_rows(images) & _finite_rows(z)
+            images = self._decode_in_parts(z[:decoded], context[:decoded])
+        finite = _finite_rows(z)
+        finite[: len(images)] &= _finite_rows(images)
         non_finite = int((~finite).sum())
-        return Draw(images[finite], z[finite], non_finite)
+        return Draw(images[finite[: len(images)]], z[finite], non_finite)
 
     def _codes(self, temperature: float, context: Tensor) -> Tensor:
         p = self.prior(context, temperature=temperature)

@@ -182,8 +182,12 @@ class Hierarchy(Prior):
         self.walk(context, step)
         return scores
 
-    def walk(self, context: Tensor, step: Step) -> None:
-        """Run the decoder on contexts ``(B, context_dim)``; ``step(number, features)`` returns each latent."""
+    def walk(self, context: Tensor, step: Step, *, to_image: bool = False) -> Any:
+        """Run the decoder on contexts ``(B, context_dim)``; ``step(number, features)`` returns each latent.
+
+        Returns:
+            The mean images if ``to_image``, else None.
+        """
         decoder: Any = self.bound
         if decoder is None:
             raise ValueError("a prior of several latents needs a decoder: make an autoencoder of both first")
@@ -192,7 +196,7 @@ class Hierarchy(Prior):
             z = step(number, features)
             return z.reshape(-1, *decoder.latent_shapes[number])
 
-        decoder(context, draw, to_image=False)
+        return decoder(context, draw, to_image=to_image)
 
     def _map(
         self,

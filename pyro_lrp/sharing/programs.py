@@ -92,8 +92,8 @@ class _Sampler(nn.Module):
     def forward(
         self, noise: Tensor, temperature: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        latents = self.push(noise, temperature, context)
-        return self._autoencoder[0].decode(latents, context), latents
+        latents, images = self.push.with_images(noise, temperature, context, self._autoencoder[0].decode)
+        return images, latents
 
 
 @dataclass(frozen=True)

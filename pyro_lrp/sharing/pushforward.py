@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,11 +14,15 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
 from pyro_lrp.core.errors import UserError
+from pyro_lrp.core.gradients import full_precision
 from pyro_lrp.priors import Hierarchy, Mixture, NeuralSampler, Prior, VampPrior
 from pyro_lrp.priors.mixture import MixtureDistribution
 from pyro_lrp.transforms import InvertibleLinear
 
 __all__ = ["Pushforward", "pushforward", "simplify"]
+
+
+Decode = Callable[[Tensor, Tensor | None], Tensor]
 
 
 class Pushforward(nn.Module):
@@ -41,6 +46,13 @@ class Pushforward(nn.Module):
             Shape ``(N, dim)``.
         """
         raise NotImplementedError
+
+    def with_images(
+        self, noise: Tensor, temperature: Tensor, context: Tensor | None, decode: Decode
+    ) -> tuple[Tensor, Tensor]:
+        """Codes, and their mean images by the decoder: ``decode(codes, context)``."""
+        codes = self(noise, temperature, context)
+        return codes, decode(codes, context)
 
     def draw(self, n: int) -> Tensor:
         """The noise of ``n`` codes, for which the prior's ``sample`` would give the codes of :meth:`forward`.
@@ -157,6 +169,18 @@ class HierarchyPushforward(Pushforward):
         self.noise_dim = sum(self.lengths)
 
     def forward(self, noise: Tensor, temperature: Tensor, context: Tensor | None = None) -> Tensor:
+        return self._walked(noise, temperature, context, to_image=False)[0]
+
+    def with_images(
+        self, noise: Tensor, temperature: Tensor, context: Tensor | None, decode: Decode
+    ) -> tuple[Tensor, Tensor]:
+        """Codes and images: the decoder draws both in one pass."""
+        codes, images = self._walked(noise, temperature, context, to_image=True)
+        return codes, full_precision(images)
+
+    def _walked(
+        self, noise: Tensor, temperature: Tensor, context: Tensor | None, *, to_image: bool
+    ) -> tuple[Tensor, Any]:
         assert isinstance(context, Tensor), "a prior of several latents is conditional"
         parts = noise.split(self.lengths, -1)
         codes: list[Tensor] = []
@@ -166,8 +190,8 @@ class HierarchyPushforward(Pushforward):
             codes.append(push(parts[number], temperature, features.flatten(1)))
             return codes[-1]
 
-        self.prior.walk(context, step)
-        return torch.cat(codes, -1)
+        images = self.prior.walk(context, step, to_image=to_image)
+        return torch.cat(codes, -1), images
 
     def draw(self, n: int) -> Tensor:
         scales: Any = self.scales

@@ -12,7 +12,6 @@ is added to FILE.
 
 import argparse
 import json
-import time
 
 import torch
 from sklearn import datasets
@@ -33,7 +32,7 @@ def contested(codes, seconds):
     """The contenders after the contest, the winner first."""
     checked = fitting.checked_codes(codes)
     fabric = make_fabric("cpu", "32")
-    contest = Contest(checked, Judge(checked, fabric.device, 0), time.perf_counter() + seconds, print)
+    contest = Contest(checked, Judge(checked, fabric.device, 0), seconds, print)
     contenders = contest.admitted(candidates(checked), fabric, 0, {})
     winner = contest.winner(contenders)
     others = [c for c in contenders if c is not winner and c.best is not None]
