@@ -32,6 +32,7 @@ from pyro_lrp.trainer.compiling import apart
 from pyro_lrp.trainer.tracing import dry, eager, trace, uncompiled
 
 JOINT = [Phase("joint", 1)]
+OLD = torch.__version__ < "2.7"
 COMPILERS = ("g++", "clang++", "c++")
 
 
@@ -68,6 +69,8 @@ def test_a_traced_game_is_the_eager_one_bit_for_bit(name, precision, graph):
     if precision == "bf16-mixed" and name.startswith("adversarial"):
         # eager steps cast a weight once for both its uses, and add its two gradients in bf16
         assert_near(expected[0], found[0], 1e-2)
+    elif OLD and name == "flow matching":  # torch 2.6 traces another backward pass of SiLU
+        assert_near(expected[0], found[0], 1e-2 if precision == "bf16-mixed" else 1e-6)
     else:
         assert are_equal(expected, found)
 
@@ -196,6 +199,7 @@ def two_draws():
     return objectives.LatentGame(autoencoder, objectives.BilevelELBO(1.0), latent_reconstruction=0.5)
 
 
+@pytest.mark.skipif(OLD, reason="torch 2.6 takes eager steps, and says so")
 @pytest.mark.skipif(
     not (os.environ.get("CXX") or any(map(shutil.which, COMPILERS))), reason="needs a C++ compiler"
 )

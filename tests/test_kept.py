@@ -131,6 +131,17 @@ def test_results_go_elsewhere_and_damaged_ones_are_named(train, trained_by):
     assert "results.json: reconstruction_mse is damaged" in err
 
 
+def test_a_damaged_directory_of_a_zip_loses_no_array(trained_by):
+    run = trained_by(*QUICK)
+    path = run / "trained_on.npz"
+    content = bytearray(path.read_bytes())
+    entry = content.find(b"PK\x01\x02")
+    content[entry + 30] |= 0x40  # the entry is longer by the length of the next one
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"trained_on.npz (is damaged|is not readable)"):
+        rundir.read_trained_on(run)
+
+
 def test_temporaries_of_processes_that_have_ended_are_removed(tmp_path, monkeypatch):
     monkeypatch.setenv("PYRO_LRP_CACHE", str(tmp_path))
     first = cache.cache_file("images", "a.npy")

@@ -205,7 +205,9 @@ def read_trained_on(directory: Path) -> TrainedOn:
     if not path.is_file():
         return TrainedOn(none, none)
     arrays = read_npz(path)
-    return TrainedOn(arrays.get("seen", none), arrays.get("held_out", none))
+    if arrays.keys() != {"seen", "held_out"}:  # a zip whose directory is damaged may lose an entry
+        raise UserError(f"{path} is damaged: it must hold the arrays seen and held_out")
+    return TrainedOn(**arrays)
 
 
 def _refuse_foreign_files(directory: Path) -> None:

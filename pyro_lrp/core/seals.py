@@ -71,8 +71,23 @@ def sealed(entries: Mapping[str, Any], name: str = "") -> dict[str, Any]:
 
 
 def is_intact(entries: Mapping[str, Any], name: str = "") -> bool:
-    """Whether entries match the checksum among them; without one, as in files of earlier versions, they do."""
-    return entries.get(CHECKSUM) in (None, _of_entries(entries, name))
+    """Whether entries match the checksum among them; without one, as in files of earlier versions, they do.
+
+    The name of the checksum may be what was damaged.
+
+    >>> is_intact({"value": 1.5, "chegksum": "44ed73d85da3e375"})
+    False
+    """
+    if CHECKSUM in entries:
+        return entries[CHECKSUM] == _of_entries(entries, name)
+    return not any(_is_nearly(key, CHECKSUM) for key in entries)
+
+
+def _is_nearly(key: str, word: str) -> bool:
+    """Whether one letter differs."""
+    if len(key) != len(word):
+        return False
+    return sum(one != other for one, other in zip(key, word, strict=True)) == 1
 
 
 def _of_entries(entries: Mapping[str, Any], name: str) -> str:

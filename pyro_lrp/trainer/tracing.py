@@ -46,8 +46,15 @@ def uncompiled(graph: GraphModule, examples: list[Tensor]) -> Function:
 
 
 def inductor(graph: GraphModule, examples: list[Tensor]) -> Function:
-    """Torch's compiler; random numbers are those that eager operations would draw, and in their order."""
+    """Torch's compiler; random numbers are those that eager operations would draw, and in their order.
+
+    Raises:
+        RuntimeError: With torch 2.6, whose compiler draws other numbers.
+    """
     import torch._inductor  # here, because it takes seconds
+
+    if torch.__version__ < "2.7":
+        raise RuntimeError("torch 2.6 cannot compile a step, a later torch can")
 
     options = {"fallback_random": True, "reorder_for_locality": False}
     with _context():
