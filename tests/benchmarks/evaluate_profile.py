@@ -17,6 +17,7 @@ import time
 import torch
 
 from pyro_lrp import config
+from pyro_lrp.core.allocator import keep_freed_memory
 from pyro_lrp.metrics import METRICS
 from pyro_lrp.metrics.evaluation import choose
 
@@ -29,6 +30,7 @@ def main():
     parser.add_argument("--metrics", nargs="*", help="all that can be computed, if none is named")
     parser.add_argument("--results", help="a JSON file")
     arguments = parser.parse_args()
+    keep_freed_memory()  # as the command does
     torch.set_num_threads(1)
     run = config.Run(arguments.run, data_root=arguments.data_root)
     subject = run.subject(weights={}, quick=True)
