@@ -95,8 +95,7 @@ class Commands:
     def start(self, command, *arguments, cwd, environment=None, **faults):
         """Start a command, with faults of ``server.FAULTS``; returns what :meth:`wait` takes."""
         self.count += 1
-        output = self.folder / f"output_{self.count % 50}.txt"
-        output.unlink(missing_ok=True)
+        output = self.folder / f"output_{self.count}.txt"
         answer = self._ask(
             command=command,
             arguments=[str(argument) for argument in arguments],
@@ -112,7 +111,10 @@ class Commands:
         pid, output = started
         answer = self._ask(pid=pid, seconds=seconds)
         self.cpu += answer["cpu"]
-        text = output.read_text(errors="replace") if output.exists() else ""
+        text = ""
+        if output.exists():
+            text = output.read_text(errors="replace")
+            output.unlink()
         return End(answer["code"], text, answer["mib"], answer["cpu"], answer["timed_out"])
 
     def run(self, command, *arguments, cwd, seconds=600, environment=None, **faults):

@@ -124,8 +124,10 @@ def soak(out, hours):
                     continue
                 due += 60
                 minutes = (time.monotonic() - begun) / 60
-                if minutes // 30 > training.resumed and training.again():
-                    faults.append("the training did not stop or resume")
+                if minutes // 30 > training.resumed:
+                    fault = training.again()
+                    if fault:
+                        faults.append(fault)
                 row = {
                     "minutes": round(minutes, 1),
                     "training": training.look(),
