@@ -57,8 +57,6 @@ def a_run(place, number):
     shutil.copytree(place.whole, work)
     content = damaged((work / name).read_bytes(), rng)
     (work / name).write_bytes(content)
-    if not content and name in ("summary.json", "evaluation.json"):
-        pass  # an empty file is no JSON
     try:
         found = read(work)
     except UserError as error:

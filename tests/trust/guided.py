@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from trust import attacks, fuzz, kit
+from trust.long import rows_of
 
 OUT = kit.ROOT / "runs/recorded/trust/guided.jsonl"
 
@@ -36,12 +37,6 @@ def attack(name, place, runs):
     if end.returncode:
         row["fault"] = end.stderr[-1500:]
     return row
-
-
-def rows_of(out):
-    if not out.is_file():
-        return []
-    return [json.loads(line) for line in out.read_text().splitlines()]
 
 
 def summary(out):

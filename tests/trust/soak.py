@@ -18,10 +18,10 @@ import warnings
 from pathlib import Path
 from statistics import median
 
-from trust import attacks, damage, fuzz, kit
+from trust import attacks, kit
+from trust.long import ALL, rows_of
 
 OUT = kit.ROOT / "runs/recorded/trust/soak.jsonl"
-ALL = {**attacks.ATTACKS, **damage.ATTACKS, **fuzz.ATTACKS}
 FIRST = 10_000_000  # the number of the first attack
 PAUSE = 1  # seconds between attacks, for what else runs on the machine
 LONG = (*kit.RUN, "epochs=100000000", "prior_epochs=0", "name=a")
@@ -145,7 +145,7 @@ def soak(out, hours):
 
 def summary(out):
     """The medians of both halves, in Markdown."""
-    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    rows = rows_of(out)
     half = len(rows) // 2
     print("| | first half | second half |\n|---|---|---|")
     for who in ("training", "session"):
