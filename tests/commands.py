@@ -93,6 +93,7 @@ def run_forked(command, arguments, cwd, environment, fork_workers=False, output=
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
+    os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)  # which the package of Fabric sets
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = [f"pyro_lrp.{command}", *map(str, arguments)]
