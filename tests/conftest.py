@@ -11,6 +11,7 @@ import torch
 import yaml
 from builders import jiggle, small_autoencoder
 from commands import QUICK, Unread, in_process
+from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 
@@ -31,7 +32,14 @@ def _files_are_parsed_once():
         for scheme in ("file", "pkg"):
             kind = SourcesRegistry.instance().resolve(scheme)
             patch.setattr(kind, "load_config", _once(kind.load_config))
+        patch.setattr(CachingConfigRepository, "__init__", _sources_of)
         yield
+
+
+def _sources_of(repository, delegate):
+    """In the place of its constructor, which copies all structured configurations that Hydra knows as well."""
+    repository.delegate = copy.copy(delegate)
+    repository.cache = {}
 
 
 def _once(load):
@@ -63,10 +71,11 @@ def _fresh_state():
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_curves(request):
-    """Trainings in this process draw no curves, which take longer than a small one; tests of them do."""
+    """Trainings in this process draw neither curves nor an animation, which take longer than a small one."""
     with pytest.MonkeyPatch.context() as patch:
         if "watching" not in request.path.name:
             patch.setattr("pyro_lrp.figures.training.training_curves", lambda rows, unit: None)
+            patch.setattr("pyro_lrp.figures.training.save_progress", lambda directory, rows: None)
         yield
 
 
