@@ -1,5 +1,7 @@
 """Arrays and torch data sets as people have them: layouts, ranges, labels, and what is said of them."""
 
+import zipfile
+
 import numpy as np
 import pytest
 import torch
@@ -261,6 +263,33 @@ def test_python_objects_are_named_and_not_unpickled(tmp_path, suffix):
     objects = np.array([np.zeros((8, 8)), np.zeros((9, 9))], dtype=object)
     (np.save if suffix == ".npy" else np.savez)(path, objects)
     with pytest.raises(UserError, match="holds Python objects, which are not unpickled"):
+        data.npz(path)
+
+
+HEADERS = {  # of a damaged .npy file
+    "keys of two kinds": "{'descr': '|u1', 1: False, 'shape': (20, 1, 8, 8)}",
+    "no end": "{'descr': '|u1', 'fortran_order': False, 'shape': (20, 1",
+    "no mapping": "20",
+    "nested": f"{'-' * 4000}1",
+    "a long sum": "+".join("1" * 3000),
+    "too many numbers": "{'descr': '|u1', 'fortran_order': False, 'shape': (99999999999999,)}",
+    "a key alone": "{'descr': '|u1'}",
+    "a negative shape": "{'descr': '|u1', 'fortran_order': False, 'shape': (-20, 8, 8)}",
+}
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+@pytest.mark.parametrize("kind", HEADERS)
+def test_a_damaged_header_is_one_sentence(tmp_path, kind, suffix):
+    header = HEADERS[kind].encode().ljust(8000) + b"\n"
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(1280)
+    path = tmp_path / f"x{suffix}"
+    if suffix == ".npy":
+        path.write_bytes(content)
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("images.npy", content)
+    with pytest.raises(UserError, match=r"x\.np[yz] is not a readable \.npz or \.npy file"):
         data.npz(path)
 
 

@@ -22,6 +22,7 @@ from pyro_lrp.core.trees import map_leaves
 
 __all__ = [
     "CACHE",
+    "READ_ERRORS",
     "cache_dir",
     "plain",
     "read_json",
@@ -36,8 +37,7 @@ __all__ = [
 CACHE = "PYRO_LRP_CACHE"
 """The environment variable that names the folder of the cache."""
 
-_TEMPORARY = ".tmp"
-_READ_ERRORS = (
+READ_ERRORS: tuple[type[Exception], ...] = (
     OSError,
     ValueError,
     EOFError,
@@ -49,10 +49,13 @@ _READ_ERRORS = (
     KeyError,
     SyntaxError,  # of a damaged header
     tokenize.TokenError,
-    RuntimeError,  # encrypted
+    RuntimeError,  # encrypted, or nested too deeply
     NotImplementedError,
-    TypeError,
+    TypeError,  # keys of a header that cannot be ordered
 )
+"""What reading a damaged file of arrays may raise."""
+
+_TEMPORARY = ".tmp"
 _LARGEST_JSON = 2**26  # bytes; a file of a run directory may be a stranger's
 
 
@@ -145,7 +148,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
                 return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is not readable, or is truncated ({reason})") from error
 

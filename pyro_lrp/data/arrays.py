@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_lrp.core.errors import UserError
-from pyro_lrp.core.files import read_npz
+from pyro_lrp.core.files import READ_ERRORS, read_npz
 from pyro_lrp.core.limits import refuse_special
 from pyro_lrp.data.dataset import ImageData, Split
 from pyro_lrp.data.gathered import class_names, gathered, tell_apart
@@ -26,16 +25,6 @@ __all__ = ["digits", "fake", "from_arrays", "from_dataset", "npz"]
 
 _MAX_BYTES = 2**33
 _WHOLE = "whole"
-_UNREADABLE = (
-    UserError,
-    OSError,
-    ValueError,
-    EOFError,
-    MemoryError,
-    OverflowError,
-    SyntaxError,  # of a damaged header
-    tokenize.TokenError,
-)
 _PREFIXES = {"train": "train_", "test": "test_", "validation": "validation_", _WHOLE: ""}
 _ALIASES = {
     "x_train": "train_images",
@@ -133,7 +122,7 @@ def _read(file: Path) -> dict[str, np.ndarray]:
         return read_npz(file)
     except FileNotFoundError as error:
         raise UserError(f"data.path: there is no file {file}") from error
-    except _UNREADABLE as error:
+    except (UserError, *READ_ERRORS) as error:
         if "allow_pickle" in str(error):
             raise UserError(
                 f"data.path: {file} holds Python objects, which are not unpickled: save images as one array of "
