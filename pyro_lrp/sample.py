@@ -32,14 +32,15 @@ def main(cfg: DictConfig) -> None:
     if mode not in MODES:
         known = ", ".join(MODES)
         raise UserError(f"mode={mode} is unknown; the known ones are: {known}")
+    changed = config.changed(options, "sample", leave_out=_NOT_IN_NAMES)
+    MODES[mode].refuse_without_effect(mode, changed)
     use(options["threads"])
     run = config.Run.of(options)
     _ = run.identity  # refuses what is no run, before its folder is made
-    changed = config.changed(options, "sample", leave_out=_NOT_IN_NAMES)
     default = run.directory / "figures" / file_name(mode, changed)
     strip = mode != "prior" or run.condition.by_example
     out = output_file(options["out"], default, ENDINGS, pair=strip)
-    write = MODES[mode](Request(run, options), out.suffix.lower())
+    write = MODES[mode].result(Request(run, options), out.suffix.lower())
     for path in write(out):
         print(path)
 

@@ -100,9 +100,20 @@ def test_images_of_ones_own(command, tmp_path):
     assert err == "error: context must say what the images are, such as context=0: this prior is conditional\n"
     code, _, err = command("run=runs/conditional/seed_0", "mode=reconstruct", "images=c.png", "context=3")
     assert code == 0, err
+    code, _, err = command("run=runs/flow/seed_0", "mode=reconstruct", "images=c.png", "context=3")
+    assert err == "error: context has no effect: this run's prior takes none\n"
 
 
-@pytest.mark.parametrize("mode", ["prior", "reconstruct", "interpolate", "traverse", "edit"])
+SMALLEST = {  # options for few images
+    "prior": ("n=4",),
+    "reconstruct": ("indices=[0,1]",),
+    "interpolate": ("indices=[0,1]", "steps=2"),
+    "traverse": ("indices=[0]", "steps=2", "components=[0]"),
+    "edit": ("indices=[0,1]", "steps=2", "attribute=3"),
+}
+
+
+@pytest.mark.parametrize("mode", SMALLEST)
 def test_every_mode_has_every_ending(command, mode):
     """Those that the help lists; each is a file of its kind."""
     run = "run=runs/flow/seed_0"
@@ -113,8 +124,7 @@ def test_every_mode_has_every_ending(command, mode):
         endings += [".JPG"]
     for ending in endings:
         out = Path(f"a{ending}")
-        arguments = (f"mode={mode}", "n=4", "indices=[0,1]", "steps=2", "components=[0]", "attribute=3")
-        code, _, err = command(run, *arguments, f"out={out}")
+        code, _, err = command(run, f"mode={mode}", *SMALLEST[mode], f"out={out}")
         assert code == 0, err
         if ending == ".pdf":
             assert out.read_bytes().startswith(b"%PDF")
@@ -232,6 +242,15 @@ MISTAKES = {
         "mode=interpolate speed=constant weights.vgg16=none.npz",
         "weights.vgg16: there is no file none.npz",
     ),
+    "of another mode": (
+        "mode=prior indices=[0]",
+        "indices has no effect with mode=prior; n, context, pose, temperature, seed have",
+    ),
+    "of an even path": (
+        "mode=interpolate distance=classifier",
+        "distance has no effect with speed=even: it needs speed=constant",
+    ),
+    "of test images": ("mode=edit attribute=3 context=1", "context has no effect on test images"),
     "ending": ("mode=interpolate out=a.tiff", "out must end in .png, .jpg, .jpeg, .pdf, .gif or .npz, got a."),
 }
 

@@ -37,7 +37,7 @@ __all__ = [
 CACHE = "PYRO_LRP_CACHE"
 """The environment variable that names the folder of the cache."""
 
-READ_ERRORS: tuple[type[Exception], ...] = (
+READ_ERRORS = (
     OSError,
     ValueError,
     EOFError,

@@ -151,7 +151,7 @@ class NoCondition(Condition):
         return torch.zeros(n, 0)
 
     def of_files(self, paths: Sequence[str | Path], wanted: Any, n: int) -> Tensor:
-        return self.parse(None, n)
+        return self.parse(wanted, n)
 
     def record(self) -> None:
         return None

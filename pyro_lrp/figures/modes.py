@@ -4,25 +4,58 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pyro_lrp.core.errors import UserError
 from pyro_lrp.core.randomness import seeded
 from pyro_lrp.figures import posed
 from pyro_lrp.figures.classes import draw_by_class, rows_by_class
 from pyro_lrp.figures.output import write_draw, write_picture, write_strip
-from pyro_lrp.figures.requests import REQUESTS, Request
+from pyro_lrp.figures.requests import Request, edit, interpolate, reconstruct, traverse
+from pyro_lrp.latents.views import Strip
 
-__all__ = ["ENDINGS", "MODES", "Write"]
+__all__ = ["ENDINGS", "MODES", "Mode", "Write"]
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".pdf", ".gif", ".npz")
-_STRIPS = {**REQUESTS, "transfer": posed.transfer}
-
 _MOST_NUMBERS = 2**30  # of all images that are drawn at once; 4 GiB
 Write = Callable[[Path], list[Path]]
 """Writes a result to a file; returns all files that were written."""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A mode of ``sample``.
+
+    Attributes:
+        result: Turns a request and the ending of the file into what writes it.
+        options: The options that have an effect on it.
+    """
+
+    result: Callable[[Request, str], Write]
+    options: tuple[str, ...]
+
+    def refuse_without_effect(self, name: str, changed: Mapping[str, Any]) -> None:
+        """Refuse options that have no effect.
+
+        Args:
+            name: The name of the mode.
+            changed: The options that are not the usual ones.
+
+        Raises:
+            UserError: If there is one.
+        """
+        unused = sorted(changed.keys() - {*self.options})
+        if unused:
+            known = ", ".join(self.options)
+            raise UserError(f"{unused[0]} has no effect with mode={name}; {known} have")
+        if changed.get("speed", "even") == "even":
+            for option in ("distance", "weights"):
+                if option in changed:
+                    raise UserError(f"{option} has no effect with speed=even: it needs speed=constant")
 
 
 def _prior(request: Request, ending: str) -> Write:
@@ -80,16 +113,23 @@ def _report_non_finite(request: Request, non_finite: int, finite: int) -> None:
         raise UserError(f"none of the {total} samples of {directory} is finite: nothing is written")
 
 
-def _strip(request: Request, ending: str, mode: str) -> Write:
+def _strip(request: Request, ending: str, make: Callable[[Request], Strip]) -> Write:
     """The strip of a mode."""
-    strip = _STRIPS[mode](request)
+    strip = make(request)
     for note in strip.notes:
         print(note, file=sys.stderr)
     return partial(write_strip, strip=strip)
 
 
-MODES: dict[str, Callable[[Request, str], Write]] = {
-    "prior": _prior,
-    **{mode: partial(_strip, mode=mode) for mode in _STRIPS},
+_IMAGES = ("indices", "images", "context")
+_PATH = ("space", "steps")
+_SPEED = ("speed", "distance", "weights")
+MODES = {
+    "prior": Mode(_prior, ("n", "context", "pose", "temperature", "seed")),
+    "reconstruct": Mode(partial(_strip, make=reconstruct), _IMAGES),
+    "interpolate": Mode(partial(_strip, make=interpolate), (*_IMAGES, *_PATH, *_SPEED)),
+    "traverse": Mode(partial(_strip, make=traverse), (*_IMAGES, "components", "strength", *_PATH)),
+    "edit": Mode(partial(_strip, make=edit), (*_IMAGES, "attribute", "strength", *_PATH, *_SPEED)),
+    "transfer": Mode(partial(_strip, make=posed.transfer), (*_IMAGES, "pose")),
 }
-"""By name: functions of a request and of the ending of the file."""
+"""The modes by name."""

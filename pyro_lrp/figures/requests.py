@@ -20,7 +20,7 @@ from pyro_lrp.metrics.metric import labels_or_attributes
 from pyro_lrp.metrics.subject import Subject
 from pyro_lrp.models import Autoencoder
 
-__all__ = ["REQUESTS", "Request", "noted", "real_densities", "some"]
+__all__ = ["Request", "edit", "interpolate", "noted", "real_densities", "reconstruct", "some", "traverse"]
 
 _CODES = 20_000  # training images from whose codes directions are computed
 _REFERENCE = 2000  # test images whose densities are computed
@@ -64,6 +64,8 @@ class Request:
             if indices is not None:
                 raise UserError("indices and images: give one of the two")
             return self._files(files)
+        if self.options.get("context") is not None:
+            raise UserError("context has no effect on test images, which have their own: it is for images=FILE")
         if indices is None:
             indices = self.some_test_images(default)
         batch = self.test_images(indices, "indices")
@@ -295,11 +297,3 @@ def some(split: Split, n: int, label: str) -> Split:
 def noted(strip: Strip, notes: Sequence[str]) -> Strip:
     """The strip with further notes before its own."""
     return replace(strip, notes=[*notes, *strip.notes])
-
-
-REQUESTS = {
-    "reconstruct": reconstruct,
-    "interpolate": interpolate,
-    "traverse": traverse,
-    "edit": edit,
-}
