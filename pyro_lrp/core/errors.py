@@ -20,7 +20,17 @@ MISTAKES = (
 
 
 class UserError(ValueError):
-    """A mistake that the user can correct; commands print the message as one line and exit with code 1."""
+    r"""A mistake that the user can correct; commands print the message and exit with code 1.
+
+    Args:
+        message: One sentence. Names that it quotes from a file may have line breaks, which become spaces.
+
+    >>> str(UserError("there is no class cat\ndog"))
+    'there is no class cat dog'
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(" ".join(str(message).splitlines()))
 
 
 def printable(text: str) -> str:
