@@ -124,7 +124,7 @@ def soak(out, hours):
                     continue
                 due += 60
                 minutes = (time.monotonic() - begun) / 60
-                if minutes // 30 > training.resumed:
+                if minutes // 30 > training.resumed and minutes < 60 * hours - 1:  # else it is stopped soon
                     fault = training.again()
                     if fault:
                         faults.append(fault)
