@@ -19,7 +19,7 @@ _NOT_IN_NAMES = ("run", "mode", "out", "device", "threads", "allow_targets", "da
 def main(cfg: DictConfig) -> None:
     """Compute the images, then write one file."""
     # torch is imported when there is something to compute: --help does not wait for it
-    from pyro_lrp.figures.modes import ENDINGS, MODES
+    from pyro_lrp.figures.modes import ENDINGS, MODES, refuse_distance_of_even
     from pyro_lrp.figures.output import file_name, output_file
     from pyro_lrp.figures.requests import Request
     from pyro_lrp.trainer.threads import use
@@ -33,7 +33,8 @@ def main(cfg: DictConfig) -> None:
         known = ", ".join(MODES)
         raise UserError(f"mode={mode} is unknown; the known ones are: {known}")
     changed = config.changed(options, "sample", leave_out=_NOT_IN_NAMES)
-    MODES[mode].refuse_without_effect(mode, changed)
+    config.refuse_without_effect(changed, MODES[mode].options, f"with mode={mode}")
+    refuse_distance_of_even(changed)
     use(options["threads"])
     run = config.Run.of(options)
     _ = run.identity  # refuses what is no run, before its folder is made
@@ -51,12 +52,10 @@ def _sample_codes(options: dict[str, Any]) -> None:
     from pyro_lrp.trainer.threads import use
 
     changed = config.changed(options, "sample", leave_out=_NOT_IN_NAMES)
-    unused = sorted(changed.keys() - {*USED})
+    where = "on a prior of codes, without networks"
     if options["mode"] != "prior":
-        unused = ["mode"]
-    if unused:
-        known = ", ".join(USED)
-        raise UserError(f"{unused[0]} has no effect on a prior of codes, without networks; {known} have")
+        config.refuse_without_effect(["mode"], USED, where)
+    config.refuse_without_effect(changed, USED, where)
     use(options["threads"])
     print(write_samples(options, changed))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyro_lrp.config.compose import compose_train
 from pyro_lrp.config.folders import conf_dir
-from pyro_lrp.config.plan import Plan, changed, options, plan
+from pyro_lrp.config.plan import Plan, changed, options, plan, refuse_without_effect
 
 if TYPE_CHECKING:
     from pyro_lrp.config.build import (
@@ -42,6 +42,7 @@ __all__ = [
     "needs_context",
     "options",
     "plan",
+    "refuse_without_effect",
     "planned_data",
     "schedule",
     "schedules",

@@ -100,6 +100,22 @@ def changed(tree: Mapping[str, Any], command: str, *, leave_out: Iterable[str]) 
     return different
 
 
+def refuse_without_effect(changed: Iterable[str], used: Iterable[str], where: str) -> None:
+    """Refuse options that have no effect.
+
+    Args:
+        changed: The options that are not the usual ones.
+        used: Those that have an effect.
+        where: With what, or on what they have none; for the message.
+
+    Raises:
+        UserError: If there is one.
+    """
+    unused = sorted({*changed} - {*used})
+    if unused:
+        raise UserError(f"{unused[0]} has no effect {where}; {', '.join(used)} have")
+
+
 @dataclass(frozen=True)
 class Plan:
     """A validated run that is about to be trained.

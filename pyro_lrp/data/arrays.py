@@ -122,7 +122,7 @@ def _read(file: Path) -> dict[str, np.ndarray]:
         return read_npz(file)
     except FileNotFoundError as error:
         raise UserError(f"data.path: there is no file {file}") from error
-    except (UserError, *READ_ERRORS) as error:
+    except READ_ERRORS as error:  # a UserError is a ValueError
         if "allow_pickle" in str(error):
             raise UserError(
                 f"data.path: {file} holds Python objects, which are not unpickled: save images as one array of "

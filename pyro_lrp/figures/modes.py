@@ -18,7 +18,7 @@ from pyro_lrp.figures.output import write_draw, write_picture, write_strip
 from pyro_lrp.figures.requests import Request, edit, interpolate, reconstruct, traverse
 from pyro_lrp.latents.views import Strip
 
-__all__ = ["ENDINGS", "MODES", "Mode", "Write"]
+__all__ = ["ENDINGS", "MODES", "Mode", "Write", "refuse_distance_of_even"]
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".pdf", ".gif", ".npz")
 _MOST_NUMBERS = 2**30  # of all images that are drawn at once; 4 GiB
@@ -38,24 +38,14 @@ class Mode:
     result: Callable[[Request, str], Write]
     options: tuple[str, ...]
 
-    def refuse_without_effect(self, name: str, changed: Mapping[str, Any]) -> None:
-        """Refuse options that have no effect.
 
-        Args:
-            name: The name of the mode.
-            changed: The options that are not the usual ones.
-
-        Raises:
-            UserError: If there is one.
-        """
-        unused = sorted(changed.keys() - {*self.options})
-        if unused:
-            known = ", ".join(self.options)
-            raise UserError(f"{unused[0]} has no effect with mode={name}; {known} have")
-        if changed.get("speed", "even") == "even":
-            for option in ("distance", "weights"):
-                if option in changed:
-                    raise UserError(f"{option} has no effect with speed=even: it needs speed=constant")
+def refuse_distance_of_even(changed: Mapping[str, Any]) -> None:
+    """Refuse a distance, or its weights, for paths of even steps, which have none."""
+    if changed.get("speed", "even") != "even":
+        return
+    for option in ("distance", "weights"):
+        if option in changed:
+            raise UserError(f"{option} has no effect with speed=even: it needs speed=constant")
 
 
 def _prior(request: Request, ending: str) -> Write:
